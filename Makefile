@@ -1,0 +1,48 @@
+# Every target makes its own environment when it is missing; nothing needs installing by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# `make demo` keeps its runs apart from your own store.
+DEMO_HOME ?= $(CURDIR)/.demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench reproduce clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## Make .venv with dslbench and its development tools
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dslbench needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## The main job on embedded data: dense, rp and dsl at 50 %, and the table
+	DSLBENCH_HOME=$(DEMO_HOME) $(BIN)/dslbench compare --backbone lightgcn --dataset toy --sparsity 0.5 --scale paper
+
+test: $(READY)  ## The test suite
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY)  ## Lint, types and tests, as CI does
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+bench: $(READY)  ## Speed against references, as ratios measured in one run
+	$(BIN)/python benchmarks/run.py
+
+SCALE ?= quick
+reproduce: $(READY)  ## The comparison on Gowalla (SCALE=quick|laptop|paper), then its tables
+	$(BIN)/dslbench download gowalla
+	$(BIN)/dslbench compare --backbone lightgcn --dataset gowalla --sparsity 0.5 --scale $(SCALE)
+	$(BIN)/dslbench report --format markdown
+
+clean:  ## Remove the environment, the demo's runs and caches
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

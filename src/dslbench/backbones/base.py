@@ -1,0 +1,78 @@
+"""What the training loop, the methods and the evaluation ask of a backbone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from dslbench.data.interactions import Interactions
+from dslbench.seeds import Streams
+from dslbench.tables import MakeTable, Table
+
+BatchKind = Literal["triples"]
+Scorer = Callable[[Tensor], Tensor]
+
+
+class Hyper(BaseModel):
+    """Hyper-parameters every backbone has; presets fill them in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: int = Field(ge=1, description="embedding size d")
+    epochs: int = Field(ge=1, description="epochs of the full protocol")
+    batch_size: int = Field(ge=1, description="training examples per step")
+    lr: float = Field(gt=0, description="learning rate of Adam at the start")
+    lr_end: float | None = Field(
+        default=None, gt=0, description="learning rate after the last epoch (cosine); none: constant"
+    )
+    eval_every: int | None = Field(
+        default=None, ge=1, description="epochs between evaluations; none: about 20 evaluations a run"
+    )
+
+
+class Backbone(nn.Module, ABC):
+    """A recommender built from tables that a method provides.
+
+    Subclasses set the class attributes, ask `make_table` for their tables in `__init__`, and
+    implement `loss` and `scorer`.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    version: ClassVar[int] = 1  # part of a run's identity: raise it when results change
+    hyper_type: ClassVar[type[Hyper]]
+    batch_kind: ClassVar[BatchKind] = "triples"
+    # Published interval between explorations (DSL's delta T), in iterations.
+    published_delta_t: ClassVar[int] = 2000
+
+    @abstractmethod
+    def __init__(
+        self, data: Interactions, hyper: Any, make_table: MakeTable, streams: Streams
+    ) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Training loss of one batch, a scalar."""
+
+    @abstractmethod
+    def scorer(self) -> Scorer:
+        """A function from user ids (B,) to scores of all items (B, M), without gradients.
+
+        What all users share (a propagation, say) is computed here, once. The returned block may
+        be overwritten by the function's next call, and its caller may write to it.
+        """
+
+    def tables(self) -> dict[str, Table]:
+        """The embedding tables by name: what methods make small."""
+        found = (module for module in self.modules() if isinstance(module, Table))
+        return {table.spec.name: table for table in found}
+
+    def other_parameters(self) -> int:
+        """Number of parameters outside the tables."""
+        in_tables = {id(p) for table in self.tables().values() for p in table.parameters()}
+        return sum(p.numel() for p in self.parameters() if id(p) not in in_tables)

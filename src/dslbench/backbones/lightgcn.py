@@ -1,0 +1,78 @@
+"""LightGCN (He et al., SIGIR 2020): embeddings propagated over the interaction graph, nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dslbench.backbones.base import Backbone, Hyper, Scorer
+from dslbench.data.interactions import Interactions
+from dslbench.ops.propagate import Propagate
+from dslbench.ops.scores import FullScores, PairScores
+from dslbench.sampling import Triples
+from dslbench.seeds import Streams
+from dslbench.tables import MakeTable, TableSpec
+from dslbench.tables.base import normal, xavier_uniform
+
+
+class LightGCNHyper(Hyper):
+    """LightGCN's own hyper-parameters."""
+
+    layers: int = Field(ge=0, description="propagation layers L")
+    reg: float = Field(ge=0, description="weight of the squared norm of the batch's ego embeddings")
+    init: Literal["normal", "xavier"] = Field(description="normal(0, init_std), or joint Xavier")
+    init_std: float = Field(default=0.1, gt=0, description="standard deviation of the normal init")
+
+
+class LightGCN(Backbone):
+    """One joint table of N user and M item rows; a score is a dot product of propagated rows."""
+
+    name = "lightgcn"
+    label = "LightGCN"
+    hyper_type = LightGCNHyper
+    published_delta_t = 3000
+
+    def __init__(
+        self, data: Interactions, hyper: LightGCNHyper, make_table: MakeTable, streams: Streams
+    ) -> None:
+        super().__init__(data, hyper, make_table, streams)
+        self.n_users, self.n_items, self.reg = data.n_users, data.n_items, hyper.reg
+        spec = TableSpec(
+            name="embedding",
+            segments=(("user", data.n_users), ("item", data.n_items)),
+            dim=hyper.embedding_size,
+            init=normal(hyper.init_std) if hyper.init == "normal" else xavier_uniform,
+        )
+        self.embedding = make_table(spec, streams.fresh("init"))
+        self.propagate = Propagate(data.train, hyper.layers)
+        self.pair_scores = PairScores()
+        self.full_scores = FullScores()
+
+    def loss(self, batch: Triples) -> Tensor:
+        """BPR on propagated rows plus L2 on the batch's layer-0 rows (LightGCN, Eq. 15).
+
+        mean softplus(s_uj - s_ui) + reg / (2 B) * (|e_u|^2 + |e_i|^2 + |e_j|^2)
+        """
+        size = len(batch.users)
+        rows = torch.cat([batch.users, batch.positives + self.n_users, batch.negatives + self.n_users])
+        propagated, ego = self.propagate.batch(self.embedding.full(), rows)
+        users, positives, negatives = propagated.split(size)
+        margin = self.pair_scores(users, negatives) - self.pair_scores(users, positives)
+        ranking = torch.nn.functional.softplus(margin).mean()
+        return ranking + self.reg / (2 * size) * ego.square().sum()
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        final = self.propagate(self.embedding.full())
+        users, items = final[: self.n_users], final[self.n_users :]
+
+        @torch.no_grad()
+        def score(ids: Tensor) -> Tensor:
+            block: Tensor = self.full_scores(users[ids], items)
+            return block
+
+        return score
+

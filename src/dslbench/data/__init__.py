@@ -1,0 +1,41 @@
+"""Data sets: catalog, download and import, reading, splitting.
+
+Everything heavy is imported inside the functions: naming a data set must not cost a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dslbench.data.entries import DatasetEntry
+    from dslbench.data.interactions import Interactions
+
+__all__ = ["catalog", "default_dataset", "load"]
+
+
+def load(name: str, *, protocol: str = "default") -> Interactions:
+    """Read, verify and split a data set.
+
+    `name` is a catalog name, the name of imported data of one's own, or a path (a data file, a
+    folder with train and test files, or a TOML description). `protocol` is `default`, `paper` or a
+    named protocol (see `dslbench.data.protocols`). Raises DataError (not at hand, malformed, not
+    what it claims to be) or UsageError (unknown name or protocol).
+    """
+    from dslbench.data.loading import load as implementation
+
+    return implementation(name, protocol=protocol)
+
+
+def catalog() -> dict[str, DatasetEntry]:
+    """Every data set dslbench knows by name."""
+    from dslbench.data.entries import catalog as implementation
+
+    return implementation()
+
+
+def default_dataset() -> tuple[str, str]:
+    """Name of the data set used where none is given, and a sentence saying why it is that one."""
+    from dslbench.data.store import default_dataset as implementation
+
+    return implementation()

@@ -1,0 +1,264 @@
+"""Download over HTTPS: mirrors, retries with back-off, resume of what was cut off.
+
+A partial download waits in `data/.partial` and goes on where it stopped, from any mirror: the
+hashes decide at the end whether the whole is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
+
+from dslbench import home
+from dslbench.data.entries import Archive, DatasetEntry, FileSpec, _checked_url
+from dslbench.data.verify import compare, hash_file
+from dslbench.errors import DataError
+
+ATTEMPTS = 4
+BACKOFF_SECONDS = 0.5
+TIMEOUT_SECONDS = (10, 30)
+MAX_BYTES = 4 << 30
+
+Advance = Callable[[int, int | None], None]  # (bytes there so far, bytes in all where known)
+
+
+class _NextMirror(Exception):
+    """This mirror will not do; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    url: str
+    archive: Archive | None
+
+    @property
+    def label(self) -> str:
+        return urlsplit(self.url).netloc
+
+
+def fetch(
+    entry: DatasetEntry,
+    spec: FileSpec,
+    target: Path,
+    check: Callable[[Path, str], None],
+    advance: Advance = lambda done, total: None,
+) -> str:
+    """Download one file to `target` from the first mirror that has it right; returns its URL.
+
+    `check(path, url)` raises DataError for a file that is not the right one. Raises DataError when
+    no mirror has it, saying why for each, or when it cannot be written.
+    """
+    sources = [_Source(url, None) for url in spec.urls]
+    sources += [_Source(archive.url, archive) for archive in spec.archives]
+    problems: list[str] = []
+    for source in sources:
+        try:
+            _fetch_from(entry, spec, source, target, check, advance)
+            return source.url
+        except _NextMirror as problem:
+            problems.append(f"{source.label}: {problem}")
+    raise DataError(
+        f"{entry.store_name}: {spec.name} could not be downloaded: "
+        + ("; ".join(problems) or "no address is known for it"),
+        hint=f"dslbench download {entry.name} --from PATH  (a folder, file or archive at hand)",
+    )
+
+
+def _fetch_from(
+    entry: DatasetEntry,
+    spec: FileSpec,
+    source: _Source,
+    target: Path,
+    check: Callable[[Path, str], None],
+    advance: Advance,
+) -> None:
+    part = partial_path(entry, spec if source.archive is None else source.archive)
+    resumed = _download(
+        source.url, part, spec if source.archive is None else source.archive, advance
+    )
+    while True:
+        try:
+            _deliver(entry, spec, source, part, target)
+            check(target, source.url)
+            if source.archive is None:
+                part.unlink(missing_ok=True)
+            return
+        except DataError as error:
+            target.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
+            if not resumed:
+                raise _NextMirror(error.message) from None
+        # what was there before may have been another version: once more from the start
+        resumed = _download(source.url, part, spec, advance)
+
+
+def partial_path(entry: DatasetEntry, what: FileSpec | Archive) -> Path:
+    """Where a download in progress is kept."""
+    if isinstance(what, FileSpec):
+        name = what.name
+    else:
+        name = hashlib.sha256(what.url.encode()).hexdigest()[:12]
+    return home.data_dir() / ".partial" / f"{entry.store_name}-{name}.part"
+
+
+def clear_partial(entry: DatasetEntry) -> None:
+    """Remove archives and remains of downloads of a data set that is now complete."""
+    for part in (home.data_dir() / ".partial").glob(f"{entry.store_name}-*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _deliver(
+    entry: DatasetEntry, spec: FileSpec, source: _Source, part: Path, target: Path
+) -> None:
+    """Put what was downloaded, or a member of it, at `target`."""
+    try:
+        if source.archive is None:
+            shutil.copyfile(part, target)
+            return
+        _, failed = compare(source.archive, hash_file(part))
+        if failed:
+            raise DataError(f"{Path(urlsplit(source.url).path).name}: {failed[0]}")
+        from dslbench.data.archives import extract
+
+        extract(part, {spec.name: (source.archive.member,)}, target.parent, prefer=entry.name)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+
+
+def _download(url: str, part: Path, what: FileSpec | Archive, advance: Advance) -> bool:
+    """Complete `part` from `url`; whether it began with bytes of an earlier attempt."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        resumed = part.is_file() and part.stat().st_size > 0
+    except OSError as error:
+        raise _unwritable(part, error) from None
+    if resumed and (
+        part.stat().st_size == what.bytes or isinstance(what, Archive) and _whole(part, what)
+    ):
+        return True
+    problem = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
+        try:
+            _request(url, part, what.bytes, advance)
+            return resumed
+        except _NextMirror:
+            raise
+        except _Retry as retry:
+            problem = str(retry)
+    raise _NextMirror(problem)
+
+
+def _whole(part: Path, archive: Archive) -> bool:
+    passed, failed = compare(archive, hash_file(part))
+    return bool(passed) and not failed
+
+
+class _Retry(Exception):
+    """A problem that may pass."""
+
+
+class _PartFile:
+    """The file written to: counts, bounds, and tells disk errors from network ones."""
+
+    def __init__(self, file: IO[bytes], path: Path, total: int | None, advance: Advance) -> None:
+        self.file, self.path, self.total, self.advance = file, path, total, advance
+        self.limit = MAX_BYTES if total is None else 4 * total + (1 << 20)
+        self.done = file.tell()
+
+    def write(self, chunk: bytes) -> int:
+        if self.done + len(chunk) > self.limit:
+            raise _NextMirror(f"more than {self.limit:,} bytes were sent")
+        try:
+            self.file.write(chunk)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        self.done += len(chunk)
+        self.advance(self.done, self.total)
+        return len(chunk)
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def restart(self) -> None:
+        self.file.seek(0)
+        self.file.truncate()
+        self.done = 0
+
+
+def _request(url: str, part: Path, expected: int | None, advance: Advance) -> None:
+    from pooch import HTTPDownloader
+
+    try:
+        file = part.open("ab")
+    except OSError as error:
+        raise _unwritable(part, error) from None
+    with file:
+        out = _PartFile(file, part, expected, advance)
+        offset = out.done
+
+        def on_response(response: Any, *_args: Any, **_kwargs: Any) -> None:
+            if response.is_redirect:
+                onward = urljoin(response.url, response.headers["location"])
+                try:
+                    _checked_url(onward)
+                except ValueError as error:
+                    raise _NextMirror(str(error)) from None
+                return
+            start = response.headers.get("content-range", "").partition("-")[0]
+            if response.status_code != 206 or start != f"bytes {offset}":
+                out.restart()  # the server sends the whole file, or an error page
+            length = response.headers.get("content-length")
+            if out.total is None and length and length.isdigit() and response.ok:
+                out.total = out.done + int(length)
+
+        headers = {"Accept-Encoding": "identity"}  # bytes as stored: ranges and sizes count
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        downloader = HTTPDownloader(
+            chunk_size=1 << 16,
+            headers=headers,
+            hooks={"response": on_response},
+            timeout=TIMEOUT_SECONDS,
+        )
+        try:
+            downloader(url, out, None)
+        except OSError as error:  # all of requests' errors are
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status is None:
+                raise _Retry(f"{_network_problem(error)} after {out.done:,} bytes") from None
+            if status in (408, 416, 429) or status >= 500:
+                raise _Retry(f"HTTP {status}") from None
+            raise _NextMirror(f"HTTP {status}") from None
+
+
+def _network_problem(error: OSError) -> str:
+    text = str(error)
+    for sign, meaning in (
+        ("NameResolution", "the host name cannot be resolved"),
+        ("getaddrinfo", "the host name cannot be resolved"),
+        ("imed out", "timed out"),
+        ("refused", "connection refused"),
+        ("IncompleteRead", "the connection was cut"),
+        ("ertificate", "its certificate cannot be verified"),
+    ):
+        if sign in text:
+            return meaning
+    return f"connection failed ({type(error).__name__})"
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot write {path.name} in {path.parent}: {error.strerror or error}",
+        hint="free some space there, or set DSLBENCH_HOME to another folder",
+    )

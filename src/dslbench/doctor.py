@@ -1,0 +1,55 @@
+"""`dslbench doctor`: what this machine is, what will be used, and what is missing."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+
+from dslbench import home
+
+
+def report_machine() -> None:
+    """Print one line per fact to stdout."""
+    for name, value in _facts():
+        print(f"{name:14} {value}")
+
+
+def _facts() -> Iterator[tuple[str, str]]:
+    import torch
+
+    from dslbench.cost import measured
+    from dslbench.data import commands
+
+    began = time.perf_counter()
+    from dslbench.ops import kernels
+
+    _touch(kernels)
+    kernel_seconds = time.perf_counter() - began
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = measured.environment(device)
+    for name in ("dslbench", "python", "torch", "numba", "system", "machine", "cpu"):
+        yield name, str(facts[name])
+    yield "cores", f"{facts['cores']}, kernels use {facts['threads']} (DSLBENCH_THREADS overrides)"
+    yield "cuda", facts["device"] if device.type == "cuda" else "none; everything runs on the CPU"
+    yield "kernels", f"compiled by numba; imported and loaded in {kernel_seconds:.2f} s"
+    yield "store", f"{home.home()} ({_free_space()} free)"
+    for status in commands.dataset_status():
+        yield "data set", str(status)
+
+
+def _touch(kernels: object) -> None:
+    """Run one kernel, so that a compiler or cache at fault shows here and not in a run."""
+    import numpy as np
+
+    x = np.ones((1, 1), dtype=np.float32)
+    kernels.mask_rows(0, 1, x, np.zeros((1, 1), dtype=bool))  # type: ignore[attr-defined]
+    if x[0, 0] != 0:
+        raise AssertionError("a compiled kernel gave a wrong result")
+
+
+def _free_space() -> str:
+    folder = home.home()
+    while not folder.exists():
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB"

@@ -1,0 +1,46 @@
+"""Errors a user sees: one line saying what and where, and the next command to type.
+
+Exit codes are part of the command line's contract: 0 done, 1 a run failed, 2 wrong usage,
+3 data could not be verified or found.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DslbenchError(Exception):
+    """Base of every error meant for the user; `hint` is the next thing to try."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class RunError(DslbenchError):
+    """A training or evaluation failed."""
+
+    exit_code = 1
+
+
+class UsageError(DslbenchError):
+    """The command, an option or a setting makes no sense."""
+
+    exit_code = 2
+
+
+class DataError(DslbenchError):
+    """Data is missing, malformed, or not what it claims to be."""
+
+    exit_code = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint naming the closest known name, or all of them when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

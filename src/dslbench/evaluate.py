@@ -1,0 +1,133 @@
+"""Full ranking: every item not seen in training is ranked for every user with something to find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from dslbench.backbones.base import Scorer
+from dslbench.metrics import DEFAULT_METRICS, Float64, largest_cutoff, means, per_user
+from dslbench.ops import kernels
+from dslbench.ops.threads import even_bounds, run_rows
+from dslbench.seeds import Streams
+
+# Bytes of one block of scores; small enough to stay near the cores, large enough for the product.
+BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of ranking for all users with a non-empty truth.
+
+    Attributes:
+        users: (U,) ids, ascending.
+        values: per metric, (U,) float64.
+        ties: number of users whose list was in part decided by the tie-break.
+    """
+
+    users: npt.NDArray[np.int64]
+    values: dict[str, Float64]
+    ties: int
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Average of each metric over the users."""
+        return means(self.values)
+
+
+def tie_priority(n_items: int, seed: int) -> npt.NDArray[np.int32]:
+    """A random order of the items by which equal scores are ranked.
+
+    Ranking equal scores by item id would be optimistic: in the standard splits low ids are the
+    popular items.
+    """
+    return Streams(seed).fresh("ties").permutation(n_items).astype(np.int32)
+
+
+def evaluate(
+    scorer: Scorer,
+    truth: sparse.csr_matrix,
+    seen: sparse.csr_matrix,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    seed: int = 0,
+    device: torch.device | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Callable[[float], None] | None = None,
+) -> Evaluation:
+    """Rank all unseen items and compare with the truth.
+
+    Args:
+        scorer: from `Backbone.scorer`.
+        truth: (N, M) binary CSR with sorted rows; users without entries are left out of averages.
+        seen: (N, M) binary CSR; its items are excluded from the user's ranking.
+        metrics: names such as "recall@20".
+        seed: of the tie-break.
+        device: where the scorer computes; None means the CPU.
+        block_bytes: memory of one block of scores; at least one user is scored at a time.
+        progress: called with the share of users done.
+    """
+    n_items = int(truth.shape[1])
+    users = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
+    k = min(largest_cutoff(metrics), n_items)
+    priority = tie_priority(n_items, seed)
+    hits = np.zeros((len(users), k), dtype=bool)
+    tied = np.zeros(len(users), dtype=bool)
+    rank = _rank_on_device if device is not None and device.type != "cpu" else _rank_on_cpu
+    block = max(1, block_bytes // (4 * n_items))
+    for start in range(0, len(users), block):
+        ids = users[start : start + block]
+        scores = scorer(torch.from_numpy(ids) if device is None else torch.from_numpy(ids).to(device))
+        items, tied[start : start + len(ids)] = rank(scores, ids, priority, seen, k)
+        run_rows(
+            kernels.hit_rows, even_bounds(len(ids)), ids, items, truth.indptr, truth.indices,
+            hits[start : start + len(ids)],
+        )  # fmt: skip
+        if progress is not None:
+            progress((start + len(ids)) / len(users))
+    sizes = np.diff(truth.indptr)[users]
+    values = {name: per_user(name, hits, sizes) for name in metrics}
+    return Evaluation(users, values, int(tied.sum()))
+
+
+def _rank_on_cpu(
+    scores: Tensor, users: npt.NDArray[np.int64], priority: npt.NDArray[np.int32],
+    seen: sparse.csr_matrix, k: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:  # fmt: skip
+    """The k best unseen items per user, best first, -1 where there are fewer; and who had ties."""
+    items = np.empty((len(users), k + 1), dtype=np.int32)
+    ranked = np.empty((len(users), k + 1), dtype=np.float32)
+    tied = np.empty(len(users), dtype=bool)
+    run_rows(
+        kernels.rank_rows, even_bounds(len(users)), scores.numpy(), users, priority,
+        seen.indptr, seen.indices, items, ranked, tied,
+    )  # fmt: skip
+    return items[:, :k], tied
+
+
+def _rank_on_device(
+    scores: Tensor, users: npt.NDArray[np.int64], priority: npt.NDArray[np.int32],
+    seen: sparse.csr_matrix, k: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:  # fmt: skip
+    """The same in torch: score and priority in one 64-bit key, so that order and ties are exact."""
+    part = seen[users]
+    rows = torch.from_numpy(np.repeat(np.arange(len(users)), np.diff(part.indptr)))
+    columns = torch.from_numpy(part.indices.astype(np.int64))
+    scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
+    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(torch.int64)
+    order = torch.from_numpy(priority).to(scores.device, torch.int64)
+    keys = (ordered << 32) | (len(priority) - order)
+    places = min(k + 1, scores.shape[1])
+    items = keys.topk(places, dim=1).indices
+    best = scores.gather(1, items)
+    valid = best > -torch.inf
+    tied = ((best[:, 1:] == best[:, :-1]) & valid[:, 1:]).any(dim=1)
+    items = torch.where(valid, items, -1)[:, :k]
+    return items.to(torch.int32).cpu().numpy(), tied.cpu().numpy()

@@ -1,0 +1,61 @@
+"""Where dslbench keeps data sets and runs: `DSLBENCH_HOME`, else the platform's user data folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+
+def home() -> Path:
+    """Root of everything stored; read anew on each call so that tests and shells can move it."""
+    configured = os.environ.get("DSLBENCH_HOME")
+    return Path(configured).expanduser() if configured else Path(platformdirs.user_data_dir("dslbench"))
+
+
+def data_dir() -> Path:
+    """Folder with one sub-folder per data set at hand."""
+    return home() / "data"
+
+
+def runs_dir() -> Path:
+    """Folder with one sub-folder per run."""
+    return home() / "runs"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Build a folder beside `target`, then put it in place whole; on any error nothing changes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield staging
+        if target.exists():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            os.replace(target, old / "replaced")
+            os.replace(staging, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

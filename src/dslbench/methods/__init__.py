@@ -1,0 +1,1 @@
+"""Ways of making a recommender small, one file each."""

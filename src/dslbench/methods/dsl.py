@@ -1,0 +1,220 @@
+"""Dynamic sparse learning (Wang et al., WSDM 2024): a mask of fixed size that moves while training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dslbench.backbones.base import Backbone
+from dslbench.methods.rp import RandomPruning, RandomPruningOptions
+from dslbench.tables import MaskedTable, top_mask
+from dslbench.train import Lab, Loop
+
+
+class DSLOptions(RandomPruningOptions):
+    """Settings of dynamic sparse learning; defaults follow the paper's Algorithm 1."""
+
+    when: Literal["init"] = Field(default="init", description="the mask is drawn before training")
+    rho0: float = Field(default=0.5, ge=0, le=1, description="update ratio at the first iteration")
+    delta_t: int | None = Field(
+        default=None,
+        ge=1,
+        description="iterations between explorations; none: 1/400 of the run, at most the published",
+    )
+    decay: Literal["cosine", "linear", "none"] = Field(
+        default="cosine", description="how the update ratio falls (paper, Table 4)"
+    )
+    eta_min: float = Field(default=0.0, ge=0, le=1, description="update ratio at the end (cosine)")
+    step_on_explore: bool = Field(
+        default=False, description="also take the optimiser step in an exploring iteration"
+    )
+    mask_moments: bool = Field(
+        default=True, description="keep optimiser state zero off the mask (else weights regrow warm)"
+    )
+    drop: Literal["exact", "threshold"] = Field(
+        default="exact",
+        description="drop exactly the counted weights, or all at or below the counted one's size",
+    )
+    mask_init: Literal["exact", "bernoulli"] = Field(
+        default="exact", description="exact count, or each entry by its own coin"
+    )
+
+
+class DynamicSparseLearning(RandomPruning):
+    """Algorithm 1: every delta_t iterations prune by magnitude and grow as many by gradient.
+
+    Lines 4 to 7 are `explore`, line 9 the optimiser's step on live weights. The number of live
+    weights never changes; weights pruned and grown again in the same exploration keep their value,
+    newly grown ones start at 0.
+    """
+
+    name = "dsl"
+    label = "DSL"
+    options_type = DSLOptions
+    # The released code: coin-flip masks, a step in exploring iterations too, ties dropped together,
+    # Adam moments that go on moving off the mask, and a cosine that ends at 0.005.
+    variants = {
+        "default": {},
+        "official": {
+            "mask_init": "bernoulli",
+            "step_on_explore": True,
+            "mask_moments": False,
+            "drop": "threshold",
+            "eta_min": 0.005,
+        },
+    }
+
+    def run(self, lab: Lab) -> Backbone:
+        self.model = model = lab.build(MaskedTable)
+        self.mask_at_random(lab.streams)
+        self.growth = lab.streams["growth"]
+        lab.fit(model, "train", self)
+        return model
+
+    def draw_mask(self, table: MaskedTable, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+        if self.options.mask_init == "bernoulli":
+            return rng.random(tuple(table.mask.shape)) >= self.sparsity
+        return super().draw_mask(table, rng)
+
+    def begin(self, loop: Loop) -> None:
+        published = loop.model.published_delta_t
+        self.delta_t = self.options.delta_t or max(1, min(published, round(loop.total / 400)))
+        self.budget = [table.live() for table in self.masked]
+        self.ever_active = [table.mask.clone() for table in self.masked]
+        self.explorations = self.grown = self.grown_without_gradient = 0
+
+    def update_ratio(self, t: int, total: int) -> float:
+        """rho_t: share of the live weights replaced at iteration t of `total` (paper, Eq. 2)."""
+        rho0, end = self.options.rho0, self.options.eta_min
+        if self.options.decay == "linear":
+            return float(rho0 * (1 - t / total))
+        if self.options.decay == "none":
+            return float(rho0)
+        return float(end + (rho0 - end) / 2 * (1 + math.cos(math.pi * t / total)))
+
+    def after_backward(self, loop: Loop) -> bool:
+        explored = False
+        if not self.options.step_on_explore and loop.t % self.delta_t == 0:
+            explored = self.explore(loop)
+        if self.options.mask_moments:
+            for table in self.masked:
+                table.mask_gradient()
+        return not explored
+
+    def after_step(self, loop: Loop) -> None:
+        if not self.options.mask_moments:
+            for table in self.masked:
+                table.apply_mask()
+        if self.options.step_on_explore and loop.t % self.delta_t == 0:
+            self.explore(loop)
+
+    def explore(self, loop: Loop) -> bool:
+        """Prune and grow in every table; returns whether any weight was up for replacement."""
+        rho = self.update_ratio(loop.t, loop.total)
+        replaced = 0
+        for table, budget, active in zip(self.masked, self.budget, self.ever_active, strict=True):
+            before = table.mask.clone()
+            for rows in self.groups(table):
+                replaced += self.prune_and_grow(table, rows, rho)
+            if not replaced:
+                continue
+            table.apply_mask()
+            if self.options.mask_moments:
+                clear_moments(loop.optimiser, table)
+            live = table.live()
+            if live != budget:
+                raise AssertionError(f"{live} live weights after exploring, budget {budget}")
+            active |= table.mask
+            loop.note("moved", float((table.mask & ~before).sum()) / budget)
+            loop.note("itop_rate", float(active.float().mean()))
+        if replaced:
+            self.explorations += 1
+            loop.note("update_ratio", rho)
+        return replaced > 0
+
+    @torch.no_grad()
+    def prune_and_grow(self, table: MaskedTable, rows: slice, rho: float) -> int:
+        """Move the mask of one group; returns the number of weights dropped and grown.
+
+        Candidates for growth are all entries off the mask, those dropped just now included.
+        """
+        mask, weight = table.mask[rows], table.weight.detach()[rows].abs()
+        gradient = table.weight.grad
+        assert gradient is not None
+        live = int(mask.count_nonzero())
+        if live == mask.numel():
+            return 0  # nothing is off the mask, so nothing can be exchanged
+        if self.options.drop == "threshold":
+            kept = keep_above(weight, mask, math.ceil(rho * live))
+        else:
+            kept = keep_largest(weight, mask, live - round(rho * live))
+        count = live - int(kept.count_nonzero())
+        if count == 0:
+            return 0
+        grown, without = grow(gradient[rows].abs(), ~kept, count, self.growth)
+        table.mask[rows] = kept | grown
+        self.grown += count
+        self.grown_without_gradient += without
+        return count
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Explorations, ITOP rate (share of entries ever live), growth without a gradient."""
+        rates = [float(active.float().mean()) for active in self.ever_active]
+        sizes = [active.numel() for active in self.ever_active]
+        return {
+            "delta_t": self.delta_t,
+            "explorations": self.explorations,
+            "itop_rate": float(np.average(rates, weights=sizes)),
+            "grown": self.grown,
+            "zero_score_growth_fraction": self.grown_without_gradient / self.grown
+            if self.grown
+            else None,
+        }
+
+
+def keep_largest(magnitude: Tensor, mask: Tensor, count: int) -> Tensor:
+    """The `count` live entries of largest magnitude; of equal ones the lowest flat index stays."""
+    return top_mask(torch.where(mask, magnitude, -1.0), count)
+
+
+def keep_above(magnitude: Tensor, mask: Tensor, drop: int) -> Tensor:
+    """The released code's rule: drop every live entry not above the `drop`-th smallest."""
+    if drop == 0:
+        return mask.clone()
+    threshold = torch.kthvalue(magnitude[mask], drop).values
+    return mask & (magnitude > threshold)
+
+
+def grow(
+    score: Tensor, candidates: Tensor, count: int, rng: np.random.Generator
+) -> tuple[Tensor, int]:
+    """Choose the `count` candidates of largest score; equal scores at the cut by lot.
+
+    Taking equal scores by position would favour low user and item ids, and in look-up models most
+    scores are 0. Returns the chosen entries as a mask, and how many of them had score 0.
+    """
+    offered = torch.where(candidates, score, -1.0).reshape(-1)
+    threshold = torch.kthvalue(offered, offered.numel() - count + 1).values
+    chosen = offered > threshold
+    tied = (offered == threshold).nonzero().squeeze(1)
+    missing = count - int(chosen.count_nonzero())
+    if missing < len(tied):
+        lot = rng.permutation(len(tied))[:missing]
+        tied = tied[torch.from_numpy(np.sort(lot)).to(tied.device)]
+    chosen[tied] = True
+    without = int((offered[chosen] == 0).sum())
+    return chosen.view_as(score), without
+
+
+def clear_moments(optimiser: torch.optim.Optimizer, table: MaskedTable) -> None:
+    """Zero Adam's moments off the mask, so that a grown weight starts cold."""
+    state = optimiser.state.get(table.weight, {})
+    for name in ("exp_avg", "exp_avg_sq"):
+        if name in state:
+            state[name].mul_(table.mask)

@@ -1,0 +1,80 @@
+"""Random pruning: a random mask, drawn once before training and kept."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from dslbench.backbones.base import Backbone
+from dslbench.errors import UsageError
+from dslbench.methods.base import Method, Options
+from dslbench.seeds import Streams
+from dslbench.tables import MaskedTable, random_masks, segment_slices
+from dslbench.train import Lab, Loop
+
+
+class RandomPruningOptions(Options):
+    """Settings of random pruning."""
+
+    when: Literal["init", "trained"] = Field(
+        default="init", description="mask the fresh table and train, or a trained one without retraining"
+    )
+    ranking: Literal["joint", "segment"] = Field(
+        default="joint",
+        description="exact count over a whole table, or over its user and its item rows each",
+    )
+
+
+class RandomPruning(Method):
+    """Keep a uniform random subset of exactly k* entries of each table, and train only those."""
+
+    name = "rp"
+    label = "RP"
+    family = "MP"
+    options_type: type[Options] = RandomPruningOptions
+    variants = {"default": {}, "trained": {"when": "trained"}}
+
+    def run(self, lab: Lab) -> Backbone:
+        self.model = model = lab.build(MaskedTable)
+        if self.options.when == "trained":
+            lab.fit(model, "train")
+            self.mask_at_random(lab.streams)
+        else:
+            self.mask_at_random(lab.streams)
+            lab.fit(model, "train", self)
+        return model
+
+    @property
+    def masked(self) -> list[MaskedTable]:
+        """The tables under a mask."""
+        return [cast(MaskedTable, table) for table in self.model.tables().values()]
+
+    def groups(self, table: MaskedTable) -> list[slice]:
+        """Row ranges of a table that are ranked together, each with its own exact count."""
+        if self.options.ranking == "segment":
+            return segment_slices(table.spec)
+        return [slice(0, table.spec.n_rows)]
+
+    def draw_mask(self, table: MaskedTable, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+        """A random (n, d) mask with an exact number of live entries in every group."""
+        shape = (table.spec.n_rows, table.spec.dim)
+        return random_masks(shape, self.groups(table), self.sparsity, rng)
+
+    def mask_at_random(self, streams: Streams) -> None:
+        """Draw a mask for each table."""
+        for table in self.masked:
+            table.set_mask(torch.from_numpy(self.draw_mask(table, streams["mask"])))
+            if table.live() == 0:
+                raise UsageError(
+                    f"sparsity {self.sparsity:g} leaves no weight in table '{table.spec.name}'",
+                    "choose a lower --sparsity",
+                )
+
+    def after_backward(self, loop: Loop) -> bool:
+        for table in self.masked:
+            table.mask_gradient()
+        return True

@@ -1,0 +1,231 @@
+"""CPU kernels, compiled once by numba and cached on disk.
+
+Every kernel works on the rows [lo, hi) of its output and releases the interpreter lock; callers
+split the rows over threads with `threads.run_rows`. float32 sums run in a fixed order per row.
+`contract` lets the compiler fuse multiply and add; nothing else of IEEE semantics is given up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+np_inf = np.float32(np.inf)
+_options = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+
+@njit(**_options)
+def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
+    """out[r] = scale * (base[r] + sum_p values[p] * x[indices[p]])."""
+    d = x.shape[1]
+    for r in range(lo, hi):
+        for k in range(d):
+            out[r, k] = base[r, k]
+        for p in range(indptr[r], indptr[r + 1]):
+            c = indices[p]
+            v = values[p]
+            for k in range(d):
+                out[r, k] += v * x[c, k]
+        if scale != 1:
+            for k in range(d):
+                out[r, k] *= scale
+
+
+@njit(**_options)
+def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
+    """out[j] = scale * (base[r] + sum_p values[p] * x[indices[p]]) for r = rows[j]."""
+    d = x.shape[1]
+    for j in range(lo, hi):
+        r = rows[j]
+        for k in range(d):
+            out[j, k] = base[r, k]
+        for p in range(indptr[r], indptr[r + 1]):
+            c = indices[p]
+            v = values[p]
+            for k in range(d):
+                out[j, k] += v * x[c, k]
+        for k in range(d):
+            out[j, k] *= scale
+
+
+@njit(**_options)
+def spmm_from_slots(  # type: ignore[no-untyped-def]
+    lo, hi, indptr, indices, values, slot, g, scale, extra, out
+):
+    """One hop of a matrix that is zero but for the rows with slot[r] >= 0, whose values are g[slot[r]].
+
+    out[r] = scale * (G[r] + sum_p values[p] * G[indices[p]]) + X[r], with X stored like G in `extra`.
+    """
+    d = g.shape[1]
+    for r in range(lo, hi):
+        s = slot[r]
+        if s >= 0:
+            for k in range(d):
+                out[r, k] = g[s, k]
+        else:
+            for k in range(d):
+                out[r, k] = 0
+        for p in range(indptr[r], indptr[r + 1]):
+            s = slot[indices[p]]
+            if s >= 0:
+                v = values[p]
+                for k in range(d):
+                    out[r, k] += v * g[s, k]
+        if scale != 1:
+            for k in range(d):
+                out[r, k] *= scale
+        s = slot[r]
+        if s >= 0 and extra.shape[0] > 0:
+            for k in range(d):
+                out[r, k] += extra[s, k]
+
+
+@njit(**_options)
+def spmm_onto_slots(  # type: ignore[no-untyped-def]
+    lo, hi, indptr, indices, values, x, slot, g, scale, extra, out
+):
+    """out[r] = scale * (G[r] + sum_p values[p] * x[indices[p]]) + X[r]; G, X as in `spmm_from_slots`."""
+    d = x.shape[1]
+    for r in range(lo, hi):
+        s = slot[r]
+        if s >= 0:
+            for k in range(d):
+                out[r, k] = g[s, k]
+        else:
+            for k in range(d):
+                out[r, k] = 0
+        for p in range(indptr[r], indptr[r + 1]):
+            c = indices[p]
+            v = values[p]
+            for k in range(d):
+                out[r, k] += v * x[c, k]
+        if scale != 1:
+            for k in range(d):
+                out[r, k] *= scale
+        if s >= 0 and extra.shape[0] > 0:
+            for k in range(d):
+                out[r, k] += extra[s, k]
+
+
+@njit(**_options)
+def assign_slots(rows, slot, unique):  # type: ignore[no-untyped-def]
+    """Number the distinct values of `rows` in order of appearance: slot[unique[s]] = s; returns how many."""
+    count = 0
+    for j in range(rows.shape[0]):
+        r = rows[j]
+        if slot[r] < 0:
+            slot[r] = count
+            unique[count] = r
+            count += 1
+    return count
+
+
+@njit(**_options)
+def add_by_slot(lo, hi, rows, slot, g, out):  # type: ignore[no-untyped-def]
+    """out[slot[rows[j]], lo:hi] += g[j, lo:hi] for all j; lo, hi are columns, so threads don't collide."""
+    for j in range(rows.shape[0]):
+        s = slot[rows[j]]
+        for k in range(lo, hi):
+            out[s, k] += g[j, k]
+
+
+@njit(**_options)
+def mask_rows(lo, hi, x, mask):  # type: ignore[no-untyped-def]
+    """x[r] *= mask[r], in place; mask is boolean."""
+    for r in range(lo, hi):
+        for k in range(x.shape[1]):
+            x[r, k] = x[r, k] if mask[r, k] else 0
+
+
+@njit(**_options)
+def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-untyped-def]
+    """out[j] = whether (users[j], items[j]) is an entry of a CSR matrix with sorted rows."""
+    for j in range(lo, hi):
+        item = items[j]
+        a = indptr[users[j]]
+        b = indptr[users[j] + 1]
+        while a < b:
+            middle = (a + b) // 2
+            if indices[middle] < item:
+                a = middle + 1
+            else:
+                b = middle
+        out[j] = a < indptr[users[j] + 1] and indices[a] == item
+
+
+@njit(**_options)
+def rank_rows(  # type: ignore[no-untyped-def]
+    lo, hi, scores, users, priority, seen_indptr, seen_indices, items, ranked, tied
+):
+    """The best columns of each row of `scores`, best first, seen items left out.
+
+    Order: higher score first; equal scores by lower priority[item]. Items in the user's row of the
+    `seen` CSR matrix and scores of -inf are never ranked; places left over hold -1. tied[j] tells
+    whether any of the places was decided by priority, the cut after the last place included.
+    `items` and `ranked` are (rows, K + 1): one place more than asked for, to see a tie at the cut.
+    """
+    n = scores.shape[1]
+    places = items.shape[1]
+    block = 32
+    for j in range(lo, hi):
+        row = scores[j]
+        for p in range(seen_indptr[users[j]], seen_indptr[users[j] + 1]):
+            row[seen_indices[p]] = -np_inf
+        count = 0
+        threshold = -np_inf
+        for start in range(0, n, block):
+            stop = min(start + block, n)
+            if count == places:
+                # A branch-free look at a whole block: most hold nothing that enters the list.
+                best = -np_inf
+                for c in range(start, stop):
+                    best = max(best, row[c])
+                if best < threshold:
+                    continue
+            for c in range(start, stop):
+                s = row[c]
+                if not s > -np_inf:
+                    continue
+                if count == places:
+                    last = items[j, places - 1]
+                    if s < threshold or (s == threshold and priority[c] > priority[last]):
+                        continue
+                    q = places - 1
+                else:
+                    q = count
+                    count += 1
+                while q > 0 and (
+                    ranked[j, q - 1] < s
+                    or (ranked[j, q - 1] == s and priority[items[j, q - 1]] > priority[c])
+                ):
+                    ranked[j, q] = ranked[j, q - 1]
+                    items[j, q] = items[j, q - 1]
+                    q -= 1
+                ranked[j, q] = s
+                items[j, q] = c
+                if count == places:
+                    threshold = ranked[j, places - 1]
+        for q in range(count, places):
+            items[j, q] = -1
+        tied[j] = False
+        for q in range(1, count):
+            if ranked[j, q] == ranked[j, q - 1]:
+                tied[j] = True
+
+
+@njit(**_options)
+def hit_rows(lo, hi, users, items, truth_indptr, truth_indices, out):  # type: ignore[no-untyped-def]
+    """out[j, q] = whether items[j, q] is in the user's row of the `truth` CSR matrix (sorted rows)."""
+    for j in range(lo, hi):
+        begin = truth_indptr[users[j]]
+        end = truth_indptr[users[j] + 1]
+        for q in range(out.shape[1]):
+            item = items[j, q]
+            a, b = begin, end
+            while a < b:
+                middle = (a + b) // 2
+                if truth_indices[middle] < item:
+                    a = middle + 1
+                else:
+                    b = middle
+            out[j, q] = a < end and truth_indices[a] == item

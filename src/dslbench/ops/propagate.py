@@ -1,0 +1,207 @@
+"""LightGCN's propagation over the symmetric normalised user-item graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from dslbench.ops import kernels
+from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
+
+_NOTHING = np.empty((0, 0), dtype=np.float32)
+
+
+def normalised_adjacency(train: sparse.csr_matrix) -> sparse.csr_matrix:
+    """D^-1/2 A D^-1/2 of the bipartite graph, users first, without self loops.
+
+    Shape (N + M, N + M), float32, int32 indices, rows sorted. A node without edges has an empty
+    row (its d^-1/2 is taken as 0). LightGCN, Eq. 7.
+    """
+    n_users, n_items = train.shape
+    transposed = train.T.tocsr()
+    transposed.sort_indices()
+    degrees = np.concatenate([np.diff(train.indptr), np.diff(transposed.indptr)])
+    scale = np.zeros(len(degrees))
+    np.divide(1.0, np.sqrt(degrees), out=scale, where=degrees > 0)
+    indptr = np.concatenate([train.indptr, train.nnz + transposed.indptr[1:]]).astype(np.int32)
+    indices = np.concatenate([train.indices + n_users, transposed.indices]).astype(np.int32)
+    values = np.repeat(scale, degrees) * scale[indices]
+    return sparse.csr_matrix(
+        (values.astype(np.float32), indices, indptr), shape=(n_users + n_items,) * 2
+    )
+
+
+class Propagate(nn.Module):
+    """Mean over the layers 0..L of A^l E, for all rows or for the rows of one batch.
+
+    Written by Horner's rule, E + A(E + A(E + ...)), each hop is one product with one addition.
+    A is symmetric, so the gradient is the same polynomial applied to the gradient of the output.
+    For a batch, the last hop forward computes only the batch's rows, and the first hop backward
+    starts from those rows alone: with L = 3, four full hops and two small ones instead of six.
+
+    On the CPU this runs through compiled kernels, elsewhere through torch's sparse CSR product.
+    """
+
+    def __init__(self, train: sparse.csr_matrix, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+        adjacency = normalised_adjacency(train)
+        self.n_rows = int(adjacency.shape[0])
+        self.nnz = int(adjacency.nnz)
+        self._indptr: npt.NDArray[np.int32] = adjacency.indptr
+        self._indices: npt.NDArray[np.int32] = adjacency.indices
+        self._values: npt.NDArray[np.float32] = adjacency.data
+        self._bounds = balanced_bounds(self._indptr)
+        self._slot = np.full(self.n_rows, -1, dtype=np.int32)
+        self._unique = np.empty(0, dtype=np.int64)
+        self._work: dict[str, npt.NDArray[np.float32]] = {}
+        self._torch_adjacency: Tensor | None = None
+
+    def forward(self, table: Tensor) -> Tensor:
+        """All propagated rows.
+
+        Args:
+            table: (N + M, d) layer-0 embeddings, users first.
+
+        Returns:
+            (N + M, d); differentiable with respect to `table`.
+        """
+        result: Tensor = _PropagateAll.apply(table, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def batch(self, table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Propagated and layer-0 rows of one batch.
+
+        Args:
+            table: (N + M, d) layer-0 embeddings.
+            rows: (R,) int64 row numbers, repeats allowed.
+
+        Returns:
+            Two (R, d) tensors: propagated rows, and rows of `table` itself.
+        """
+        if table.device.type != "cpu" or self.layers == 0:
+            return self(table)[rows], table[rows]
+        propagated, ego = _PropagateBatch.apply(table, rows, self)  # type: ignore[no-untyped-call]
+        return propagated, ego
+
+    def polynomial(self, x: Tensor) -> Tensor:
+        """(x + A x + ... + A^L x) / (L + 1) without gradient tracking."""
+        if self.layers == 0:
+            return x.clone()
+        if x.device.type != "cpu":
+            adjacency, h = self._csr_on(x), x
+            for _ in range(self.layers):
+                h = torch.addmm(x, adjacency, h)
+            return h / (self.layers + 1)
+        out = torch.empty_like(x)
+        base, h = x.numpy(), x.numpy()
+        for layer in range(1, self.layers + 1):
+            last = layer == self.layers
+            target = out.numpy() if last else self._buffer(f"hop{layer % 2}", x.shape)
+            self._spmm(h, base, self._scale if last else np.float32(1), target)
+            h = target
+        return out
+
+    @property
+    def _scale(self) -> np.float32:
+        return np.float32(1.0 / (self.layers + 1))
+
+    def _spmm(self, x: Any, base: Any, scale: np.float32, out: Any) -> None:
+        run_rows(
+            kernels.spmm, self._bounds, self._indptr, self._indices, self._values, x, base, scale, out
+        )
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Working memory kept between steps: fresh pages cost more than the arithmetic on them."""
+        array = self._work.get(name)
+        if array is None or array.shape != tuple(shape):
+            array = self._work[name] = np.empty(shape, dtype=np.float32)
+        return array
+
+    def _csr_on(self, x: Tensor) -> Tensor:
+        if self._torch_adjacency is None or self._torch_adjacency.device != x.device:
+            parts = [torch.from_numpy(a) for a in (self._indptr, self._indices, self._values)]
+            self._torch_adjacency = torch.sparse_csr_tensor(
+                *parts, size=(self.n_rows, self.n_rows), device=x.device, check_invariants=False
+            )
+        return self._torch_adjacency
+
+    def _forward_rows(self, table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        base = h = table.detach().numpy()
+        for layer in range(1, self.layers):
+            target = self._buffer(f"hop{layer % 2}", base.shape)
+            self._spmm(h, base, np.float32(1), target)
+            h = target
+        unique = self._number(rows.numpy())
+        small = self._buffer("rows", (len(unique), base.shape[1]))
+        run_rows(
+            kernels.spmm_rows, even_bounds(len(unique), 64), unique, self._indptr, self._indices,
+            self._values, h, base, self._scale, small,
+        )  # fmt: skip
+        slots = torch.from_numpy(self._slot[rows.numpy()])
+        self._slot[unique] = -1
+        return torch.from_numpy(small)[slots], table.detach()[rows]
+
+    def _backward_rows(self, rows: Tensor, grad_final: Tensor, grad_ego: Tensor) -> Tensor:
+        unique = self._number(rows.numpy())
+        d = grad_final.shape[1]
+        small = [np.zeros((len(unique), d), dtype=np.float32) for _ in range(2)]
+        for gradient, total in zip((grad_final, grad_ego), small, strict=True):
+            run_rows(
+                kernels.add_by_slot, even_bounds(d, 2), rows.numpy(), self._slot,
+                gradient.contiguous().numpy(), total,
+            )  # fmt: skip
+        out = torch.empty((self.n_rows, d), dtype=torch.float32)
+        one, graph = np.float32(1), (self._indptr, self._indices, self._values)
+        h: npt.NDArray[np.float32] = _NOTHING
+        for layer in range(1, self.layers + 1):
+            last = layer == self.layers
+            target = out.numpy() if last else self._buffer(f"hop{layer % 2}", (self.n_rows, d))
+            ends = (self._scale, small[1]) if last else (one, _NOTHING)
+            if layer == 1:
+                run_rows(
+                    kernels.spmm_from_slots, self._bounds, *graph, self._slot, small[0], *ends, target
+                )
+            else:
+                run_rows(
+                    kernels.spmm_onto_slots, self._bounds, *graph, h, self._slot, small[0], *ends,
+                    target,
+                )  # fmt: skip
+            h = target
+        self._slot[unique] = -1
+        return out
+
+    def _number(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Number the distinct rows of a batch in `_slot`; the caller puts `_slot` back to -1."""
+        if len(self._unique) < len(rows):
+            self._unique = np.empty(len(rows), dtype=np.int64)
+        return self._unique[: kernels.assign_slots(rows, self._slot, self._unique)]
+
+
+class _PropagateAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, op: Propagate) -> Tensor:
+        ctx.op = op
+        return op.polynomial(table.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.op.polynomial(gradients[0].contiguous()), None
+
+
+class _PropagateBatch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, op: Propagate) -> tuple[Tensor, Tensor]:
+        ctx.op = op
+        ctx.save_for_backward(rows)
+        return op._forward_rows(table, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        return ctx.op._backward_rows(rows, gradients[0], gradients[1]), None, None

@@ -1,0 +1,65 @@
+"""Run a kernel over ranges of rows on all cores.
+
+The kernels release the interpreter lock, so Python threads are enough: no second OpenMP pool that
+spins against torch's own. A kernel computes each row from start to end by itself, so the same bits
+come out whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Bounds = npt.NDArray[np.int64]
+
+
+def thread_count() -> int:
+    """Cores this process may use; `DSLBENCH_THREADS` overrides."""
+    configured = os.environ.get("DSLBENCH_THREADS")
+    if configured:
+        return max(1, int(configured))
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dslbench-kernel")
+
+
+def even_bounds(n_rows: int, parts: int | None = None) -> Bounds:
+    """Cut `n_rows` rows into ranges of equal length."""
+    parts = parts or 4 * thread_count()
+    return np.linspace(0, n_rows, min(parts, max(n_rows, 1)) + 1).astype(np.int64)
+
+
+def balanced_bounds(indptr: npt.NDArray[np.int32], parts: int | None = None) -> Bounds:
+    """Cut the rows of a CSR matrix into ranges of about equal work (rows plus entries)."""
+    parts = parts or 4 * thread_count()
+    work = indptr.astype(np.int64) + np.arange(len(indptr))
+    bounds = np.searchsorted(work, np.linspace(0, work[-1], parts + 1)).astype(np.int64)
+    bounds[0], bounds[-1] = 0, len(indptr) - 1
+    return bounds
+
+
+def run_rows(kernel: Callable[..., Any], bounds: Bounds, *args: Any) -> None:
+    """Call `kernel(lo, hi, *args)` for each range; errors of any range are raised."""
+    if thread_count() == 1 or len(bounds) <= 2:
+        kernel(int(bounds[0]), int(bounds[-1]), *args)
+        return
+    pool = _pool(thread_count())
+    futures = [
+        pool.submit(kernel, int(lo), int(hi), *args)
+        for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)
+        if lo < hi
+    ]
+    for future in futures:
+        future.result()

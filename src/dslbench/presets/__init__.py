@@ -1,0 +1,1 @@
+"""Hyper-parameters per backbone and data set, each recipe with its source."""

@@ -1,0 +1,1 @@
+"""Tables from what is in the store; reporting never trains anything."""

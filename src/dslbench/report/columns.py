@@ -1,0 +1,70 @@
+"""Every number a table can show, declared once: its name, unit, direction, source and format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+Record = Mapping[str, Any]
+Provenance = Literal["counted", "measured"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity of a run.
+
+    Attributes:
+        title: header, with the unit.
+        path: keys of the value in a record; a missing value is None and shown as "-".
+        better: which direction is better; None where best values are not marked.
+        provenance: how the number came about.
+        show: formats a value.
+    """
+
+    title: str
+    path: tuple[str, ...]
+    better: Literal["high", "low"] | None
+    provenance: Provenance
+    show: Callable[[float], str]
+
+    def value(self, record: Record) -> float | None:
+        """The run's value, or None when it was not counted or measured."""
+        found = reduce(
+            lambda node, key: node.get(key) if isinstance(node, Mapping) else None,
+            self.path,
+            record,
+        )
+        return float(found) if isinstance(found, (int, float)) else None  # type: ignore[arg-type]
+
+
+def seconds(value: float) -> str:
+    """A duration at the precision a reader needs."""
+    if value < 100:
+        return f"{value:.1f} s"
+    if value < 100 * 60:
+        return f"{value / 60:.1f} min"
+    return f"{value / 3600:.1f} h"
+
+
+def mebibytes(value: float) -> str:
+    """Bytes as MiB."""
+    return f"{value / 2**20:.0f} MiB"
+
+
+_MEASURED = ("cost", "measured")
+_PAPER = ("cost", "counted", "paper")
+
+COLUMNS: dict[str, Column] = {
+    "params": Column(
+        "Table params", ("budget", "table_params"), None, "counted", lambda v: f"{v:,.0f}"
+    ),
+    "train_macs": Column("MACs (Tr.)", (*_PAPER, "train_macs"), "low", "counted", "{:.2e}".format),
+    "infer_macs": Column("MACs (In.)", (*_PAPER, "infer_macs"), "low", "counted", "{:.2e}".format),
+    "memory": Column("Peak memory", (*_MEASURED, "peak_rss_bytes"), "low", "measured", mebibytes),
+    "train_time": Column("Train time", (*_MEASURED, "train_seconds"), "low", "measured", seconds),
+    "recall": Column("Recall@20", ("quality", "recall@20"), "high", "measured", "{:.4f}".format),
+    "ndcg": Column("NDCG@20", ("quality", "ndcg@20"), "high", "measured", "{:.4f}".format),
+    "hr": Column("HR@20", ("quality", "hr@20"), "high", "measured", "{:.4f}".format),
+}

@@ -1,0 +1,86 @@
+"""Exporters: one function per format, from table models or records to text."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+
+from dslbench.errors import UsageError, did_you_mean
+from dslbench.report.columns import Record
+from dslbench.report.tables import Cell, TableModel, build
+
+
+def terminal(tables: Sequence[TableModel], width: int | None, color: bool) -> str:
+    """Tables for a terminal; `width` None asks the terminal itself."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def text(cell: Cell) -> Text:
+        style = {"best": "bold", "second": "underline", "": ""}[cell.mark]
+        shown = Text(cell.text, style=style)
+        return shown.append(f" ±{cell.spread}", style="dim") if cell.spread else shown
+
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False
+    )
+    for number, model in enumerate(tables):
+        if number:
+            console.print()
+        table = Table(title=model.title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for place, header in enumerate(model.headers):
+            left = place < model.left_columns
+            table.add_column(header, justify="left" if left else "right", no_wrap=left, overflow="fold")
+        for place, row in enumerate(model.rows):
+            table.add_row(*(text(cell) for cell in row), end_section=place in model.rules)
+        console.print(table)
+        for line in model.footer:
+            console.print(Text(line, style="dim"), soft_wrap=width is None)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def markdown(tables: Sequence[TableModel]) -> str:
+    """GitHub-flavoured tables; best bold, second underlined, deviations as subscripts."""
+    from tabulate import tabulate
+
+    def text(cell: Cell) -> str:
+        shown = cell.text.replace("|", "\\|")
+        if cell.spread:
+            shown += f"<sub>({cell.spread})</sub>"
+        if cell.mark == "best":
+            return f"**{shown}**"
+        return f"<u>{shown}</u>" if cell.mark == "second" else shown
+
+    parts = []
+    for model in tables:
+        grid = tabulate(
+            [[text(cell) for cell in row] for row in model.rows],
+            headers=model.headers,
+            tablefmt="pipe",
+            disable_numparse=True,
+            colalign=[
+                "left" if place < model.left_columns else "right"
+                for place in range(len(model.headers))
+            ],
+        )
+        notes = "\n".join(f"- {line}" for line in model.footer)
+        parts.append(f"**{model.title}**\n\n{grid}\n\n{notes}\n")
+    return "\n".join(parts)
+
+
+def render(
+    format_name: str, number: str, records: Sequence[Record], *, width: int | None, color: bool
+) -> str:
+    """A table (or, for json, the records themselves) in the given format."""
+    renderers: dict[str, Callable[[], str]] = {
+        "terminal": lambda: terminal(build(number, records), width, color),
+        "markdown": lambda: markdown(build(number, records)),
+        "json": lambda: json.dumps(list(records), indent=1) + "\n",
+    }
+    if format_name not in renderers:
+        raise UsageError(f"unknown format '{format_name}'", did_you_mean(format_name, renderers))
+    return renderers[format_name]()

@@ -1,0 +1,1 @@
+"""Runs: one directory each, made by one process each."""

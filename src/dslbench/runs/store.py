@@ -1,0 +1,84 @@
+"""The run store: `runs/<id>/` with run.json, history.json and users.npz, put in place whole.
+
+Records can be copied between machines and merged by copying folders. Reading never fails because
+of one bad folder: it is reported and left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dslbench import home
+
+FORMAT = 1  # of run.json; raised when a reader of older records would misread newer ones
+_SECTIONS = ("spec", "data", "quality", "selection", "budget", "cost", "environment")
+
+
+def folder(run_id: str) -> Path:
+    """Where a run is kept."""
+    return home.runs_dir() / run_id
+
+
+def save(
+    record: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    users: Mapping[str, npt.NDArray[Any]],
+) -> None:
+    """Store a finished run; readers see all of it or nothing."""
+    with home.staged_folder(folder(record["id"])) as staging:
+        np.savez_compressed(staging / "users.npz", **dict(users))
+        (staging / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+        (staging / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def read(run_id: str) -> dict[str, Any]:
+    """A stored record; raises `ValueError` in one line when it is damaged or not one of ours."""
+    path = folder(run_id) / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else None
+        raise ValueError(f"{path}: record format {found!r}, this version reads {FORMAT}")
+    missing = [name for name in _SECTIONS if not isinstance(record.get(name), dict)]
+    if missing:
+        raise ValueError(f"{path}: section '{missing[0]}' is missing")
+    return record
+
+
+def has(run_id: str, warn: Callable[[str], None]) -> bool:
+    """Whether a run is stored and readable; a damaged one counts as missing, and is reported."""
+    if not (folder(run_id) / "run.json").exists():
+        return False
+    try:
+        read(run_id)
+    except ValueError as error:
+        warn(f"{error}; the run will be made again")
+        return False
+    return True
+
+
+def read_all(warn: Callable[[str], None]) -> list[dict[str, Any]]:
+    """All readable records, oldest first; each unreadable one is reported through `warn`."""
+    root = home.runs_dir()
+    records = []
+    if root.is_dir():
+        for path in sorted(root.iterdir()):
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            try:
+                records.append(read(path.name))
+            except ValueError as error:
+                warn(f"{error}; left out")
+    return sorted(records, key=lambda record: str(record.get("finished")))

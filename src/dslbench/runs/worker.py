@@ -1,0 +1,179 @@
+"""One run in a process of its own: `python -m dslbench.runs.worker`, a job on stdin, events on stdout.
+
+A process per run keeps peak memory honest and one crash from taking others along.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from dslbench import data as datasets
+from dslbench import registry
+from dslbench.cost import measured
+from dslbench.data.interactions import Interactions
+from dslbench.errors import DslbenchError, UsageError
+from dslbench.runs import store
+from dslbench.sampling import TripleSampler
+from dslbench.spec import RunSpec
+from dslbench.tables import StoredTable
+from dslbench.train import Lab, Phase
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda"; raises `UsageError` when it is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device on this machine", "use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any = None) -> Lab:
+    """The training loop's surroundings for a run."""
+    backbone = registry.backbone(spec.backbone)
+    hyper = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
+    return Lab(
+        data, backbone, hyper, epochs=spec.epochs, seed=spec.seed, device=device, emit=emit
+    )
+
+
+def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
+    """Make one run, judge the model rebuilt from its stored tables, and return its record."""
+    started = datetime.now(UTC)
+    data = datasets.load(spec.dataset, protocol=spec.protocol)
+    lab = make_lab(spec, data, device, emit)
+    method_type = registry.method(spec.method)
+    method = method_type(method_type.options_type.model_validate(spec.options), spec.sparsity)
+    emit({"event": "start", "phases": method_type.phases(method.options, spec.sparsity)})
+    model = method.run(lab)
+    stored: dict[str, StoredTable] = {name: t.pack() for name, t in model.tables().items()}
+    rebuilt = lab.build()
+    rest = {k: v for k, v in model.state_dict().items() if not _in_table(k, model)}
+    rebuilt.load_state_dict(rest, strict=False)
+    for name, table in rebuilt.tables().items():
+        table.load(stored[name])
+    began = time.perf_counter()
+    result = lab.evaluate(rebuilt, "test")
+    test_seconds = time.perf_counter() - began
+    table_params = sum(table.stored for table in stored.values())
+    dense_params = sum(n * d for n, d in (table.shape for table in stored.values()))
+    final = lab.phases[-1]
+    record = {
+        "format": store.FORMAT,
+        "id": spec.identity(data.digests),
+        "spec": spec.model_dump()
+        | {"embedding_size": spec.hyper["embedding_size"], "layers": spec.hyper.get("layers")},
+        "data": data.summary(),
+        "quality": result.means | {"tied_users": result.ties},
+        "selection": {"epoch": final.selected_epoch, "on": lab.selects_on},
+        "budget": {
+            "dense_table_params": dense_params,
+            "table_params": table_params,
+            "achieved_sparsity": 1 - table_params / dense_params,
+            "total_params": table_params + model.other_parameters(),
+        },
+        "diagnostics": method.diagnostics(),
+        "cost": {
+            "counted": {
+                "paper": {"train_macs": None, "infer_macs": None},
+                "exact": {"train_macs": None, "infer_macs": None, "phases": None},
+            },
+            "measured": {
+                "train_seconds": sum(phase.train_seconds for phase in lab.phases),
+                "eval_seconds": sum(phase.eval_seconds for phase in lab.phases),
+                "test_seconds": test_seconds,
+                "peak_rss_bytes": measured.peak_rss_bytes(),
+                "peak_cuda_bytes": measured.peak_cuda_bytes(device),
+                "energy_joules": None,
+                "stored_bytes": {"dense": None, "csr": None, "bitmap": None},
+                "phases": [_phase_summary(phase) for phase in lab.phases],
+            },
+        },
+        "environment": measured.environment(device),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    history = [row for phase in lab.phases for row in phase.history]
+    store.save(record, history, {"users": result.users} | result.values)
+    return record
+
+
+def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
+    """Seconds one training epoch and one evaluation of this run take, from a short trial."""
+    data = datasets.load(spec.dataset, protocol=spec.protocol)
+    lab = make_lab(spec, data, device)
+    model = lab.build()
+    sampler = TripleSampler(data.train, lab.hyper.batch_size, lab.streams, device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=lab.hyper.lr, fused=True)
+    times = []
+    for _, batch in zip(range(12), sampler.epoch(), strict=False):
+        began = time.perf_counter()
+        model.loss(batch).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - began)
+    steady = sorted(times[2:] or times)
+    began = time.perf_counter()
+    lab.evaluate(model, lab.selects_on)
+    return {
+        "epoch_seconds": steady[len(steady) // 2] * sampler.steps,
+        "eval_seconds": time.perf_counter() - began,
+    }
+
+
+def _in_table(key: str, model: Any) -> bool:
+    owners = {name for name, module in model.named_modules() if module in model.tables().values()}
+    return any(key.startswith(f"{owner}.") for owner in owners)
+
+
+def _phase_summary(phase: Phase) -> dict[str, Any]:
+    return {
+        "phase": phase.name,
+        "epochs": phase.epochs,
+        "steps": phase.steps,
+        "train_seconds": phase.train_seconds,
+        "eval_seconds": phase.eval_seconds,
+        "selected_epoch": phase.selected_epoch,
+    }
+
+
+def main() -> int:
+    """Do the job read from stdin; every line on stdout is one JSON event."""
+    # The parent decides what an interrupt means; a half-done run is simply not stored.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job = json.loads(sys.stdin.readline())
+
+    def emit(event: dict[str, Any]) -> None:
+        print(json.dumps(event), flush=True)
+
+    try:
+        spec = RunSpec.model_validate(job["spec"])
+        device = choose_device(job["device"])
+        if job["task"] == "probe":
+            emit({"event": "probe"} | probe(spec, device))
+        else:
+            record = execute(spec, device, emit)
+            emit({"event": "done", "id": record["id"]})
+    except BrokenPipeError:
+        return 1  # nobody is listening any more
+    except DslbenchError as error:
+        emit({"event": "error", "message": error.message, "hint": error.hint, "code": error.exit_code})
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        text = str(error).partition("\n")[0]
+        emit({"event": "error", "message": f"{type(error).__name__}: {text}", "hint": None, "code": 1})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""What a run is: a frozen, fully resolved description whose hash is the run's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dslbench import registry
+from dslbench.errors import UsageError, did_you_mean
+
+Scale = Literal["quick", "laptop", "paper", "custom"]
+Protocol = Literal["default", "paper"]
+
+# Share of the preset's epochs, and the least number that still says something.
+_SCALES: dict[str, tuple[float, int]] = {"quick": (0.01, 10), "laptop": (0.1, 20), "paper": (1.0, 1)}
+
+
+class RunSpec(BaseModel):
+    """Everything that decides a run's result, but for the data and the code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    backbone: str
+    method: str
+    variant: str = "default"
+    sparsity: float = Field(ge=0, lt=1)
+    seed: int = Field(ge=0)
+    epochs: int = Field(ge=1)
+    scale: Scale
+    full_epochs: int = Field(ge=1)  # of the preset
+    protocol: Protocol
+    preset: str
+    hyper: dict[str, Any]  # resolved hyper-parameters of the backbone
+    options: dict[str, Any]  # resolved options of the method
+
+    @property
+    def title(self) -> str:
+        """Short form for progress lines and messages."""
+        at = f" {self.sparsity:.0%}" if self.sparsity else ""
+        variant = "" if self.variant == "default" else f" ({self.variant})"
+        return f"{self.backbone} {self.method}{variant}{at} seed {self.seed}"
+
+    def identity(self, data_digests: Mapping[str, Any]) -> str:
+        """Hash over the resolved spec, the data's digests and the versions of the code.
+
+        `scale` and `full_epochs` only say where `epochs` came from, so they are left out.
+        """
+        content = {
+            "spec": self.model_dump(exclude={"scale", "full_epochs"}),
+            "data": dict(data_digests),
+            "backbone_version": registry.backbone(self.backbone).version,
+            "method_version": registry.method(self.method).version,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def resolve(
+    *,
+    dataset: str,
+    backbone: str,
+    method: str,
+    sparsity: float,
+    seed: int,
+    epochs: int | None = None,
+    scale: str = "quick",
+    protocol: str = "default",
+    settings: Sequence[str] = (),
+) -> RunSpec:
+    """Fill in a run from its preset and the user's settings.
+
+    Args:
+        settings: "KEY=VALUE" strings. A bare key is a hyper-parameter of the backbone, `preset`,
+            or `variant`; "METHOD.KEY" is an option of that method and is ignored by other methods.
+
+    Raises:
+        UsageError: for anything unknown or out of range, with the closest known name.
+    """
+    if not 0 <= sparsity < 1:
+        raise UsageError(f"sparsity {sparsity:g} is outside [0, 1)", "try --sparsity 0.5")
+    if scale not in _SCALES:
+        raise UsageError(f"unknown scale '{scale}'", did_you_mean(scale, _SCALES))
+    if protocol not in ("default", "paper"):
+        raise UsageError(f"unknown protocol '{protocol}'", did_you_mean(protocol, ["default", "paper"]))
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs {epochs} is less than 1")
+    backbone_type, method_type = registry.backbone(backbone), registry.method(method)
+    own, per_method = _split_settings(settings)
+    preset = str(own.pop("preset", "")) or None
+    preset_name, values = _preset(backbone, dataset, preset)
+    _check_keys(own, [*backbone_type.hyper_type.model_fields, "preset", "variant"], backbone)
+    if "epochs" in own:
+        raise UsageError("epochs is set by an option of its own", f"--epochs {own['epochs']}")
+    for name, options in per_method.items():
+        registry.check_name("method", name)
+        fields = registry.method(name).options_type.model_fields
+        _check_keys(options, [*fields, "variant"], name)
+    variant = str(per_method.get(method, {}).get("variant", own.pop("variant", "default")))
+    if variant not in method_type.variants:
+        if "variant" in per_method.get(method, {}) or len(method_type.variants) > 1:
+            raise UsageError(
+                f"unknown variant '{variant}' of {method}", did_you_mean(variant, method_type.variants)
+            )
+        variant = "default"
+    chosen = {k: v for k, v in per_method.get(method, {}).items() if k != "variant"}
+    options = _validated(method_type.options_type, method_type.variants[variant] | chosen, method)
+    hyper = _validated(backbone_type.hyper_type, values | own, backbone)
+    full_epochs = hyper.pop("epochs")
+    if epochs is None:
+        share, least = _SCALES[scale]
+        epochs = min(full_epochs, max(least, round(full_epochs * share)))
+    else:
+        scale = "custom"
+    if epochs == full_epochs:
+        scale = "paper"
+    return RunSpec(
+        dataset=dataset,
+        backbone=backbone,
+        method=method,
+        variant=variant,
+        sparsity=0.0 if method == "dense" else sparsity,
+        seed=seed,
+        epochs=epochs,
+        scale=scale,
+        full_epochs=full_epochs,
+        protocol=protocol,
+        preset=preset_name,
+        hyper=hyper,
+        options=options,
+    )
+
+
+def _preset(backbone: str, dataset: str, name: str | None) -> tuple[str, dict[str, Any]]:
+    """Values of a preset for a data set, without their sources."""
+    path = files("dslbench.presets").joinpath(f"{backbone}.toml")
+    presets = tomllib.loads(path.read_text(encoding="utf-8"))
+    name = name or presets["default"]
+    known = [key for key in presets if isinstance(presets[key], dict)]
+    if name not in known:
+        raise UsageError(f"unknown preset '{name}' of {backbone}", did_you_mean(name, known))
+    values = dict(presets[name])
+    values |= values.pop("dataset", {}).get(dataset, {})
+    values.pop("source", None)
+    return name, values
+
+
+def _split_settings(
+    settings: Sequence[str],
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    own: dict[str, Any] = {}
+    per_method: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UsageError(f"--set '{setting}' is not KEY=VALUE", "for example --set lr=0.01")
+        owner, dot, option = key.partition(".")
+        if dot:
+            per_method.setdefault(owner, {})[option] = _value(text.strip())
+        else:
+            own[key] = _value(text.strip())
+    return own, per_method
+
+
+def _value(text: str) -> Any:
+    """A setting's value: a TOML value where it is one, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check_keys(values: Mapping[str, Any], known: Sequence[str], owner: str) -> None:
+    for key in values:
+        if key not in known:
+            raise UsageError(f"unknown setting '{key}' of {owner}", did_you_mean(key, known))
+
+
+def _validated(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    try:
+        return model.model_validate(dict(values)).model_dump(mode="json")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or owner
+        raise UsageError(
+            f"setting '{where}' of {owner}: {first['msg'].lower()} (got {first['input']!r})"
+        ) from None

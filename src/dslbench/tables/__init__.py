@@ -1,0 +1,18 @@
+"""Embedding tables: the one seam between methods and backbones."""
+
+from dslbench.tables.base import MakeTable, StoredTable, Table, TableSpec, keep_count
+from dslbench.tables.dense import DenseTable
+from dslbench.tables.masked import MaskedTable, random_masks, segment_slices, top_mask
+
+__all__ = [
+    "DenseTable",
+    "MakeTable",
+    "MaskedTable",
+    "StoredTable",
+    "Table",
+    "TableSpec",
+    "keep_count",
+    "random_masks",
+    "segment_slices",
+    "top_mask",
+]

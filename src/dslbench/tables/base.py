@@ -1,0 +1,116 @@
+"""What a table is, and how a backbone asks for one."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+Float32 = npt.NDArray[np.float32]
+Init = Callable[[np.random.Generator, int, int], Float32]
+
+
+def normal(std: float) -> Init:
+    """N(0, std^2), entry by entry."""
+    return lambda rng, n, d: rng.standard_normal((n, d), dtype=np.float32) * np.float32(std)
+
+
+def xavier_uniform(rng: np.random.Generator, n: int, d: int) -> Float32:
+    """Uniform in +-sqrt(6 / (n + d)) over the whole (n, d) matrix."""
+    bound = math.sqrt(6.0 / (n + d))
+    return ((rng.random((n, d), dtype=np.float32) * 2 - 1) * np.float32(bound)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table that a backbone asks for.
+
+    Attributes:
+        name: unique within the model.
+        segments: (entity, rows) in order, for example (("user", N), ("item", M)) for LightGCN's
+            joint table. Rows of one table are ranked together unless a method ranks by segment.
+        dim: embedding size d.
+        init: draws the (n, d) initial values.
+    """
+
+    name: str
+    segments: tuple[tuple[str, int], ...]
+    dim: int
+    init: Init
+
+    @property
+    def n_rows(self) -> int:
+        """Rows over all segments."""
+        return sum(rows for _, rows in self.segments)
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table as it is kept: the live entries of an (n, d) matrix.
+
+    Attributes:
+        shape: (n, d).
+        values: the live values, row by row, float32.
+        mask: (n, d) bool, which entries are live; None when all are.
+    """
+
+    shape: tuple[int, int]
+    values: Float32
+    mask: npt.NDArray[np.bool_] | None
+
+    @property
+    def stored(self) -> int:
+        """Number of stored parameters."""
+        return int(self.values.size)
+
+    def unpack(self) -> Float32:
+        """The (n, d) matrix, zeros where nothing is stored."""
+        if self.mask is None:
+            return self.values.reshape(self.shape).copy()
+        full = np.zeros(self.shape, dtype=np.float32)
+        full[self.mask] = self.values
+        return full
+
+
+class Table(nn.Module, ABC):
+    """An (n, d) embedding table whose representation is the method's affair."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @abstractmethod
+    def full(self) -> Tensor:
+        """All rows, (n, d), differentiable."""
+
+    @abstractmethod
+    def rows(self, ids: Tensor) -> Tensor:
+        """The rows of `ids` (B,) int64, as (B, d), differentiable."""
+
+    @abstractmethod
+    def live(self) -> int:
+        """Number of stored parameters."""
+
+    @abstractmethod
+    def pack(self) -> StoredTable:
+        """The table as it would be kept on disk."""
+
+    @abstractmethod
+    def load(self, stored: StoredTable) -> None:
+        """Take the values (and the mask) of a stored table of the same shape."""
+
+
+MakeTable = Callable[[TableSpec, np.random.Generator], Table]
+
+
+def keep_count(parameters: int, sparsity: float) -> int:
+    """Exact number of surviving weights k* = P - floor(s P).
+
+    The product is rounded to 9 places first, so that 0.7 * 10 prunes 7, not 6.
+    """
+    return parameters - math.floor(round(sparsity * parameters, 9))

@@ -1,0 +1,209 @@
+"""The training loop: one, for every backbone and method. Methods act through its hooks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dslbench.backbones.base import Backbone, Hyper
+from dslbench.data.interactions import Interactions
+from dslbench.errors import RunError
+from dslbench.evaluate import Evaluation, evaluate
+from dslbench.metrics import DEFAULT_METRICS
+from dslbench.sampling import TripleSampler
+from dslbench.seeds import Streams
+from dslbench.tables import DenseTable, MakeTable
+
+Emit = Callable[[dict[str, Any]], None]
+
+# Model selection looks at this metric on validation (on test under the paper's protocol).
+SELECTION_METRIC = "recall@20"
+
+
+class Hooks:
+    """What a method may do between the steps of a phase; the defaults do nothing."""
+
+    def begin(self, loop: Loop) -> None:
+        """Before the first step; the model and the optimiser are made."""
+
+    def extra_loss(self, loop: Loop, batch: Any) -> Tensor | None:
+        """A term added to the backbone's loss."""
+        return None
+
+    def after_backward(self, loop: Loop) -> bool:
+        """Gradients are there. Return False to leave out this iteration's optimiser step."""
+        return True
+
+    def after_step(self, loop: Loop) -> None:
+        """The optimiser has stepped (or was left out)."""
+
+
+@dataclass
+class Loop:
+    """State of a phase that hooks read.
+
+    `t` counts iterations from 1 to `total`; `note` adds up a diagnostic within the epoch, whose
+    mean goes into the history.
+    """
+
+    model: Backbone
+    optimiser: torch.optim.Optimizer
+    total: int
+    t: int = 0
+    epoch: int = 0
+    notes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def note(self, name: str, value: float) -> None:
+        """Record a diagnostic value for the current epoch."""
+        self.notes[name].append(value)
+
+
+@dataclass
+class Phase:
+    """What one phase did: its share of the bill, and its history by epoch."""
+
+    name: str
+    epochs: int
+    steps: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    selected_epoch: int | None = None
+    selected_value: float | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Lab:
+    """What a method works with: data, a way to build the backbone, and the training loop."""
+
+    def __init__(
+        self,
+        data: Interactions,
+        backbone: type[Backbone],
+        hyper: Hyper,
+        *,
+        epochs: int,
+        seed: int,
+        device: torch.device | None = None,
+        emit: Emit | None = None,
+    ) -> None:
+        self.data, self.hyper, self.epochs, self.seed = data, hyper, epochs, seed
+        self.backbone = backbone
+        self.streams = Streams(seed)
+        self.device = device or torch.device("cpu")
+        self.phases: list[Phase] = []
+        self._emit = emit or (lambda event: None)
+
+    @property
+    def selects_on(self) -> str:
+        """Which part chooses the epoch: validation, or test where the protocol has no validation."""
+        return "valid" if self.data.valid.nnz else "test"
+
+    def build(self, make_table: MakeTable = DenseTable) -> Backbone:
+        """A new, seeded backbone over tables of the given kind, on the lab's device."""
+        model = self.backbone(self.data, self.hyper, make_table, self.streams)
+        return model.to(self.device)
+
+    def evaluate(self, model: Backbone, part: str) -> Evaluation:
+        """Full ranking on "valid" or "test", items of the earlier parts excluded."""
+        data = self.data
+        truth, seen = (
+            (data.valid, data.train) if part == "valid" else (data.test, data.seen_before_test)
+        )
+        model.eval()
+        result = evaluate(
+            model.scorer(), truth, seen, metrics=DEFAULT_METRICS, seed=self.seed, device=self.device
+        )
+        model.train()
+        return result
+
+    def fit(self, model: Backbone, phase: str = "train", hooks: Hooks | None = None) -> Phase:
+        """Train for the lab's epochs and leave the model at its best epoch.
+
+        Schedules span exactly the epochs that are run. Raises `RunError` when the loss stops
+        being a number.
+        """
+        hooks = hooks or Hooks()
+        record = Phase(phase, self.epochs)
+        self.phases.append(record)
+        sampler = TripleSampler(self.data.train, self.hyper.batch_size, self.streams, self.device)
+        optimiser = torch.optim.Adam(model.parameters(), lr=self.hyper.lr, fused=True)
+        loop = Loop(model, optimiser, total=self.epochs * sampler.steps)
+        best: dict[str, Tensor] | None = None
+        hooks.begin(loop)
+        model.train()
+        for epoch in range(1, self.epochs + 1):
+            loop.epoch = epoch
+            rate = learning_rate(self.hyper, epoch, self.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            began = time.perf_counter()
+            loss = self._epoch(loop, sampler, hooks)
+            seconds = time.perf_counter() - began
+            row: dict[str, Any] = {"phase": phase, "epoch": epoch, "loss": loss, "lr": rate}
+            row |= {name: sum(values) / len(values) for name, values in loop.notes.items()}
+            row["train_seconds"] = seconds
+            loop.notes.clear()
+            record.train_seconds += seconds
+            record.steps += sampler.steps
+            if self._is_due(epoch):
+                began = time.perf_counter()
+                value = self.evaluate(model, self.selects_on).means
+                row |= value | {"eval_seconds": time.perf_counter() - began}
+                record.eval_seconds += row["eval_seconds"]
+                if record.selected_value is None or value[SELECTION_METRIC] > record.selected_value:
+                    record.selected_epoch, record.selected_value = epoch, value[SELECTION_METRIC]
+                    best = {name: x.detach().clone() for name, x in model.state_dict().items()}
+            record.history.append(row)
+            self._emit({"event": "epoch", "phase": phase, "epochs": self.epochs} | row)
+        if best is not None:
+            model.load_state_dict(best)
+        return record
+
+    def _is_due(self, epoch: int) -> bool:
+        every = self.hyper.eval_every or max(1, round(self.epochs / 20))
+        return epoch % every == 0 or epoch == self.epochs
+
+    def _epoch(self, loop: Loop, sampler: TripleSampler, hooks: Hooks) -> float:
+        """One pass; returns the mean loss over its batches."""
+        total, last_report = 0.0, time.monotonic()
+        for step, batch in enumerate(sampler.epoch(), start=1):
+            loop.t += 1
+            loss = loop.model.loss(batch)
+            extra = hooks.extra_loss(loop, batch)
+            if extra is not None:
+                loss = loss + extra
+            loop.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if hooks.after_backward(loop):
+                loop.optimiser.step()
+            hooks.after_step(loop)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise RunError(
+                    f"the loss became {value} at epoch {loop.epoch}, step {step} (iteration {loop.t})",
+                    f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
+                )
+            total += value
+            if time.monotonic() - last_report > 0.2:
+                last_report = time.monotonic()
+                done = loop.epoch - 1 + step / sampler.steps
+                self._emit(
+                    {"event": "step", "phase": self.phases[-1].name, "done": done,
+                     "epochs": self.epochs, "loss": total / step}
+                )  # fmt: skip
+        return total / sampler.steps
+
+
+def learning_rate(hyper: Hyper, epoch: int, epochs: int) -> float:
+    """Rate of an epoch (from 1): constant, or a cosine from lr to lr_end over the epochs run."""
+    if hyper.lr_end is None:
+        return hyper.lr
+    progress = (epoch - 1) / max(1, epochs)
+    return hyper.lr_end + 0.5 * (hyper.lr - hyper.lr_end) * (1 + math.cos(math.pi * progress))

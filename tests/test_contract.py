@@ -1,0 +1,137 @@
+"""What every method and backbone must satisfy; new ones join by themselves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import make_interactions
+from dslbench import registry
+from dslbench.backbones.base import Backbone
+from dslbench.data.interactions import Interactions, pairs_to_csr
+from dslbench.methods.base import Method
+from dslbench.spec import resolve
+from dslbench.tables import keep_count
+from dslbench.train import Lab
+
+METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
+PAIRS = list(itertools.product(BACKBONES, METHODS))
+
+
+def train(
+    data: Interactions, backbone: str, method: str, sparsity: float, epochs: int = 2, *settings: str
+) -> tuple[Backbone, Method, Lab]:
+    spec = resolve(
+        dataset="toy", backbone=backbone, method=method, sparsity=sparsity, seed=3, epochs=epochs,
+        settings=["embedding_size=7", "batch_size=32", *settings],
+    )  # fmt: skip
+    kind = registry.backbone(backbone)
+    lab = Lab(
+        data, kind, kind.hyper_type.model_validate(spec.hyper | {"epochs": epochs}),
+        epochs=epochs, seed=spec.seed,
+    )  # fmt: skip
+    method_type = registry.method(method)
+    trained = method_type(method_type.options_type.model_validate(spec.options), spec.sparsity)
+    return trained.run(lab), trained, lab
+
+
+def parameters(model: Backbone) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 0.9, 0.99])
+def test_the_budget_is_exact_and_survives_storage(
+    interactions: Interactions, backbone: str, method: str, sparsity: float
+) -> None:
+    model, _, lab = train(interactions, backbone, method, sparsity)
+    rebuilt = lab.build()
+    rebuilt.load_state_dict(parameters(model), strict=False)
+    for name, table in model.tables().items():
+        dense = table.spec.n_rows * table.spec.dim
+        expected = dense if method == "dense" else keep_count(dense, sparsity)
+        stored = table.pack()
+        assert table.live() == stored.stored == expected
+        rebuilt.tables()[name].load(stored)
+    users = torch.arange(interactions.n_users)
+    model.eval(), rebuilt.eval()
+    assert torch.equal(model.scorer()(users), rebuilt.scorer()(users))
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_the_same_seed_gives_the_same_bits(
+    interactions: Interactions, backbone: str, method: str
+) -> None:
+    first, second = (parameters(train(interactions, backbone, method, 0.5)[0]) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("backbone", "method"), [p for p in PAIRS if p[1] != "dense"])
+def test_zero_sparsity_equals_dense(interactions: Interactions, backbone: str, method: str) -> None:
+    small = parameters(train(interactions, backbone, method, 0.0)[0])
+    dense = parameters(train(interactions, backbone, "dense", 0.0)[0])
+    assert all(torch.equal(small[name], dense[name]) for name in dense)
+
+
+def checkerboard(n: int = 100) -> Interactions:
+    """Users like the items of their own parity; two of them are held out for each user."""
+    users, items = np.nonzero((np.arange(n)[:, None] + np.arange(n)) % 2 == 0)
+    held_out = ((items - users) % n == 2) | ((items - users) % n == 10)
+    shape = (n, n)
+    train_part = pairs_to_csr(users[~held_out], items[~held_out], shape)
+    test_part = pairs_to_csr(users[held_out], items[held_out], shape)
+    return Interactions("checkerboard", "paper", train_part, pairs_to_csr([], [], shape), test_part)
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_a_checkerboard_is_learned(backbone: str, method: str) -> None:
+    data = checkerboard()
+    model, _, lab = train(data, backbone, method, 0.5, 15, "embedding_size=16", "lr=0.01")
+    assert lab.evaluate(model, "test").means["recall@20"] == 1.0
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_gradients_match_finite_differences(backbone: str) -> None:
+    """Along random directions, so that every kernel of the backward pass takes part."""
+    data = make_interactions(15, 12)
+    spec = resolve(
+        dataset="toy", backbone=backbone, method="dense", sparsity=0, seed=0, epochs=1,
+        settings=["embedding_size=5"],
+    )  # fmt: skip
+    kind = registry.backbone(backbone)
+    hyper = kind.hyper_type.model_validate(spec.hyper | {"epochs": 1})
+    lab = Lab(data, kind, hyper, epochs=1, seed=0)
+    model = lab.build()
+    batch: Any = next(_batches(lab))
+    rng = np.random.default_rng(0)
+    loss = model.loss(batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for parameter in model.parameters():
+        direction = torch.from_numpy(rng.standard_normal(tuple(parameter.shape)).astype(np.float32))
+        assert parameter.grad is not None
+        slope = float((parameter.grad * direction).sum())
+        values, step = parameter.detach().clone(), 1e-2
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.copy_(values + sign * step * direction)
+                ends.append(float(model.loss(batch)))
+        with torch.no_grad():
+            parameter.copy_(values)
+        assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2, abs=2e-4)
+
+
+def _batches(lab: Lab) -> Any:
+    from dslbench.sampling import TripleSampler
+
+    return TripleSampler(lab.data.train, 64, lab.streams, lab.device).epoch()
+
+
+@pytest.mark.parametrize("kind", ["method", "backbone"])
+def test_listing_says_what_each_is(kind: str) -> None:
+    for name in registry.names(kind):
+        assert registry.summary(kind, name).endswith(".")

@@ -1,0 +1,178 @@
+"""Dynamic sparse learning against its oracles and worked examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from conftest import make_interactions
+from dslbench.data.interactions import Interactions
+from dslbench.methods.dsl import (
+    DSLOptions,
+    DynamicSparseLearning,
+    clear_moments,
+    grow,
+    keep_above,
+    keep_largest,
+)
+from dslbench.tables import MaskedTable, TableSpec, keep_count, top_mask
+from dslbench.train import Loop
+from test_contract import parameters, train
+
+
+def small_table(weights: list[list[float]], mask: list[list[int]]) -> MaskedTable:
+    array = np.array(weights, dtype=np.float32)
+    spec = TableSpec("t", (("user", 1), ("item", len(weights) - 1)), array.shape[1], lambda *_: array)
+    table = MaskedTable(spec, np.random.default_rng(0))
+    table.set_mask(torch.tensor(mask, dtype=torch.bool))
+    return table
+
+
+def explorer(options: DSLOptions, sparsity: float = 0.5) -> DynamicSparseLearning:
+    method = DynamicSparseLearning(options, sparsity)
+    method.growth = np.random.default_rng(0)
+    method.grown = method.grown_without_gradient = 0
+    return method
+
+
+def test_prune_and_grow_by_hand() -> None:
+    """Live: 0.9, 0.1, 0.5, 0.2 of six. rho = 1/2 drops 0.1 and 0.2 and grows the two largest
+    gradients among the four entries then off: 7 (new) and 5 (0.2 comes back with its value)."""
+    table = small_table([[0.9, 0.1, 0.0], [0.5, 0.2, 0.0]], [[1, 1, 0], [1, 1, 0]])
+    table.weight.grad = torch.tensor([[100.0, 1.0, -7.0], [100.0, 5.0, 3.0]])
+    method = explorer(DSLOptions())
+    assert method.prune_and_grow(table, slice(0, 2), 0.5) == 2
+    table.apply_mask()
+    assert table.mask.tolist() == [[True, False, True], [True, True, False]]
+    assert_allclose(table.weight.detach().numpy(), [[0.9, 0, 0], [0.5, 0.2, 0]], rtol=1e-6)
+
+
+def test_update_ratio_follows_equation_2_and_its_alternatives() -> None:
+    def ratios(**options: object) -> list[float]:
+        method = explorer(DSLOptions(rho0=0.5, **options))  # type: ignore[arg-type]
+        return [method.update_ratio(t, 100) for t in (0, 25, 50, 75, 100)]
+
+    assert_allclose(ratios(), 0.5 * np.array([1, 0.854, 0.5, 0.146, 0]), atol=5e-4)
+    official = DynamicSparseLearning.variants["official"]["eta_min"]
+    assert_allclose(ratios(eta_min=official), [0.5, 0.4275, 0.2525, 0.0775, 0.005], atol=5e-5)
+    assert_allclose(ratios(decay="linear"), [0.5, 0.375, 0.25, 0.125, 0])
+    assert_allclose(ratios(decay="none"), [0.5] * 5)
+
+
+@pytest.mark.parametrize("setting", ["dsl.rho0=0", "dsl.delta_t=1000000"])
+def test_without_exploration_it_is_random_pruning_bit_for_bit(
+    interactions: Interactions, setting: str
+) -> None:
+    moving = parameters(train(interactions, "lightgcn", "dsl", 0.5, 3, setting)[0])
+    fixed = parameters(train(interactions, "lightgcn", "rp", 0.5, 3)[0])
+    assert all(torch.equal(moving[name], fixed[name]) for name in fixed)
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.99])
+@pytest.mark.parametrize("ranking", ["joint", "segment"])
+def test_every_exploration_keeps_the_count_and_clears_the_rest(
+    sparsity: float, ranking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    original = DynamicSparseLearning.explore
+
+    def checked(self: DynamicSparseLearning, loop: Loop) -> bool:
+        before = self.masked[0].mask.clone()
+        explored = original(self, loop)
+        table = self.masked[0]
+        assert int((before & ~table.mask).sum()) == int((table.mask & ~before).sum())
+        expected = sum(
+            keep_count(7 * (rows.stop - rows.start), sparsity) for rows in self.groups(table)
+        )
+        seen.append(table.live())
+        assert table.live() == expected
+        return explored
+
+    def clean(self: DynamicSparseLearning, loop: Loop) -> None:
+        table = self.masked[0]
+        off = ~table.mask
+        assert not table.weight.detach()[off].any()
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert not loop.optimiser.state[table.weight][name][off].any()
+
+    monkeypatch.setattr(DynamicSparseLearning, "explore", checked)
+    monkeypatch.setattr(DynamicSparseLearning, "after_step", clean)
+    train(make_interactions(), "lightgcn", "dsl", sparsity, 4, "dsl.delta_t=2", f"dsl.ranking={ranking}")
+    assert len(seen) > 5
+
+
+def test_official_variant_keeps_moments_warm_and_its_own_count() -> None:
+    data = make_interactions()
+    model, method, _ = train(
+        data, "lightgcn", "dsl", 0.5, 4, "dsl.variant=official", "dsl.delta_t=2"
+    )
+    assert isinstance(method, DynamicSparseLearning)
+    table = method.masked[0]
+    assert table.live() == method.budget[0]
+    assert abs(table.live() - keep_count(table.mask.numel(), 0.5)) < 60  # coins, not exact
+    assert not table.weight.detach()[~table.mask].any()
+    assert method.diagnostics()["explorations"] > 5
+    assert model.tables()["embedding"].pack().stored == table.live()
+
+
+def test_itop_rate_and_zero_score_growth_are_reported() -> None:
+    data = make_interactions()
+    _, method, _ = train(data, "lightgcn", "dsl", 0.8, 4, "dsl.delta_t=1")
+    found = method.diagnostics()
+    assert 0.2 < found["itop_rate"] <= 1
+    assert found["zero_score_growth_fraction"] == 0  # propagation gives every entry a gradient
+    assert found["grown"] > 0
+
+
+def test_growth_takes_equal_scores_by_lot_and_counts_zeros() -> None:
+    score = torch.zeros(1000)
+    score[:3] = torch.tensor([3.0, 2.0, 1.0])
+    candidates = torch.ones(1000, dtype=torch.bool)
+    candidates[1] = False
+    chosen, without = grow(score, candidates, 52, np.random.default_rng(0))
+    assert int(chosen.sum()) == 52 and without == 50
+    assert chosen[0] and chosen[2] and not chosen[1]
+    places = chosen.nonzero().squeeze(1)[2:].float()
+    assert 300 < places.mean() < 700  # by index they would be the first fifty
+
+
+def test_threshold_rule_drops_ties_together() -> None:
+    magnitude = torch.tensor([0.0, 0.1, 0.1, 0.1, 0.5])
+    mask = torch.tensor([True, True, True, True, True])
+    assert keep_above(magnitude, mask, 2).tolist() == [False, False, False, False, True]
+    assert keep_largest(magnitude, mask, 3).tolist() == [False, True, True, False, True]
+
+
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
+    count=st.integers(0, 45),
+)
+@settings(max_examples=100, deadline=None)
+def test_top_mask_is_exact_under_ties(values: list[float], count: int) -> None:
+    mask = top_mask(torch.tensor(values), count)
+    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[: min(count, len(values))]
+    assert sorted(mask.nonzero().squeeze(1).tolist()) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("parameters_", "sparsity", "kept"),
+    [(6, 0.5, 3), (7, 0.5, 4), (10, 0.7, 3), (10, 0.3, 7), (5, 0.99, 1), (1000, 0.0, 1000)],
+)
+def test_keep_count_by_hand(parameters_: int, sparsity: float, kept: int) -> None:
+    assert keep_count(parameters_, sparsity) == kept
+
+
+def test_clear_moments_leaves_live_ones() -> None:
+    table = small_table([[1.0, 2.0], [3.0, 4.0]], [[1, 1], [1, 1]])
+    optimiser = torch.optim.Adam([table.weight], lr=0.1, fused=True)
+    table.weight.sum().backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    table.set_mask(torch.tensor([[True, False], [False, True]]))
+    clear_moments(optimiser, table)
+    state = optimiser.state[table.weight]
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert ((state[name] != 0) == table.mask).all()

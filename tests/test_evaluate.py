@@ -1,0 +1,114 @@
+"""Ranking and metrics against an obvious slow version, hand-worked cases, and ties."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import make_interactions
+from dslbench import evaluate as ev
+from dslbench.data.interactions import pairs_to_csr
+from dslbench.errors import UsageError
+from dslbench.metrics import cutoff, per_user
+
+
+def slow_ranking(
+    scores: np.ndarray, seen: set[int], priority: np.ndarray, k: int
+) -> tuple[list[int], bool]:
+    order = sorted(
+        (i for i in range(len(scores)) if i not in seen and scores[i] > -np.inf),
+        key=lambda i: (-scores[i], priority[i]),
+    )
+    tied = any(scores[a] == scores[b] for a, b in zip(order[:k], order[1 : k + 1], strict=False))
+    return order[:k], tied
+
+
+@given(seed=st.integers(0, 10_000), levels=st.sampled_from([1, 2, 5, 1000]), m=st.integers(2, 90))
+@settings(max_examples=60, deadline=None)
+def test_ranking_equals_the_slow_version(seed: int, levels: int, m: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = make_interactions(12, m, 0.3, seed)
+    scores = (rng.integers(-levels, levels, size=(12, m)) / 7).astype(np.float32)
+    scores[rng.random((12, m)) < 0.02] = -np.inf
+    scores[rng.random((12, m)) < 0.05] = -0.0
+    users = np.arange(12)
+    priority = ev.tie_priority(m, seed)
+    k = min(10, m)
+    for rank in (ev._rank_on_cpu, ev._rank_on_device):
+        items, tied = rank(torch.from_numpy(scores.copy()), users, priority, data.train, k)
+        for u in users:
+            seen = set(data.train[int(u)].indices.tolist())
+            expected, expected_tied = slow_ranking(scores[u], seen, priority, k)
+            assert items[u][: len(expected)].tolist() == expected, rank.__name__
+            assert (items[u][len(expected) :] == -1).all()
+            assert bool(tied[u]) == expected_tied, rank.__name__
+
+
+def test_metrics_by_hand() -> None:
+    # User 0 has 3 relevant items, found at places 1 and 3; user 1 has 1, found nowhere.
+    hits = np.array([[True, False, True, False], [False] * 4])
+    sizes = [3, 1]
+    np.testing.assert_allclose(per_user("recall@4", hits, sizes), [2 / 3, 0])
+    np.testing.assert_allclose(per_user("recall@2", hits, sizes), [1 / 3, 0])
+    np.testing.assert_allclose(per_user("hr@4", hits, sizes), [1, 0])
+    dcg = 1 / math.log2(2) + 1 / math.log2(4)
+    ideal = 1 + 1 / math.log2(3) + 1 / math.log2(4)
+    np.testing.assert_allclose(per_user("ndcg@4", hits, sizes), [dcg / ideal, 0])
+    # With K below |T| the ideal list is cut at K.
+    np.testing.assert_allclose(per_user("ndcg@1", hits, sizes), [1, 0])
+
+
+@pytest.mark.parametrize("name", ["recall", "recall@0", "precision@20", "ndcg@x"])
+def test_unknown_metrics_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        cutoff(name)
+
+
+def test_perfect_scores_give_one_and_users_without_truth_are_left_out() -> None:
+    shape = (4, 30)
+    test = pairs_to_csr([0, 1, 3], [5, 6, 7], shape)
+    train = pairs_to_csr([0, 1, 2, 3], [0, 1, 2, 3], shape)
+    scores = torch.from_numpy(test.toarray() + train.toarray() * 100)
+    result = ev.evaluate(lambda ids: scores[ids].clone(), test, train)
+    assert result.users.tolist() == [0, 1, 3]
+    assert result.means == {"recall@20": 1.0, "ndcg@20": 1.0, "hr@20": 1.0}
+
+
+def test_result_does_not_depend_on_the_block_size() -> None:
+    data = make_interactions(50, 40)
+    scores = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 40)).astype(np.float32))
+    outcomes = [
+        ev.evaluate(lambda ids: scores[ids].clone(), data.test, data.train, block_bytes=size).means
+        for size in (1, 1000, 1 << 25)
+    ]
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_equal_scores_are_ranked_by_lot_and_counted() -> None:
+    """All scores equal: recall must be that of a random list, not of the lowest ids."""
+    shape = (200, 1000)
+    test = pairs_to_csr(np.arange(200), np.zeros(200, dtype=int), shape)  # item 0 for everyone
+    nothing = pairs_to_csr([], [], shape)
+    found = [
+        ev.evaluate(
+            lambda ids: torch.zeros(len(ids), 1000), test, nothing, seed=seed
+        )
+        for seed in range(100)
+    ]
+    assert all(result.ties == 200 for result in found)
+    mean = np.mean([result.means["recall@20"] for result in found])
+    assert 0.0 <= mean < 0.08  # 0.02 in expectation; by id it would be 1
+
+
+def test_seen_items_never_come_back() -> None:
+    shape = (1, 3)
+    seen = pairs_to_csr([0, 0], [0, 1], shape)
+    items, _ = ev._rank_on_cpu(
+        torch.tensor([[3.0, 2.0, 1.0]]), np.array([0]), ev.tie_priority(3, 0), seen, 3
+    )
+    assert items.tolist() == [[2, -1, -1]]

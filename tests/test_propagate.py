@@ -1,0 +1,124 @@
+"""Propagation against a dense float64 reference, and the bits against the number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import make_interactions
+from dslbench.data.interactions import Interactions, pairs_to_csr
+from dslbench.ops import propagate, threads
+from dslbench.ops.propagate import Propagate
+
+
+def dense_adjacency(data: Interactions) -> np.ndarray:
+    r = data.train.toarray().astype(np.float64)
+    n, m = r.shape
+    a = np.block([[np.zeros((n, n)), r], [r.T, np.zeros((m, m))]])
+    degrees = a.sum(axis=1)
+    scale = np.array([d**-0.5 if d else 0.0 for d in degrees])
+    return scale[:, None] * a * scale
+
+
+def reference(data: Interactions, table: np.ndarray, layers: int) -> np.ndarray:
+    a, h, total = dense_adjacency(data), table.astype(np.float64), table.astype(np.float64)
+    for _ in range(layers):
+        h = a @ h
+        total = total + h
+    return total / (layers + 1)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    d=st.sampled_from([1, 3, 8, 17, 64]),
+    layers=st.integers(0, 4),
+    n_users=st.integers(1, 50),
+    n_items=st.integers(2, 60),
+)
+@settings(max_examples=40, deadline=None)
+def test_batch_and_full_match_the_dense_reference(
+    seed: int, d: int, layers: int, n_users: int, n_items: int
+) -> None:
+    data = make_interactions(n_users, n_items, 0.2, seed)
+    rng = np.random.default_rng(seed)
+    n = n_users + n_items
+    table = torch.from_numpy(rng.standard_normal((n, d)).astype(np.float32)).requires_grad_()
+    rows = torch.from_numpy(rng.integers(0, n, size=37))  # repeats are certain for small n
+    out_weights = rng.standard_normal((37, d)).astype(np.float32)
+    ego_weights = rng.standard_normal((37, d)).astype(np.float32)
+    op = Propagate(data.train, layers)
+
+    full = op(table)
+    expected = reference(data, table.detach().numpy(), layers)
+    np.testing.assert_allclose(full.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+    final, ego = op.batch(table, rows)
+    np.testing.assert_allclose(final.detach().numpy(), expected[rows.numpy()], rtol=1e-5, atol=1e-5)
+    assert torch.equal(ego, table[rows])
+
+    (final * torch.from_numpy(out_weights)).sum().add(
+        (ego * torch.from_numpy(ego_weights)).sum()
+    ).backward()
+    upstream = np.zeros((n, d))
+    np.add.at(upstream, rows.numpy(), out_weights.astype(np.float64))
+    gradient = reference(data, upstream, layers)  # the polynomial is symmetric
+    np.add.at(gradient, rows.numpy(), ego_weights.astype(np.float64))
+    assert table.grad is not None
+    np.testing.assert_allclose(table.grad.numpy(), gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_same_bits_whatever_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_interactions(300, 200, 0.1)
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((500, 64)).astype(np.float32)
+    rows = torch.from_numpy(rng.integers(0, 500, size=100))
+    results = []
+    for count in ("1", "2", "5"):
+        monkeypatch.setenv("DSLBENCH_THREADS", count)
+        table = torch.from_numpy(values.copy()).requires_grad_()
+        op = Propagate(data.train, 3)
+        final, ego = op.batch(table, rows)
+        (final.square().sum() + ego.sum()).backward()
+        assert table.grad is not None
+        results.append((op(table).detach(), final.detach(), table.grad))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_device_path_equals_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torch path that serves GPUs, run on the CPU."""
+    data = make_interactions(30, 40)
+    table = torch.randn(70, 8)
+    op = Propagate(data.train, 3)
+    expected = op.polynomial(table)
+    adjacency, h = op._csr_on(table), table
+    for _ in range(3):
+        h = torch.addmm(table, adjacency, h)
+    torch.testing.assert_close(h / 4, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_isolated_node_keeps_a_share_of_its_own_row() -> None:
+    train = pairs_to_csr([0, 1], [0, 0], (2, 3))  # items 1 and 2 occur nowhere
+    op = Propagate(train, 3)
+    table = torch.randn(5, 4)
+    torch.testing.assert_close(op(table)[3:], table[3:] / 4)
+
+
+def test_errors_in_a_kernel_thread_are_raised() -> None:
+    def broken(lo: int, hi: int) -> None:
+        raise RuntimeError("kernel")
+
+    with pytest.raises(RuntimeError, match="kernel"):
+        threads.run_rows(broken, threads.even_bounds(100, 4))
+
+
+def test_balanced_bounds_cover_all_rows() -> None:
+    data = make_interactions(100, 50)
+    indptr = propagate.normalised_adjacency(data.train).indptr
+    bounds = threads.balanced_bounds(indptr, 7)
+    assert bounds[0] == 0 and bounds[-1] == 150
+    assert (np.diff(bounds) >= 0).all()
