@@ -63,7 +63,13 @@ class CooLightGCN:
 
 def ours(data: Interactions) -> tuple[LightGCN, torch.optim.Optimizer]:
     hyper = LightGCNHyper(
-        embedding_size=DIM, epochs=1, batch_size=BATCH, lr=1e-3, layers=LAYERS, reg=REG, init="normal"
+        embedding_size=DIM,
+        epochs=1,
+        batch_size=BATCH,
+        lr=1e-3,
+        layers=LAYERS,
+        reg=REG,
+        init="normal",
     )
     model = LightGCN(data, hyper, DenseTable, Streams(0))
     return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

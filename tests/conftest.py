@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 # Rich and Typer look at the terminal; tests must not.
-os.environ.update(COLUMNS="160", TERMINAL_WIDTH="100", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1")
+os.environ.update(
+    COLUMNS="160", TERMINAL_WIDTH="100", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1"
+)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from dslbench.data.interactions import Interactions, pairs_to_csr

@@ -26,7 +26,9 @@ from test_contract import parameters, train
 
 def small_table(weights: list[list[float]], mask: list[list[int]]) -> MaskedTable:
     array = np.array(weights, dtype=np.float32)
-    spec = TableSpec("t", (("user", 1), ("item", len(weights) - 1)), array.shape[1], lambda *_: array)
+    spec = TableSpec(
+        "t", (("user", 1), ("item", len(weights) - 1)), array.shape[1], lambda *_: array
+    )
     table = MaskedTable(spec, np.random.default_rng(0))
     table.set_mask(torch.tensor(mask, dtype=torch.bool))
     return table
@@ -101,7 +103,15 @@ def test_every_exploration_keeps_the_count_and_clears_the_rest(
 
     monkeypatch.setattr(DynamicSparseLearning, "explore", checked)
     monkeypatch.setattr(DynamicSparseLearning, "after_step", clean)
-    train(make_interactions(), "lightgcn", "dsl", sparsity, 4, "dsl.delta_t=2", f"dsl.ranking={ranking}")
+    train(
+        make_interactions(),
+        "lightgcn",
+        "dsl",
+        sparsity,
+        4,
+        "dsl.delta_t=2",
+        f"dsl.ranking={ranking}",
+    )
     assert len(seen) > 5
 
 

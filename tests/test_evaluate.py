@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def slow_ranking(
         (i for i in range(len(scores)) if i not in seen and scores[i] > -np.inf),
         key=lambda i: (-scores[i], priority[i]),
     )
-    tied = any(scores[a] == scores[b] for a, b in zip(order[:k], order[1 : k + 1], strict=False))
+    tied = any(scores[a] == scores[b] for a, b in pairwise(order[: k + 1]))
     return order[:k], tied
 
 
@@ -95,9 +96,7 @@ def test_equal_scores_are_ranked_by_lot_and_counted() -> None:
     test = pairs_to_csr(np.arange(200), np.zeros(200, dtype=int), shape)  # item 0 for everyone
     nothing = pairs_to_csr([], [], shape)
     found = [
-        ev.evaluate(
-            lambda ids: torch.zeros(len(ids), 1000), test, nothing, seed=seed
-        )
+        ev.evaluate(lambda ids: torch.zeros(len(ids), 1000), test, nothing, seed=seed)
         for seed in range(100)
     ]
     assert all(result.ties == 200 for result in found)

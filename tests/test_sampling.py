@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 def draw(train, batch_size=64, epochs=1, seed=0):  # type: ignore[no-untyped-def]
     sampler = TripleSampler(train, batch_size, Streams(seed), CPU)
     batches = [b for _ in range(epochs) for b in sampler.epoch()]
-    return batches, [torch.cat([getattr(b, f) for b in batches]).numpy() for f in sampling.Triples._fields]
+    return batches, [
+        torch.cat([getattr(b, f) for b in batches]).numpy() for f in sampling.Triples._fields
+    ]
 
 
 def test_positives_are_the_users_items_and_negatives_are_not() -> None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="dslbench",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -36,7 +35,8 @@ Epochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of each tra
 Scale = Annotated[
     str,
     typer.Option(
-        "--scale", help="Epochs relative to the preset's: quick (1 %), laptop (10 %) or paper (all)."
+        "--scale",
+        help="Epochs relative to the preset's: quick (1 %), laptop (10 %) or paper (all).",
     ),
 ]
 Settings = Annotated[
@@ -47,7 +47,9 @@ Settings = Annotated[
 ]
 Protocol = Annotated[
     str,
-    typer.Option("--protocol", help="default: select on validation; paper: on test, as its code did."),
+    typer.Option(
+        "--protocol", help="default: select on validation; paper: on test, as its code did."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Format = Annotated[str, typer.Option("--format", help="terminal, markdown or json.")]
@@ -60,12 +62,16 @@ def root() -> None:
 
 @app.command(epilog="Example: `dslbench download gowalla --from ~/LightGCN-PyTorch/data/gowalla`")
 def download(
-    names: Annotated[list[str] | None, typer.Argument(help="Data sets; see `dslbench list datasets`.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Data sets; see `dslbench list datasets`.")
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every data set of the catalog.")] = False,
     source: Annotated[
         Path | None, typer.Option("--from", help="A folder, file or archive at hand.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Check what is at hand, fetch nothing.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check what is at hand, fetch nothing.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is at hand.")] = False,
 ) -> None:
     """Fetch data sets from their owners' addresses, verified before use."""
@@ -77,16 +83,22 @@ def download(
 @app.command(epilog="Example: `dslbench train --backbone lightgcn --method dsl --sparsity 0.8`")
 def train(
     backbone: Backbone,
-    method: Annotated[str, typer.Option("--method", help="Method; see `dslbench list methods`.")] = "dense",
+    method: Annotated[
+        str, typer.Option("--method", help="Method; see `dslbench list methods`.")
+    ] = "dense",
     dataset: Dataset = None,
-    sparsity: Annotated[float, typer.Option("--sparsity", help="Share of table weights removed.")] = 0.5,
+    sparsity: Annotated[
+        float, typer.Option("--sparsity", help="Share of table weights removed.")
+    ] = 0.5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all random streams.")] = 0,
     epochs: Epochs = None,
     scale: Scale = "quick",
     set_: Settings = None,
     protocol: Protocol = "default",
     device: Device = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train even if the run is stored.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train even if the run is stored.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the run's record.")] = False,
 ) -> None:
     """Train one model with one method and store the run."""
@@ -107,7 +119,9 @@ def compare(
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Methods; default: all, dense first.")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs per method: seeds 0 to N-1.")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Runs per method: seeds 0 to N-1.")
+    ] = 1,
     epochs: Epochs = None,
     scale: Scale = "quick",
     set_: Settings = None,
@@ -139,7 +153,9 @@ def compare(
 def report(
     table: Annotated[str, typer.Option("--table", help="2: backbones; 3: methods.")] = "3",
     format_: Format = "terminal",
-    output: Annotated[Path | None, typer.Option("--output", help="File to write; default: stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File to write; default: stdout.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.")] = None,
 ) -> None:
@@ -214,7 +230,6 @@ def _dataset(name: str | None) -> str:
     from dslbench import data
 
     if name is not None:
-        data.check_name(name)
         return name
     chosen, why = data.default_dataset()
     _say(f"data set: {chosen} ({why})")
@@ -265,9 +280,7 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
     return [store.read(run.id) for run in planned]
 
 
-def _print_report(
-    format_name: str, table: str, records: Any, output: Path | None = None
-) -> None:
+def _print_report(format_name: str, table: str, records: Any, output: Path | None = None) -> None:
     from dslbench import home
     from dslbench.report import formats
 
@@ -306,7 +319,7 @@ def _warn(text: str) -> None:
 def main() -> None:
     """Entry point: errors become one line and their exit code."""
     try:
-        app()
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="dslbench")
     except DslbenchError as error:
         _say(f"error: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
         sys.exit(error.exit_code)
@@ -316,6 +329,16 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        # The argument parser's own errors; where their classes live depends on Typer's version.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "dslbench"
+        _say(f"error: {explain()}\n  try: {command} --help")
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

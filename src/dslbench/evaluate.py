@@ -83,7 +83,9 @@ def evaluate(
     block = max(1, block_bytes // (4 * n_items))
     for start in range(0, len(users), block):
         ids = users[start : start + block]
-        scores = scorer(torch.from_numpy(ids) if device is None else torch.from_numpy(ids).to(device))
+        scores = scorer(
+            torch.from_numpy(ids) if device is None else torch.from_numpy(ids).to(device)
+        )
         items, tied[start : start + len(ids)] = rank(scores, ids, priority, seen, k)
         run_rows(
             kernels.hit_rows, even_bounds(len(ids)), ids, items, truth.indptr, truth.indices,

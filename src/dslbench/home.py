@@ -15,7 +15,11 @@ import platformdirs
 def home() -> Path:
     """Root of everything stored; read anew on each call so that tests and shells can move it."""
     configured = os.environ.get("DSLBENCH_HOME")
-    return Path(configured).expanduser() if configured else Path(platformdirs.user_data_dir("dslbench"))
+    return (
+        Path(configured).expanduser()
+        if configured
+        else Path(platformdirs.user_data_dir("dslbench"))
+    )
 
 
 def data_dir() -> Path:

@@ -39,12 +39,12 @@ def per_user(metric: str, hits: npt.NDArray[np.bool_], truth_sizes: npt.ArrayLik
     hits = hits[:, :k]
     sizes = np.asarray(truth_sizes)
     if metric.startswith("recall"):
-        return hits.sum(axis=1) / sizes
+        return np.asarray(hits.sum(axis=1) / sizes, dtype=np.float64)
     if metric.startswith("hr"):
-        return hits.any(axis=1).astype(np.float64)
-    gains = 1.0 / np.log2(np.arange(2, k + 2))
+        return np.asarray(hits.any(axis=1), dtype=np.float64)
+    gains: Float64 = 1.0 / np.log2(np.arange(2, k + 2, dtype=np.float64))
     ideal = np.concatenate([[0.0], np.cumsum(gains)])
-    return (hits @ gains[: hits.shape[1]]) / ideal[np.minimum(sizes, k)]
+    return np.asarray((hits @ gains[: hits.shape[1]]) / ideal[np.minimum(sizes, k)])
 
 
 def means(values: dict[str, Float64]) -> dict[str, float]:

@@ -27,7 +27,9 @@ _KINDS = {"method": "dslbench.methods", "backbone": "dslbench.backbones"}
 def _known(kind: str) -> dict[str, str]:
     """Name to "module" (own files) or "module:Class" (entry points of other packages)."""
     package = _KINDS[kind]
-    own = (Path(str(entry)).stem for entry in files(package).iterdir() if entry.name.endswith(".py"))
+    own = (
+        Path(str(entry)).stem for entry in files(package).iterdir() if entry.name.endswith(".py")
+    )
     known = {name: f"{package}.{name}" for name in sorted(own) if name not in ("__init__", "base")}
     for point in entry_points(group=package):
         if point.name in known:

@@ -67,7 +67,10 @@ class TripleSampler:
         while left > 0:
             count = min(left, per_chunk)
             drawn = [torch.from_numpy(part).to(self._device) for part in self._draw(count)]
-            yield from (Triples(*parts) for parts in zip(*(x.split(size) for x in drawn), strict=True))
+            yield from (
+                Triples(*parts)
+                for parts in zip(*(torch.split(x, size) for x in drawn), strict=True)
+            )
             left -= count
 
     def _draw(self, count: int) -> tuple[Int64, Int64, Int64]:

@@ -21,7 +21,9 @@ class Streams:
     def fresh(self, name: str) -> np.random.Generator:
         """A new generator at the start of the named stream."""
         key = zlib.crc32(name.encode("utf-8"))
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(key,))))
+        return np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(key,)))
+        )
 
     def __getitem__(self, name: str) -> np.random.Generator:
         if name not in self._generators:

@@ -18,7 +18,11 @@ Scale = Literal["quick", "laptop", "paper", "custom"]
 Protocol = Literal["default", "paper"]
 
 # Share of the preset's epochs, and the least number that still says something.
-_SCALES: dict[str, tuple[float, int]] = {"quick": (0.01, 10), "laptop": (0.1, 20), "paper": (1.0, 1)}
+_SCALES: dict[str, tuple[float, int]] = {
+    "quick": (0.01, 10),
+    "laptop": (0.1, 20),
+    "paper": (1.0, 1),
+}
 
 
 class RunSpec(BaseModel):
@@ -88,7 +92,9 @@ def resolve(
     if scale not in _SCALES:
         raise UsageError(f"unknown scale '{scale}'", did_you_mean(scale, _SCALES))
     if protocol not in ("default", "paper"):
-        raise UsageError(f"unknown protocol '{protocol}'", did_you_mean(protocol, ["default", "paper"]))
+        raise UsageError(
+            f"unknown protocol '{protocol}'", did_you_mean(protocol, ["default", "paper"])
+        )
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is less than 1")
     backbone_type, method_type = registry.backbone(backbone), registry.method(method)
@@ -106,7 +112,8 @@ def resolve(
     if variant not in method_type.variants:
         if "variant" in per_method.get(method, {}) or len(method_type.variants) > 1:
             raise UsageError(
-                f"unknown variant '{variant}' of {method}", did_you_mean(variant, method_type.variants)
+                f"unknown variant '{variant}' of {method}",
+                did_you_mean(variant, method_type.variants),
             )
         variant = "default"
     chosen = {k: v for k, v in per_method.get(method, {}).items() if k != "variant"}
@@ -120,20 +127,22 @@ def resolve(
         scale = "custom"
     if epochs == full_epochs:
         scale = "paper"
-    return RunSpec(
-        dataset=dataset,
-        backbone=backbone,
-        method=method,
-        variant=variant,
-        sparsity=0.0 if method == "dense" else sparsity,
-        seed=seed,
-        epochs=epochs,
-        scale=scale,
-        full_epochs=full_epochs,
-        protocol=protocol,
-        preset=preset_name,
-        hyper=hyper,
-        options=options,
+    return RunSpec.model_validate(
+        {
+            "dataset": dataset,
+            "backbone": backbone,
+            "method": method,
+            "variant": variant,
+            "sparsity": 0.0 if method == "dense" else sparsity,
+            "seed": seed,
+            "epochs": epochs,
+            "scale": scale,
+            "full_epochs": full_epochs,
+            "protocol": protocol,
+            "preset": preset_name,
+            "hyper": hyper,
+            "options": options,
+        }
     )
 
 

@@ -27,10 +27,14 @@ class Hyper(BaseModel):
     batch_size: int = Field(ge=1, description="training examples per step")
     lr: float = Field(gt=0, description="learning rate of Adam at the start")
     lr_end: float | None = Field(
-        default=None, gt=0, description="learning rate after the last epoch (cosine); none: constant"
+        default=None,
+        gt=0,
+        description="learning rate after the last epoch (cosine); none: constant",
     )
     eval_every: int | None = Field(
-        default=None, ge=1, description="epochs between evaluations; none: about 20 evaluations a run"
+        default=None,
+        ge=1,
+        description="epochs between evaluations; none: about 20 evaluations a run",
     )
 
 

@@ -57,9 +57,11 @@ class LightGCN(Backbone):
         mean softplus(s_uj - s_ui) + reg / (2 B) * (|e_u|^2 + |e_i|^2 + |e_j|^2)
         """
         size = len(batch.users)
-        rows = torch.cat([batch.users, batch.positives + self.n_users, batch.negatives + self.n_users])
+        rows = torch.cat(
+            [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users]
+        )
         propagated, ego = self.propagate.batch(self.embedding.full(), rows)
-        users, positives, negatives = propagated.split(size)
+        users, positives, negatives = torch.split(propagated, size)
         margin = self.pair_scores(users, negatives) - self.pair_scores(users, positives)
         ranking = torch.nn.functional.softplus(margin).mean()
         return ranking + self.reg / (2 * size) * ego.square().sum()
@@ -75,4 +77,3 @@ class LightGCN(Backbone):
             return block
 
         return score
-

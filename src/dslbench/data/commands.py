@@ -227,21 +227,22 @@ def list_datasets(as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="data sets")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in ("users", "items", "interactions", "density"):
-        table.add_column(column, justify="right")
-    for column in ("on disk", "verified", "default protocol"):
-        table.add_column(column)
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("on disk", "verified", "protocol"):
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,
             *("-" if value is None else f"{value:,}" for value in _counts(row)),
             "-" if row.density is None else f"{row.density:.3%}",
-            "embedded" if row.name == "toy" else "yes" if row.on_disk else "no",
+            "built in" if row.name == "toy" else "yes" if row.on_disk else "no",
             _verified(row),
             row.default_protocol,
         )

@@ -49,7 +49,7 @@ class Archive(_Model):
 class FileSpec(_Model):
     """One published file: where it comes from, and the hashes that prove it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", description="no folders")
     role: Role
     bytes: int | None = None
     md5: str | None = None

@@ -24,6 +24,7 @@ ATTEMPTS = 4
 BACKOFF_SECONDS = 0.5
 TIMEOUT_SECONDS = (10, 30)
 MAX_BYTES = 4 << 30
+CHUNK_BYTES = 1 << 14
 
 Advance = Callable[[int, int | None], None]  # (bytes there so far, bytes in all where known)
 
@@ -63,6 +64,10 @@ def fetch(
             return source.url
         except _NextMirror as problem:
             problems.append(f"{source.label}: {problem}")
+    for source in sources:
+        part = partial_path(entry, source.archive or spec)
+        if part.is_file() and not part.stat().st_size:
+            part.unlink()
     raise DataError(
         f"{entry.store_name}: {spec.name} could not be downloaded: "
         + ("; ".join(problems) or "no address is known for it"),
@@ -78,57 +83,70 @@ def _fetch_from(
     check: Callable[[Path, str], None],
     advance: Advance,
 ) -> None:
-    part = partial_path(entry, spec if source.archive is None else source.archive)
-    resumed = _download(
-        source.url, part, spec if source.archive is None else source.archive, advance
-    )
+    what = source.archive or spec
+    part = partial_path(entry, what)
+    whole = part.with_suffix(".whole")  # an archive that other files come from too
     while True:
+        resumed = whole.is_file() or _download(source.url, part, what, advance)
         try:
-            _deliver(entry, spec, source, part, target)
-            check(target, source.url)
             if source.archive is None:
-                part.unlink(missing_ok=True)
-            return
+                _copy(part, target)
+            else:
+                if not whole.is_file():
+                    _keep_archive(source.archive, part, whole)
+                _unpack(entry, spec, source.archive, whole, target)
+            check(target, source.url)
+        except _Unwritable:
+            raise
         except DataError as error:
-            target.unlink(missing_ok=True)
-            part.unlink(missing_ok=True)
-            if not resumed:
-                raise _NextMirror(error.message) from None
-        # what was there before may have been another version: once more from the start
-        resumed = _download(source.url, part, spec, advance)
+            for path in (target, part, whole):
+                path.unlink(missing_ok=True)
+            if resumed:  # what was there before may have been another version: once more, afresh
+                continue
+            raise _NextMirror(error.message) from None
+        part.unlink(missing_ok=True)
+        return
 
 
 def partial_path(entry: DatasetEntry, what: FileSpec | Archive) -> Path:
     """Where a download in progress is kept."""
     if isinstance(what, FileSpec):
-        name = what.name
-    else:
-        name = hashlib.sha256(what.url.encode()).hexdigest()[:12]
+        return home.data_dir() / ".partial" / f"{entry.store_name}-{what.name}.part"
+    name = hashlib.sha256(what.url.encode()).hexdigest()[:12]
     return home.data_dir() / ".partial" / f"{entry.store_name}-{name}.part"
 
 
 def clear_partial(entry: DatasetEntry) -> None:
     """Remove archives and remains of downloads of a data set that is now complete."""
-    for part in (home.data_dir() / ".partial").glob(f"{entry.store_name}-*.part"):
+    for part in (home.data_dir() / ".partial").glob(f"{entry.store_name}-*.*"):
         part.unlink(missing_ok=True)
 
 
-def _deliver(
-    entry: DatasetEntry, spec: FileSpec, source: _Source, part: Path, target: Path
-) -> None:
-    """Put what was downloaded, or a member of it, at `target`."""
+def _copy(part: Path, target: Path) -> None:
     try:
-        if source.archive is None:
-            shutil.copyfile(part, target)
-            return
-        _, failed = compare(source.archive, hash_file(part))
-        if failed:
-            raise DataError(f"{Path(urlsplit(source.url).path).name}: {failed[0]}")
-        from dslbench.data.archives import extract
-
-        extract(part, {spec.name: (source.archive.member,)}, target.parent, prefer=entry.name)
+        shutil.copyfile(part, target)
     except OSError as error:
-        raise _unwritable(target, error) from None
+        raise _Unwritable(target, error) from None
+
+
+def _keep_archive(archive: Archive, part: Path, whole: Path) -> None:
+    _, failed = compare(archive, hash_file(part))
+    if failed:
+        raise DataError(f"{Path(urlsplit(archive.url).path).name}: {failed[0]}")
+    part.replace(whole)
+
+
+def _unpack(
+    entry: DatasetEntry, spec: FileSpec, archive: Archive, whole: Path, target: Path
+) -> None:
+    from dslbench.data.archives import extract
+
+    try:
+        found = extract(whole, {spec.name: (archive.member,)}, target.parent, prefer=entry.name)
+    except OSError as error:
+        raise _Unwritable(target, error) from None
+    if not found:
+        raise DataError(f"the archive has no {archive.member}")
 
 
 def _download(url: str, part: Path, what: FileSpec | Archive, advance: Advance) -> bool:
@@ -137,10 +155,8 @@ def _download(url: str, part: Path, what: FileSpec | Archive, advance: Advance) 
         part.parent.mkdir(parents=True, exist_ok=True)
         resumed = part.is_file() and part.stat().st_size > 0
     except OSError as error:
-        raise _unwritable(part, error) from None
-    if resumed and (
-        part.stat().st_size == what.bytes or isinstance(what, Archive) and _whole(part, what)
-    ):
+        raise _Unwritable(part, error) from None
+    if resumed and part.stat().st_size == what.bytes:
         return True
     problem = ""
     for attempt in range(ATTEMPTS):
@@ -154,11 +170,6 @@ def _download(url: str, part: Path, what: FileSpec | Archive, advance: Advance) 
         except _Retry as retry:
             problem = str(retry)
     raise _NextMirror(problem)
-
-
-def _whole(part: Path, archive: Archive) -> bool:
-    passed, failed = compare(archive, hash_file(part))
-    return bool(passed) and not failed
 
 
 class _Retry(Exception):
@@ -179,7 +190,7 @@ class _PartFile:
         try:
             self.file.write(chunk)
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise _Unwritable(self.path, error) from None
         self.done += len(chunk)
         self.advance(self.done, self.total)
         return len(chunk)
@@ -188,7 +199,7 @@ class _PartFile:
         try:
             self.file.flush()
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise _Unwritable(self.path, error) from None
 
     def restart(self) -> None:
         self.file.seek(0)
@@ -202,7 +213,7 @@ def _request(url: str, part: Path, expected: int | None, advance: Advance) -> No
     try:
         file = part.open("ab")
     except OSError as error:
-        raise _unwritable(part, error) from None
+        raise _Unwritable(part, error) from None
     with file:
         out = _PartFile(file, part, expected, advance)
         offset = out.done
@@ -215,18 +226,22 @@ def _request(url: str, part: Path, expected: int | None, advance: Advance) -> No
                 except ValueError as error:
                     raise _NextMirror(str(error)) from None
                 return
+            if not response.ok:
+                if response.status_code == 416:  # more is there than the server has
+                    out.restart()
+                return
             start = response.headers.get("content-range", "").partition("-")[0]
             if response.status_code != 206 or start != f"bytes {offset}":
-                out.restart()  # the server sends the whole file, or an error page
+                out.restart()  # the server sends the whole file
             length = response.headers.get("content-length")
-            if out.total is None and length and length.isdigit() and response.ok:
+            if out.total is None and length and length.isdigit():
                 out.total = out.done + int(length)
 
         headers = {"Accept-Encoding": "identity"}  # bytes as stored: ranges and sizes count
         if offset:
             headers["Range"] = f"bytes={offset}-"
         downloader = HTTPDownloader(
-            chunk_size=1 << 16,
+            chunk_size=CHUNK_BYTES,
             headers=headers,
             hooks={"response": on_response},
             timeout=TIMEOUT_SECONDS,
@@ -257,8 +272,11 @@ def _network_problem(error: OSError) -> str:
     return f"connection failed ({type(error).__name__})"
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot write {path.name} in {path.parent}: {error.strerror or error}",
-        hint="free some space there, or set DSLBENCH_HOME to another folder",
-    )
+class _Unwritable(DataError):
+    """The disk, not the network, is the problem: no mirror will help."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"cannot write {path.name} in {path.parent}: {error.strerror or error}",
+            hint="free some space there, or set DSLBENCH_HOME to another folder",
+        )

@@ -44,6 +44,7 @@ class Raw:
     ratings: npt.NDArray[np.float64] | None = None
     timestamps: npt.NDArray[np.float64] | None = None
     repeats_allowed: bool = False
+    notes: tuple[str, ...] = ()
     cut_note: str = ""
     line_starts: tuple[Int32, Int32] | None = field(default=None, repr=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,12 +19,39 @@ def pairs_to_csr(
     users: npt.ArrayLike, items: npt.ArrayLike, shape: tuple[int, int]
 ) -> sparse.csr_matrix:
     """Binary CSR of distinct (user, item) pairs: float32 ones, int32 indices, rows sorted."""
-    rows, columns = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
-    keys = np.unique(rows * shape[1] + columns)
-    indptr = np.zeros(shape[0] + 1, dtype=np.int32)
-    np.cumsum(np.bincount(keys // shape[1], minlength=shape[0]), out=indptr[1:])
-    indices = (keys % shape[1]).astype(np.int32)
-    return sparse.csr_matrix((np.ones(len(keys), dtype=np.float32), indices, indptr), shape=shape)
+    keys = np.array(users, dtype=np.int64)
+    keys *= shape[1]
+    np.add(keys, np.asarray(items), out=keys, casting="unsafe")
+    keys.sort()
+    repeated = keys[1:] == keys[:-1]
+    if repeated.any():
+        keys = keys[np.concatenate([[True], ~repeated])]
+    row_starts = np.arange(shape[0] + 1, dtype=np.int64) * shape[1]
+    indptr = np.searchsorted(keys, row_starts).astype(np.int32)
+    np.remainder(keys, max(shape[1], 1), out=keys)
+    return _binary_csr(keys.astype(np.int32), indptr, shape)
+
+
+def masked_csr(matrix: sparse.csr_matrix, kept: npt.NDArray[np.bool_]) -> sparse.csr_matrix:
+    """The stored pairs of a binary CSR for which `kept` (one flag per pair) is true."""
+    before = np.zeros(matrix.nnz + 1, dtype=np.int32)
+    np.cumsum(kept, out=before[1:])
+    return _binary_csr(matrix.indices[kept], before[matrix.indptr], matrix.shape)
+
+
+def _binary_csr(indices: Int32, indptr: Int32, shape: tuple[int, int]) -> sparse.csr_matrix:
+    values = np.ones(len(indices), dtype=np.float32)
+    return sparse.csr_matrix((values, indices, indptr), shape=shape)
+
+
+def row_blocks(indptr: Int32, pairs: int = 1 << 16) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that together hold about `pairs` stored pairs, at least one row each."""
+    start, n_rows = 0, len(indptr) - 1
+    while start < n_rows:
+        end = int(np.searchsorted(indptr, int(indptr[start]) + pairs, side="right")) - 1
+        end = min(max(end, start + 1), n_rows)
+        yield start, end
+        start = end
 
 
 def digest(matrix: sparse.csr_matrix) -> str:
@@ -32,10 +60,13 @@ def digest(matrix: sparse.csr_matrix) -> str:
     sha256 of ascii "{n_users} {n_items} {n_pairs}\\n" followed by the pairs sorted by user, then
     item, as little-endian int32, row-major.
     """
-    users = np.repeat(np.arange(matrix.shape[0], dtype="<i4"), np.diff(matrix.indptr))
-    pairs = np.stack([users, matrix.indices.astype("<i4")], axis=1)
     hasher = hashlib.sha256(f"{matrix.shape[0]} {matrix.shape[1]} {matrix.nnz}\n".encode("ascii"))
-    hasher.update(np.ascontiguousarray(pairs).data)
+    for start, end in row_blocks(matrix.indptr):
+        first, last = matrix.indptr[start], matrix.indptr[end]
+        pairs = np.empty((last - first, 2), dtype="<i4")
+        pairs[:, 0] = np.repeat(np.arange(start, end), np.diff(matrix.indptr[start : end + 1]))
+        pairs[:, 1] = matrix.indices[first:last]
+        hasher.update(pairs.data)
     return hasher.hexdigest()
 
 

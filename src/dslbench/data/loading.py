@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dslbench.data import protocols, store, synthetic
 from dslbench.data.entries import DatasetEntry, catalog, entry
-from dslbench.data.formats import Raw
+from dslbench.data.formats import Labels, Raw
 from dslbench.data.interactions import Interactions
 from dslbench.data.published import Published, publish, read_files
 from dslbench.errors import DataError
@@ -18,8 +20,12 @@ def load(name: str, *, protocol: str = "default") -> Interactions:
     """Read, verify and split a data set; see `dslbench.data.load`."""
     found, where = locate(name)
     resolved = protocols.resolve(protocol, found)
-    published, source = read_published(found, where)
+    keep_log = resolved.basic != "given"
+    published, source = read_published(found, where, keep_log=keep_log)
     data = replace(protocols.split(found, published, resolved), source=source)
+    if resolved.basic == "dsl-loo" and ["digest"] in source.get("checks", {}).values():
+        other = "the copy at hand lists the pairs in another order than the published file does"
+        data = replace(data, notes=(*data.notes, f"{other}, so this is not the paper's own split"))
     _check_split(found, resolved.name, data)
     return data
 
@@ -46,7 +52,9 @@ def looks_like_path(name: str) -> bool:
     return "/" in name or "\\" in name or Path(name).suffix != "" or Path(name).exists()
 
 
-def read_published(found: DatasetEntry, where: Path | None) -> tuple[Published, dict[str, Any]]:
+def read_published(
+    found: DatasetEntry, where: Path | None, *, keep_log: bool = True
+) -> tuple[Published, dict[str, Any]]:
     """Read and verify the files of an entry; also where they came from."""
     digests: dict[str, str | None] = {file.role: file.digest for file in found.files}
     if found.generated:
@@ -57,12 +65,39 @@ def read_published(found: DatasetEntry, where: Path | None) -> tuple[Published, 
     for file in manifest.files:
         # what is not pinned by the catalog is pinned by what came
         digests[file.role] = digests.get(file.role) or file.digest
-    raws = read_files(found, store.folder(found.store_name))
+    folder = store.folder(found.store_name)
     try:
-        return publish(found, raws, digests), store.summary_of(manifest)
+        raws = read_files(found, folder)
+        published = publish(found, raws, digests, keep_log=keep_log)
+        return _with_original_ids(found, published, folder), store.summary_of(manifest)
     except DataError as error:
         error.hint = error.hint or f"dslbench download {found.name} --force"
         raise
+
+
+def _with_original_ids(found: DatasetEntry, published: Published, folder: Path) -> Published:
+    """Add the ids of the raw data where the data set came with lists of them."""
+    for file in found.files:
+        path = folder / file.name
+        if file.role == "users" and path.is_file():
+            published = replace(published, user_ids=_id_list(path, published.shape[0]))
+        elif file.role == "items" and path.is_file():
+            published = replace(published, item_ids=_id_list(path, published.shape[1]))
+    return published
+
+
+def _id_list(path: Path, size: int) -> Labels:
+    """Original id of each number, from lines `org_id remap_id` below a header."""
+    ids = np.full(size, "", dtype=object)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) < 2 or not fields[1].isdecimal() or int(fields[1]) >= size:
+            raise DataError(f"{path.name}, line {number}: expected an original id and its number")
+        ids[int(fields[1])] = fields[0]
+    return ids
 
 
 def toy_files() -> dict[str, Raw]:

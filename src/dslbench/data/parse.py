@@ -16,14 +16,14 @@ import numpy.typing as npt
 from dslbench.data.interactions import Int32
 from dslbench.errors import DataError
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
 INT32_MAX = 2**31 - 1
 
 _SPACE, _DIGIT, _OTHER = 0, 1, 2
 _KIND = np.full(256, _OTHER, dtype=np.uint8)
 _KIND[[9, 10, 11, 12, 13, 32]] = _SPACE
 _KIND[48:58] = _DIGIT
-_NEWLINE = 10
+_NEWLINE, _ZERO = 10, 48
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -33,13 +33,15 @@ class IntLines:
     """Non-blank lines of a text of integers.
 
     `values`: all integers in order; `counts`: how many on each non-blank line; `numbers`: line
-    number of each non-blank line, from 1; `complete`: the text ends with a newline.
+    number of each non-blank line, from 1; `complete`: the text ends with a newline; `padded`: some
+    integer is written with leading zeros.
     """
 
     values: Int32
     counts: Int32
     numbers: Int32
     complete: bool
+    padded: bool = False
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -65,10 +67,11 @@ def read_int_lines(content: bytes, name: str) -> IntLines:
     values: list[Int32] = []
     counts: list[Int32] = []
     numbers: list[Int32] = []
-    position, line = 0, 1
+    position, line, padded = 0, 1, False
     while position < len(text):
         block = text[position : _block_end(text, position)]
-        found, per_line = _parse_block(block, line, name)
+        found, per_line, zeros = _parse_block(block, line, name)
+        padded |= zeros
         kept = np.flatnonzero(per_line)
         values.append(found)
         counts.append(per_line[kept])
@@ -80,6 +83,7 @@ def read_int_lines(content: bytes, name: str) -> IntLines:
         np.concatenate([np.zeros(0, np.int32), *counts]),
         np.concatenate([np.zeros(0, np.int32), *numbers]),
         complete=len(text) == 0 or text[-1] == _NEWLINE,
+        padded=padded,
     )
 
 
@@ -94,8 +98,8 @@ def _block_end(text: Bytes, start: int) -> int:
     return len(text)
 
 
-def _parse_block(block: Bytes, first_line: int, name: str) -> tuple[Int32, Int32]:
-    """Integers of whole lines, and how many each line has (0 for a blank one)."""
+def _parse_block(block: Bytes, first_line: int, name: str) -> tuple[Int32, Int32, bool]:
+    """Integers of whole lines, how many each line has, and whether some have leading zeros."""
     kind = _KIND[block]
     inside = np.zeros(len(block) + 2, dtype=np.int8)
     np.not_equal(kind, _SPACE, out=inside[1:-1].view(bool))
@@ -122,7 +126,8 @@ def _parse_block(block: Bytes, first_line: int, name: str) -> tuple[Int32, Int32
     bounds = np.searchsorted(starts, newlines).astype(np.int32)
     if len(block) and block[-1] != _NEWLINE:
         bounds = np.append(bounds, np.int32(len(starts)))
-    return tokens.astype(np.int32), np.diff(bounds, prepend=np.int32(0))
+    padded = bool(((block[starts] == _ZERO) & (lengths > 1)).any())
+    return tokens.astype(np.int32), np.diff(bounds, prepend=np.int32(0)), padded
 
 
 def _refuse_token(

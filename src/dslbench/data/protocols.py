@@ -24,13 +24,15 @@ import numpy as np
 from scipy import sparse
 
 from dslbench.data.entries import DatasetEntry
-from dslbench.data.interactions import Interactions, Int32, pairs_to_csr
+from dslbench.data.interactions import Int32, Interactions, masked_csr, pairs_to_csr
 from dslbench.data.published import Log, Published
 from dslbench.data.splits import (
     Int64,
     carve_validation,
+    deal_at_random,
     empty_like,
     from_end,
+    label_parts,
     split_generator,
     tenth,
 )
@@ -46,6 +48,7 @@ PROTOCOLS = (
     *(f"{name}-{count}" for name in LEAVE_ONE_OUT for count in SAMPLED),
 )
 _ORDERED_BY_TIME = ("temporal", "loo-last")
+_ORDERED = (*_ORDERED_BY_TIME, "dsl-loo")
 
 
 @dataclass(frozen=True)
@@ -114,28 +117,32 @@ def _given(entry: DatasetEntry, published: Published, protocol: Protocol) -> Int
 
 def _per_user(entry: DatasetEntry, published: Published, protocol: Protocol) -> Interactions:
     log, shape = published.log, published.shape
-    counts = np.bincount(log.users, minlength=shape[0]).astype(np.int64)
-    position = from_end(log.users, _order(entry, log, protocol.basic), shape[0])
+    counts = np.bincount(log.users, minlength=shape[0])
     if protocol.basic in LEAVE_ONE_OUT:
-        n_test = (counts > 1).astype(np.int64)
-        n_valid = (counts > 2).astype(np.int64)
+        n_test, n_valid = (counts > 1).astype(np.int64), (counts > 2).astype(np.int64)
     else:
         n_test, n_valid = tenth(counts, keep=1), tenth(counts, keep=2)
-    is_test = position < n_test[log.users]
-    is_valid = ~is_test & (position < (n_test + n_valid)[log.users])
-    parts = tuple(
-        pairs_to_csr(log.users[chosen], log.items[chosen], shape)
-        for chosen in (~is_test & ~is_valid, is_valid, is_test)
-    )
+    everything = pairs_to_csr(log.users, log.items, shape)
+    if protocol.basic in _ORDERED:
+        parts = np.zeros(len(log.users), dtype=np.uint8)
+        position = from_end(log.users, _order(log, protocol.basic), shape[0])
+        label_parts(position, log.users, n_test, n_valid, parts)
+        train, valid, test = (
+            pairs_to_csr(log.users[parts == part], log.items[parts == part], shape)
+            for part in range(3)
+        )
+    else:
+        generator = split_generator(entry.name, protocol.basic)
+        parts = deal_at_random(everything, n_test, n_valid, generator)
+        train, valid, test = (masked_csr(everything, parts == part) for part in range(3))
     notes = [*published.notes, _NOTES[protocol.basic]]
     negatives = None
     if protocol.sampled:
-        everything = pairs_to_csr(log.users, log.items, shape)
-        negatives = sample_unseen(everything, parts[2], protocol.sampled, entry.name)
+        negatives = sample_unseen(everything, test, protocol.sampled, entry.name)
         notes.append(
             f"ranked against {protocol.sampled} sampled items the user never interacted with"
         )
-    return _assemble(entry, published, protocol, (parts[0], parts[1], parts[2]), notes, negatives)
+    return _assemble(entry, published, protocol, (train, valid, test), notes, negatives)
 
 
 _NOTES = {
@@ -147,17 +154,12 @@ _NOTES = {
 }
 
 
-def _order(entry: DatasetEntry, log: Log, basic: str) -> Int64:
+def _order(log: Log, basic: str) -> Int64:
     """Pairs by user, then in the protocol's order."""
     if basic == "dsl-loo":
         return np.argsort(log.users, kind="stable")
-    if basic in _ORDERED_BY_TIME:
-        assert log.timestamps is not None
-        return np.lexsort((log.timestamps, log.users))  # stable: ties stay in file order
-    by_pair = np.lexsort((log.items, log.users))
-    draws = np.empty(len(log.users))
-    draws[by_pair] = split_generator(entry.name, basic).random(len(log.users))
-    return np.lexsort((draws, log.users))
+    assert log.timestamps is not None
+    return np.lexsort((log.timestamps, log.users))  # stable: ties stay in file order
 
 
 def sample_unseen(

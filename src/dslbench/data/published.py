@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from scipy import sparse
 
 from dslbench.data import formats
 from dslbench.data.entries import DatasetEntry, FileSpec
-from dslbench.data.formats import Labels, Raw
-from dslbench.data.labels import sort_labels
-from dslbench.data.interactions import Int32, digest, pairs_to_csr
+from dslbench.data.formats import Raw
+from dslbench.data.interactions import Int32, digest, masked_csr, pairs_to_csr, row_blocks
+from dslbench.data.labels import Labels, compact, rank_ids
 from dslbench.errors import DataError
 
 
@@ -68,18 +68,28 @@ def file_shape(entry: DatasetEntry, spec: FileSpec, raw: Raw) -> tuple[int, int]
 
 
 def canonical(entry: DatasetEntry, spec: FileSpec, raw: Raw) -> sparse.csr_matrix:
-    """The file's pairs as its published digest sees them (labels become ranks)."""
+    """The file's pairs as its digest sees them; of data of one's own the ids are compacted."""
+    if entry.own:
+        raws, shape, _, _ = compact({spec.role: raw})
+        return raws[spec.role].to_csr(shape)
     return raw.to_csr(file_shape(entry, spec, raw))
 
 
-def publish(entry: DatasetEntry, raws: dict[str, Raw], digests: dict[str, str | None]) -> Published:
+def publish(
+    entry: DatasetEntry,
+    raws: dict[str, Raw],
+    digests: dict[str, str | None],
+    *,
+    keep_log: bool = True,
+) -> Published:
     """Verify, filter and number what the files hold.
 
-    `digests` has, per role, the digest a file must have (None: not known). Raises DataError when
-    a file or the whole is not what it should be.
+    `digests` has, per role, the digest a file must have (None: not known). Without `keep_log` a
+    data set with train and test of its own drops the order of its files, which saves memory; `raws`
+    is used up. Raises DataError when a file or the whole is not what it should be.
     """
     if entry.is_given:
-        return _publish_given(entry, raws, digests)
+        return _publish_given(entry, raws, digests, keep_log)
     return _publish_log(entry, raws["all"], digests.get("all"))
 
 
@@ -90,66 +100,72 @@ def check_digest(where: str, matrix: sparse.csr_matrix, expected: str | None) ->
 
 
 def _publish_given(
-    entry: DatasetEntry, raws: dict[str, Raw], digests: dict[str, str | None]
+    entry: DatasetEntry, raws: dict[str, Raw], digests: dict[str, str | None], keep_log: bool
 ) -> Published:
+    specs: dict[str, FileSpec] = {file.role: file for file in entry.files}
+    user_ids: Labels | None = None
+    item_ids: Labels | None = None
     if entry.own:
-        raws, shape, user_ids, item_ids = _compact_together(raws)
+        for role, raw in raws.items():
+            if digests.get(role) is not None:
+                check_digest(raw.name, canonical(entry, specs[role], raw), digests[role])
+        digests = {}
+        raws, shape, user_ids, item_ids = compact(raws)
     else:
-        specs = {file.role: file for file in entry.files}
         shape = file_shape(entry, specs["train"], raws["train"])
-        user_ids = item_ids = None
-    parts = {role: raw.to_csr(shape) for role, raw in raws.items()}
-    for role, part in parts.items():
-        check_digest(raws[role].name, part, digests.get(role))
-    for role in ("train", "test"):
-        expected = getattr(entry.expect, role)
+    kept = list(raws.values()) if keep_log else []
+    notes = [*entry.notes, *dict.fromkeys(note for raw in raws.values() for note in raw.notes)]
+    parts: dict[str, sparse.csr_matrix] = {}
+    for role in ("train", "valid", "test"):
+        if role not in raws:
+            continue
+        raw = raws.pop(role)  # its columns are no longer needed
+        parts[role] = raw.to_csr(shape)
+        expected = getattr(entry.expect, role, None)
         if expected is not None and parts[role].nnz != expected:
             raise DataError(
-                f"{raws[role].name}: expected {expected:,} pairs, found {parts[role].nnz:,}"
-                + raws[role].cut_note
+                f"{raw.name}: expected {expected:,} pairs, found {parts[role].nnz:,}" + raw.cut_note
             )
-    notes = list(entry.notes)
-    known, given = parts["train"], {"train": parts["train"]}
-    for role in ("valid", "test"):
-        if role not in parts:
-            continue
-        part, repeated = _without(parts[role], known)
-        if repeated:
-            notes.append(f"{repeated:,} {role} pairs that occur earlier too are left out")
-        given[role] = part
-        known = sparse.csr_matrix(known + part)
-    active = {role: np.diff(part.indptr) > 0 for role, part in given.items()}
+        check_digest(raw.name, parts[role], digests.get(role))
+    for role, earlier in (("valid", ("train",)), ("test", ("train", "valid"))):
+        for other in earlier:
+            if role in parts and other in parts:
+                parts[role], repeated = _without(parts[role], parts[other])
+                if repeated:
+                    notes.append(f"{repeated:,} {role} pairs that are in {other} too are left out")
+    active = {role: np.diff(part.indptr) > 0 for role, part in parts.items()}
     strangers = np.count_nonzero(active["test"] & ~active["train"])
     if strangers:
         notes.append(f"{strangers:,} test users have no training pairs")
-    unseen = int(shape[1] - np.count_nonzero(np.bincount(given["train"].indices, minlength=1)))
+    unseen = shape[1] - len(np.unique(parts["train"].indices))
     if unseen:
         notes.append(f"{unseen:,} items never occur in train; they stay in the ranking")
     return Published(
-        shape,
-        lambda: _merge_log(list(raws.values()), shape),
-        given,
-        user_ids,
-        item_ids,
-        tuple(notes),
+        shape, lambda: _merge_log(kept, shape), parts, user_ids, item_ids, tuple(notes)
     )
 
 
 def _without(part: sparse.csr_matrix, known: sparse.csr_matrix) -> tuple[sparse.csr_matrix, int]:
     """`part` less the pairs of `known`, and how many these were."""
-    repeated = sparse.csr_matrix(part.multiply(known))
-    if not repeated.nnz:
-        return part, 0
-    rest = sparse.csr_matrix(part - repeated)
-    rest.eliminate_zeros()
-    rest.sort_indices()
-    return rest, repeated.nnz
+    fresh = np.ones(part.nnz, dtype=bool)
+    for start, end in row_blocks(part.indptr):
+        mine, theirs = (_keys(matrix, start, end) for matrix in (part, known))
+        fresh[part.indptr[start] : part.indptr[end]] = ~np.isin(mine, theirs, kind="sort")
+    repeated = part.nnz - int(np.count_nonzero(fresh))
+    return (masked_csr(part, fresh), repeated) if repeated else (part, 0)
+
+
+def _keys(matrix: sparse.csr_matrix, start: int, end: int) -> npt.NDArray[np.int64]:
+    """One number per stored pair of some rows, ascending."""
+    rows = np.repeat(np.arange(start, end), np.diff(matrix.indptr[start : end + 1]))
+    columns = matrix.indices[matrix.indptr[start] : matrix.indptr[end]]
+    return rows * np.int64(matrix.shape[1]) + columns
 
 
 def _merge_log(raws: list[Raw], shape: tuple[int, int]) -> Log:
     """Distinct pairs of several files, one after the other."""
-    times = [raw.timestamps for raw in raws]
-    stamps = None if any(time is None for time in times) else np.concatenate(times)  # type: ignore[arg-type]
+    times = [raw.timestamps for raw in raws if raw.timestamps is not None]
+    stamps = np.concatenate(times) if len(times) == len(raws) else None
     users = np.concatenate([raw.users for raw in raws])
     items = np.concatenate([raw.items for raw in raws])
     return distinct(users, items, stamps, shape[1])[0]
@@ -183,12 +199,12 @@ def _publish_log(entry: DatasetEntry, raw: Raw, expected: str | None) -> Publish
     if expected is not None:
         check_digest(raw.name, canonical(entry, spec, raw), expected)
     # numbered first, so that nothing below grows with the size of an id
-    raws, shape, user_ids, item_ids = _compact_together({"all": raw})
+    raws, shape, user_ids, item_ids = compact({"all": raw})
     raw = raws["all"]
     if not raw.repeats_allowed:
         raw.to_csr(shape)
     users, items, stamps = raw.users, raw.items, raw.timestamps
-    notes = list(entry.notes)
+    notes = [*entry.notes, *raw.notes]
     minimum = entry.filters.min_rating
     if minimum is not None:
         if raw.ratings is None:
@@ -196,15 +212,17 @@ def _publish_log(entry: DatasetEntry, raw: Raw, expected: str | None) -> Publish
         kept = raw.ratings >= minimum
         users, items = users[kept], items[kept]
         stamps = None if stamps is None else stamps[kept]
-    log, merged = distinct(users, items, stamps, shape[1])
+    log, merged = Log(users, items, stamps), 0
+    if raw.repeats_allowed:
+        log, merged = distinct(users, items, stamps, shape[1])
     if merged:
         notes.append(f"{merged:,} repeated pairs are merged")
     log = apply_filters(log, entry)
     if not len(log.users):
         left = " are left by the filters" if len(raw.users) else ""
         raise DataError(f"{raw.name}: no interactions{left}")
-    user_codes, rows = _rank(log.users)
-    item_codes, columns = _rank(log.items)
+    user_codes, rows = rank_ids(log.users)
+    item_codes, columns = rank_ids(log.items)
     shape = (len(user_codes), len(item_codes))
     log = Log(rows, columns, log.timestamps)
     _check_expected(entry, raw, log, shape)
@@ -249,55 +267,3 @@ def _check_expected(entry: DatasetEntry, raw: Raw, log: Log, shape: tuple[int, i
             )
     if expect.digest is not None:
         check_digest(raw.name, pairs_to_csr(log.users, log.items, shape), expect.digest)
-
-
-def _rank(ids: Int32) -> tuple[Int32, Int32]:
-    """Ids that occur, ascending, and each of `ids` as its position among them."""
-    top = int(ids.max(initial=-1)) + 1
-    if top > 4 * len(ids) + 1024:  # far apart: a table of all ids would be mostly empty
-        known, ranks = np.unique(ids, return_inverse=True)
-        return known, ranks.astype(np.int32)
-    occurs = np.bincount(ids, minlength=1) > 0
-    return np.flatnonzero(occurs).astype(np.int32), (np.cumsum(occurs) - 1).astype(np.int32)[ids]
-
-
-def _compact_together(
-    raws: dict[str, Raw],
-) -> tuple[dict[str, Raw], tuple[int, int], Labels, Labels]:
-    """Number users and items that occur in any of the files, in the order of their ids."""
-    user_ids, users = _ranks([(raw.users, raw.user_labels) for raw in raws.values()])
-    item_ids, items = _ranks([(raw.items, raw.item_labels) for raw in raws.values()])
-    compact = {
-        role: replace(
-            raw,
-            users=users[index],
-            items=items[index],
-            n_users=len(user_ids),
-            n_items=len(item_ids),
-            user_labels=user_ids,
-            item_labels=item_ids,
-        )
-        for index, (role, raw) in enumerate(raws.items())
-    }
-    return compact, (len(user_ids), len(item_ids)), user_ids, item_ids
-
-
-def _ranks(columns: list[tuple[Int32, Labels | None]]) -> tuple[Labels, list[Int32]]:
-    """Labels that occur in any column, sorted, and each column as positions in them."""
-    if all(labels is None for _, labels in columns):
-        known, ranks = _rank(np.concatenate([codes for codes, _ in columns]))
-        return known, np.split(ranks, np.cumsum([len(codes) for codes, _ in columns])[:-1])
-    texts = [
-        (np.arange(codes.max(initial=-1) + 1).astype(str) if labels is None else labels)
-        for codes, labels in columns
-    ]
-    names = sort_labels(
-        np.concatenate(
-            [text[_rank(codes)[0]] for (codes, _), text in zip(columns, texts, strict=True)]
-        )
-    )
-    position = {name: rank for rank, name in enumerate(names)}
-    return names, [
-        np.array([position.get(name, -1) for name in text], dtype=np.int32)[codes]
-        for (codes, _), text in zip(columns, texts, strict=True)
-    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ class DSLOptions(RandomPruningOptions):
     delta_t: int | None = Field(
         default=None,
         ge=1,
-        description="iterations between explorations; none: 1/400 of the run, at most the published",
+        description="iterations between explorations; none: the published number, in short runs 1/40",
     )
     decay: Literal["cosine", "linear", "none"] = Field(
         default="cosine", description="how the update ratio falls (paper, Table 4)"
@@ -35,7 +35,8 @@ class DSLOptions(RandomPruningOptions):
         default=False, description="also take the optimiser step in an exploring iteration"
     )
     mask_moments: bool = Field(
-        default=True, description="keep optimiser state zero off the mask (else weights regrow warm)"
+        default=True,
+        description="keep optimiser state zero off the mask (else weights regrow warm)",
     )
     drop: Literal["exact", "threshold"] = Field(
         default="exact",
@@ -59,7 +60,7 @@ class DynamicSparseLearning(RandomPruning):
     options_type = DSLOptions
     # The released code: coin-flip masks, a step in exploring iterations too, ties dropped together,
     # Adam moments that go on moving off the mask, and a cosine that ends at 0.005.
-    variants = {
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
         "official": {
             "mask_init": "bernoulli",
@@ -84,7 +85,7 @@ class DynamicSparseLearning(RandomPruning):
 
     def begin(self, loop: Loop) -> None:
         published = loop.model.published_delta_t
-        self.delta_t = self.options.delta_t or max(1, min(published, round(loop.total / 400)))
+        self.delta_t = self.options.delta_t or max(1, min(published, round(loop.total / 40)))
         self.budget = [table.live() for table in self.masked]
         self.ever_active = [table.mask.clone() for table in self.masked]
         self.explorations = self.grown = self.grown_without_gradient = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 
 from dslbench.backbones.base import Backbone
-from dslbench.errors import UsageError
 from dslbench.methods.base import Method, Options
 from dslbench.seeds import Streams
 from dslbench.tables import MaskedTable, random_masks, segment_slices
@@ -21,7 +20,8 @@ class RandomPruningOptions(Options):
     """Settings of random pruning."""
 
     when: Literal["init", "trained"] = Field(
-        default="init", description="mask the fresh table and train, or a trained one without retraining"
+        default="init",
+        description="mask the fresh table and train, or a trained one without retraining",
     )
     ranking: Literal["joint", "segment"] = Field(
         default="joint",
@@ -35,8 +35,8 @@ class RandomPruning(Method):
     name = "rp"
     label = "RP"
     family = "MP"
-    options_type: type[Options] = RandomPruningOptions
-    variants = {"default": {}, "trained": {"when": "trained"}}
+    options_type: ClassVar[type[Options]] = RandomPruningOptions
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "trained": {"when": "trained"}}
 
     def run(self, lab: Lab) -> Backbone:
         self.model = model = lab.build(MaskedTable)
@@ -68,11 +68,6 @@ class RandomPruning(Method):
         """Draw a mask for each table."""
         for table in self.masked:
             table.set_mask(torch.from_numpy(self.draw_mask(table, streams["mask"])))
-            if table.live() == 0:
-                raise UsageError(
-                    f"sparsity {self.sparsity:g} leaves no weight in table '{table.spec.name}'",
-                    "choose a lower --sparsity",
-                )
 
     def after_backward(self, loop: Loop) -> bool:
         for table in self.masked:

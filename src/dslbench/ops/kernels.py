@@ -11,10 +11,10 @@ import numpy as np
 from numba import njit
 
 np_inf = np.float32(np.inf)
-_options = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
-@njit(**_options)
+@kernel
 def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
     """out[r] = scale * (base[r] + sum_p values[p] * x[indices[p]])."""
     d = x.shape[1]
@@ -31,7 +31,7 @@ def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[
                 out[r, k] *= scale
 
 
-@njit(**_options)
+@kernel
 def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
     """out[j] = scale * (base[r] + sum_p values[p] * x[indices[p]]) for r = rows[j]."""
     d = x.shape[1]
@@ -48,7 +48,7 @@ def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # ty
             out[j, k] *= scale
 
 
-@njit(**_options)
+@kernel
 def spmm_from_slots(  # type: ignore[no-untyped-def]
     lo, hi, indptr, indices, values, slot, g, scale, extra, out
 ):
@@ -80,7 +80,7 @@ def spmm_from_slots(  # type: ignore[no-untyped-def]
                 out[r, k] += extra[s, k]
 
 
-@njit(**_options)
+@kernel
 def spmm_onto_slots(  # type: ignore[no-untyped-def]
     lo, hi, indptr, indices, values, x, slot, g, scale, extra, out
 ):
@@ -107,7 +107,7 @@ def spmm_onto_slots(  # type: ignore[no-untyped-def]
                 out[r, k] += extra[s, k]
 
 
-@njit(**_options)
+@kernel
 def assign_slots(rows, slot, unique):  # type: ignore[no-untyped-def]
     """Number the distinct values of `rows` in order of appearance: slot[unique[s]] = s; returns how many."""
     count = 0
@@ -120,7 +120,7 @@ def assign_slots(rows, slot, unique):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(**_options)
+@kernel
 def add_by_slot(lo, hi, rows, slot, g, out):  # type: ignore[no-untyped-def]
     """out[slot[rows[j]], lo:hi] += g[j, lo:hi] for all j; lo, hi are columns, so threads don't collide."""
     for j in range(rows.shape[0]):
@@ -129,7 +129,7 @@ def add_by_slot(lo, hi, rows, slot, g, out):  # type: ignore[no-untyped-def]
             out[s, k] += g[j, k]
 
 
-@njit(**_options)
+@kernel
 def mask_rows(lo, hi, x, mask):  # type: ignore[no-untyped-def]
     """x[r] *= mask[r], in place; mask is boolean."""
     for r in range(lo, hi):
@@ -137,7 +137,7 @@ def mask_rows(lo, hi, x, mask):  # type: ignore[no-untyped-def]
             x[r, k] = x[r, k] if mask[r, k] else 0
 
 
-@njit(**_options)
+@kernel
 def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-untyped-def]
     """out[j] = whether (users[j], items[j]) is an entry of a CSR matrix with sorted rows."""
     for j in range(lo, hi):
@@ -153,7 +153,7 @@ def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-
         out[j] = a < indptr[users[j] + 1] and indices[a] == item
 
 
-@njit(**_options)
+@kernel
 def rank_rows(  # type: ignore[no-untyped-def]
     lo, hi, scores, users, priority, seen_indptr, seen_indices, items, ranked, tied
 ):
@@ -213,7 +213,7 @@ def rank_rows(  # type: ignore[no-untyped-def]
                 tied[j] = True
 
 
-@njit(**_options)
+@kernel
 def hit_rows(lo, hi, users, items, truth_indptr, truth_indices, out):  # type: ignore[no-untyped-def]
     """out[j, q] = whether items[j, q] is in the user's row of the `truth` CSR matrix (sorted rows)."""
     for j in range(lo, hi):

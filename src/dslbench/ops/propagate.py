@@ -94,10 +94,10 @@ class Propagate(nn.Module):
         if self.layers == 0:
             return x.clone()
         if x.device.type != "cpu":
-            adjacency, h = self._csr_on(x), x
+            adjacency, total = self._csr_on(x), x
             for _ in range(self.layers):
-                h = torch.addmm(x, adjacency, h)
-            return h / (self.layers + 1)
+                total = torch.addmm(x, adjacency, total)
+            return total / (self.layers + 1)
         out = torch.empty_like(x)
         base, h = x.numpy(), x.numpy()
         for layer in range(1, self.layers + 1):
@@ -113,7 +113,15 @@ class Propagate(nn.Module):
 
     def _spmm(self, x: Any, base: Any, scale: np.float32, out: Any) -> None:
         run_rows(
-            kernels.spmm, self._bounds, self._indptr, self._indices, self._values, x, base, scale, out
+            kernels.spmm,
+            self._bounds,
+            self._indptr,
+            self._indices,
+            self._values,
+            x,
+            base,
+            scale,
+            out,
         )
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -125,9 +133,12 @@ class Propagate(nn.Module):
 
     def _csr_on(self, x: Tensor) -> Tensor:
         if self._torch_adjacency is None or self._torch_adjacency.device != x.device:
-            parts = [torch.from_numpy(a) for a in (self._indptr, self._indices, self._values)]
             self._torch_adjacency = torch.sparse_csr_tensor(
-                *parts, size=(self.n_rows, self.n_rows), device=x.device, check_invariants=False
+                torch.from_numpy(self._indptr),
+                torch.from_numpy(self._indices),
+                torch.from_numpy(self._values),
+                (self.n_rows, self.n_rows),
+                device=x.device,
             )
         return self._torch_adjacency
 
@@ -165,7 +176,13 @@ class Propagate(nn.Module):
             ends = (self._scale, small[1]) if last else (one, _NOTHING)
             if layer == 1:
                 run_rows(
-                    kernels.spmm_from_slots, self._bounds, *graph, self._slot, small[0], *ends, target
+                    kernels.spmm_from_slots,
+                    self._bounds,
+                    *graph,
+                    self._slot,
+                    small[0],
+                    *ends,
+                    target,
                 )
             else:
                 run_rows(

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,7 @@ def run_rows(kernel: Callable[..., Any], bounds: Bounds, *args: Any) -> None:
         return
     pool = _pool(thread_count())
     futures = [
-        pool.submit(kernel, int(lo), int(hi), *args)
-        for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)
-        if lo < hi
+        pool.submit(kernel, int(lo), int(hi), *args) for lo, hi in pairwise(bounds) if lo < hi
     ]
     for future in futures:
         future.result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 
 Record = Mapping[str, Any]
@@ -31,12 +30,10 @@ class Column:
 
     def value(self, record: Record) -> float | None:
         """The run's value, or None when it was not counted or measured."""
-        found = reduce(
-            lambda node, key: node.get(key) if isinstance(node, Mapping) else None,
-            self.path,
-            record,
-        )
-        return float(found) if isinstance(found, (int, float)) else None  # type: ignore[arg-type]
+        node: Any = record
+        for key in self.path:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return float(node) if isinstance(node, int | float) else None
 
 
 def seconds(value: float) -> str:

@@ -32,7 +32,9 @@ def terminal(tables: Sequence[TableModel], width: int | None, color: bool) -> st
         table = Table(title=model.title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for place, header in enumerate(model.headers):
             left = place < model.left_columns
-            table.add_column(header, justify="left" if left else "right", no_wrap=left, overflow="fold")
+            table.add_column(
+                header, justify="left" if left else "right", no_wrap=left, overflow="fold"
+            )
         for place, row in enumerate(model.rows):
             table.add_row(*(text(cell) for cell in row), end_section=place in model.rules)
         console.print(table)

@@ -125,7 +125,9 @@ def _table2(records: list[Record]) -> TableModel:
     )
     for of_backbone in group(records, lambda r: (r["spec"]["backbone"], _shape(r["spec"]))):
         methods = group(
-            sorted(of_backbone, key=lambda r: (r["spec"]["method"] != "dense", r["spec"]["sparsity"])),
+            sorted(
+                of_backbone, key=lambda r: (r["spec"]["method"] != "dense", r["spec"]["sparsity"])
+            ),
             lambda r: (r["spec"]["method"], r["spec"]["variant"], r["spec"]["sparsity"]),
         )
         for runs in methods:
@@ -226,15 +228,23 @@ def _footer(records: Sequence[Record], columns: Sequence[Column]) -> list[str]:
     seeds = sorted({s["seed"] for s in specs})
     lines = [
         f"Seeds: {', '.join(map(str, seeds))}"
-        + (" (one seed: no spread can be given)." if len(seeds) == 1 else "; mean and standard deviation.")
+        + (
+            " (one seed: no spread can be given)."
+            if len(seeds) == 1
+            else "; mean and standard deviation."
+        )
     ]
-    reduced = sorted({(s["epochs"], s["full_epochs"]) for s in specs if s["epochs"] < s["full_epochs"]})
+    reduced = sorted(
+        {(s["epochs"], s["full_epochs"]) for s in specs if s["epochs"] < s["full_epochs"]}
+    )
     lines += [
         f"Reduced settings: {epochs} of the preset's {full} epochs; quality is below the full protocol's."
         for epochs, full in reduced
     ]
     if any(s["protocol"] == "paper" for s in specs):
-        lines.append("Protocol paper: the epoch was selected on the test set, as in the paper's code.")
+        lines.append(
+            "Protocol paper: the epoch was selected on the test set, as in the paper's code."
+        )
     for runs in group(records, lambda r: r["spec"]["dataset"]):
         data = runs[0]["data"]
         digests = ", ".join(
@@ -253,7 +263,13 @@ def _footer(records: Sequence[Record], columns: Sequence[Column]) -> list[str]:
     )
     tied = max(r["quality"].get("tied_users") or 0 for r in records)
     if tied:
-        lines.append(f"Ties: up to {tied} users' lists were in part decided by the seeded tie-break.")
+        lines.append(
+            f"Ties: up to {tied} users' lists were in part decided by the seeded tie-break."
+        )
     machines = {(e["cpu"], e["cores"], e["device"]) for e in (r["environment"] for r in records)}
-    lines.append("Machine: " + "; ".join(f"{cpu}, {cores} cores, {dev}" for cpu, cores, dev in sorted(machines)) + ".")
+    lines.append(
+        "Machine: "
+        + "; ".join(f"{cpu}, {cores} cores, {dev}" for cpu, cores, dev in sorted(machines))
+        + "."
+    )
     return lines

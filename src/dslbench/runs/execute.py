@@ -92,7 +92,9 @@ def execute(missing: Sequence[PlannedRun], device: str, console: Console) -> lis
     return failures
 
 
-def _call(job: Event, on_event: Callable[[Event], None] = lambda event: None, log_name: str = "probe") -> Event:
+def _call(
+    job: Event, on_event: Callable[[Event], None] = lambda event: None, log_name: str = "probe"
+) -> Event:
     """Run a worker process on a job and return its last event."""
     logs = home.runs_dir() / ".logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -159,7 +161,9 @@ class _Live(_Quiet):
         self._phases: list[str] = ["train"]
 
     def begin(self, run: PlannedRun) -> None:
-        self.bars.reset(self._run, description=run.spec.title, total=run.spec.epochs, note="starting")
+        self.bars.reset(
+            self._run, description=run.spec.title, total=run.spec.epochs, note="starting"
+        )
         self._phase, self._epochs, self._seen = 0, run.spec.epochs, ""
 
     def event(self, event: Event) -> None:
@@ -172,7 +176,9 @@ class _Live(_Quiet):
             self._phase += 1 if self._seen else 0
             self._seen = event["phase"]
         done = event["done"] if event["event"] == "step" else event["epoch"]
-        note = f"{event['phase']} epoch {int(done + 0.999)}/{event['epochs']} loss {event['loss']:.4f}"
+        note = (
+            f"{event['phase']} epoch {int(done + 0.999)}/{event['epochs']} loss {event['loss']:.4f}"
+        )
         if "recall@20" in event:
             note += f" R@20 {event['recall@20']:.4f}"
         completed = self._phase * self._epochs + done

@@ -32,7 +32,7 @@ def save(
 ) -> None:
     """Store a finished run; readers see all of it or nothing."""
     with home.staged_folder(folder(record["id"])) as staging:
-        np.savez_compressed(staging / "users.npz", **dict(users))
+        np.savez_compressed(staging / "users.npz", **dict(users))  # type: ignore[arg-type]
         (staging / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
         (staging / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 

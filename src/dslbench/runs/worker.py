@@ -40,9 +40,7 @@ def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any 
     """The training loop's surroundings for a run."""
     backbone = registry.backbone(spec.backbone)
     hyper = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
-    return Lab(
-        data, backbone, hyper, epochs=spec.epochs, seed=spec.seed, device=device, emit=emit
-    )
+    return Lab(data, backbone, hyper, epochs=spec.epochs, seed=spec.seed, device=device, emit=emit)
 
 
 def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
@@ -165,12 +163,26 @@ def main() -> int:
     except BrokenPipeError:
         return 1  # nobody is listening any more
     except DslbenchError as error:
-        emit({"event": "error", "message": error.message, "hint": error.hint, "code": error.exit_code})
+        emit(
+            {
+                "event": "error",
+                "message": error.message,
+                "hint": error.hint,
+                "code": error.exit_code,
+            }
+        )
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
         text = str(error).partition("\n")[0]
-        emit({"event": "error", "message": f"{type(error).__name__}: {text}", "hint": None, "code": 1})
+        emit(
+            {
+                "event": "error",
+                "message": f"{type(error).__name__}: {text}",
+                "hint": None,
+                "code": 1,
+            }
+        )
         return 1
     return 0
 

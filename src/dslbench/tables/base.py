@@ -109,8 +109,8 @@ MakeTable = Callable[[TableSpec, np.random.Generator], Table]
 
 
 def keep_count(parameters: int, sparsity: float) -> int:
-    """Exact number of surviving weights k* = P - floor(s P).
+    """Exact number of surviving weights k* = P - floor(s P), at least one.
 
     The product is rounded to 9 places first, so that 0.7 * 10 prunes 7, not 6.
     """
-    return parameters - math.floor(round(sparsity * parameters, 9))
+    return max(1, parameters - math.floor(round(sparsity * parameters, 9)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -72,7 +74,7 @@ def _zero_off(x: Tensor, mask: Tensor) -> None:
 def segment_slices(spec: TableSpec) -> list[slice]:
     """The row range of each segment of a table."""
     starts = np.cumsum([0, *(rows for _, rows in spec.segments)])
-    return [slice(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [slice(int(a), int(b)) for a, b in pairwise(starts)]
 
 
 def random_masks(

@@ -1,0 +1,165 @@
+"""The command line from the outside: output, exit codes, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dslbench import cli
+from dslbench.runs import store
+
+SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
+
+
+def run(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    argv, sys.argv = sys.argv, ["dslbench", *args]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
+    finally:
+        sys.argv = argv
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_compare_makes_what_is_missing_and_report_shows_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = run(
+        "compare", "--backbone", "lightgcn", *SMALL, "--method", "dense", "--method", "dsl",
+        "--format", "json", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "2 runs: 0 stored, 2 to make (2 trainings, about" in err
+    records = json.loads(out)
+    assert [r["spec"]["method"] for r in records] == ["dense", "dsl"]
+    assert [r["budget"]["table_params"] for r in records] == [14400, 7200]
+    for r in records:
+        measured = r["cost"]["measured"]
+        assert measured["train_seconds"] > 0
+        assert 50 << 20 < measured["peak_rss_bytes"] < 4 << 30
+        assert r["cost"]["counted"]["exact"]["train_macs"] is None
+        assert r["selection"] == {"epoch": r["selection"]["epoch"], "on": "valid"}
+        assert len(json.loads((store.folder(r["id"]) / "history.json").read_text())) == 2
+    # A third method: the two stored runs are not made again, damaged ones are.
+    (store.folder(records[1]["id"]) / "run.json").write_text("{")
+    code, out, err = run("compare", "--backbone", "lightgcn", *SMALL, capsys=capsys)
+    assert code == 0, err
+    assert "3 runs: 1 stored, 2 to make" in err and "run.json, line 1" in err
+    assert "Baseline" in out and "RP" in out and "REDUCED: 2 of 300" in out
+    again = store.read(records[1]["id"])
+    assert again["quality"] == records[1]["quality"]  # the same seed, the same result
+
+    code, out, _ = run("report", "--format", "markdown", "--table", "2", capsys=capsys)
+    assert code == 0 and "+ DSL 50%" in out
+    code, out, _ = run("list", "runs", capsys=capsys)
+    assert code == 0 and len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["compare", "--backbone", "lightgnc"], 2, "did you mean 'lightgcn'"),
+        (["compare", "--backbone", "lightgcn", "--method", "dls"], 2, "did you mean 'dsl'"),
+        (["compare", "--backbone", "lightgcn", "--sparsity", "1"], 2, "outside [0, 1)"),
+        (["compare", "--backbone", "lightgcn", "--sparsity", "half"], 2, "valid number"),
+        (["compare", "--backbone", "lightgcn", "--set", "lrr=1"], 2, "did you mean 'lr'"),
+        (["compare", "--backbone", "lightgcn", "--dataset", "gowala"], 2, "did you mean 'gowalla'"),
+        (
+            ["compare", "--backbone", "lightgcn", "--dataset", "gowalla"],
+            3,
+            "dslbench download gowalla",
+        ),
+        (["compare", "--backbone", "lightgcn", "--device", "tpu"], 2, "unknown device"),
+        (["train"], 2, "--backbone"),
+        (["trian"], 2, "No such command"),
+        (["list", "dataset"], 2, "datasets"),
+        (["report"], 2, "no stored runs"),
+        (["download", "gowala"], 2, "did you mean 'gowalla'"),
+        (["download", "gowalla", "--from", "/does/not/exist"], 3, "/does/not/exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_the_right_code(
+    args: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, out, err = run(*args, capsys=capsys)
+    assert found == code
+    assert message in err
+    assert "Traceback" not in err and out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("data set: ")]
+    assert lines[0].startswith("error: ") and len(lines) <= 2
+
+
+def test_report_refuses_what_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_report import RUNS
+
+    for r in RUNS:
+        store.save(r, [], {})
+    target = tmp_path / "no" / "such"
+    (tmp_path / "no").write_text("a file, not a folder")
+    code, _, err = run("report", "--output", str(target), capsys=capsys)
+    assert code == 2 and "cannot write" in err
+    code, out, err = run("report", "--table", "9", capsys=capsys)
+    assert code == 2 and "no table '9'" in err and out == ""
+    code, out, err = run("report", "--format", "pdf", capsys=capsys)
+    assert code == 2 and "unknown format 'pdf'" in err
+    code, out, err = run(
+        "report", "--output", str(tmp_path / "t.md"), "--format", "markdown", capsys=capsys
+    )
+    assert code == 0 and out == "" and (tmp_path / "t.md").read_text().startswith("**Table 3")
+
+
+def test_interrupting_loses_nothing(own_home: Path) -> None:
+    command = [
+        sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
+        "--epochs", "60", "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    runs = own_home / "runs"
+
+    def stored() -> list[Path]:
+        return list(runs.glob("[!.]*/run.json")) if runs.exists() else []
+
+    while not stored() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the whole group
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted: 1 of 2 runs are stored" in err
+    assert len(stored()) == 1
+    before = stored()[0].stat().st_mtime_ns
+    again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs: 1 stored, 1 to make" in again.stderr
+    assert len(stored()) == 2
+    assert min(path.stat().st_mtime_ns for path in stored()) == before
+
+
+def test_help_does_not_import_the_heavy_ones() -> None:
+    code = (
+        "import sys; import dslbench.cli; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numba', 'numpy', 'pandas', 'scipy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_command_helps_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("download", "train", "compare", "report", "list"):
+        code, out, _ = run(command, "--help", capsys=capsys)
+        assert code == 0
+        assert "Example" in out

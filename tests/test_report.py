@@ -1,0 +1,157 @@
+"""The store and the tables made from it, from records written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dslbench.report.formats import render
+from dslbench.report.tables import build
+from dslbench.runs import store
+
+
+def record(
+    method: str = "dense", recall: float = 0.1, seed: int = 0, **spec_changes: Any
+) -> dict[str, Any]:
+    sparsity = 0.0 if method == "dense" else 0.5
+    spec = {
+        "dataset": "toy", "backbone": "lightgcn", "method": method, "variant": "default",
+        "sparsity": sparsity, "seed": seed, "epochs": 10, "scale": "quick", "full_epochs": 1000,
+        "protocol": "default", "preset": "official", "embedding_size": 64, "layers": 3,
+        "hyper": {"lr": 0.001}, "options": {},
+    } | spec_changes  # fmt: skip
+    return {
+        "format": store.FORMAT,
+        "id": f"{method}{seed}{spec['epochs']}{spec['protocol']}",
+        "spec": spec,
+        "data": {
+            "name": "toy", "users": 1000, "items": 800, "train_pairs": 22855, "valid_pairs": 1,
+            "test_pairs": 2, "train_digest": "a" * 64, "valid_digest": "b" * 64,
+            "test_digest": "c" * 64, "notes": [],
+        },
+        "quality": {"recall@20": recall, "ndcg@20": recall / 2, "hr@20": recall * 3, "tied_users": 0},
+        "selection": {"epoch": 10, "on": "valid"},
+        "budget": {
+            "dense_table_params": 115200, "table_params": int(115200 * (1 - sparsity)),
+            "achieved_sparsity": sparsity, "total_params": 115200,
+        },
+        "cost": {
+            "counted": {"paper": {"train_macs": None, "infer_macs": None}},
+            "measured": {"train_seconds": 12.5, "peak_rss_bytes": 2**29},
+        },
+        "environment": {"cpu": "Some CPU", "cores": 2, "device": "cpu"},
+        "finished": f"2026-01-0{1 + seed}T00:00:00",
+    }  # fmt: skip
+
+
+RUNS = [
+    record("rp", 0.08), record("dense", 0.10), record("dsl", 0.09),
+    record("dsl", 0.094, seed=1), record("rp", 0.081, seed=1), record("dense", 0.101, seed=1),
+]  # fmt: skip
+
+
+def show(number: str, format_name: str, records: list[dict[str, Any]]) -> str:
+    return render(format_name, number, records, width=160, color=False)
+
+
+def test_table_3_in_markdown() -> None:
+    lines = show("3", "markdown", RUNS).splitlines()
+    assert lines[0] == (
+        "**Table 3: toy, LightGCN (l=3, d=64, official preset, 10 epochs), epoch selected on "
+        "validation, REDUCED: 10 of 1000 epochs**"
+    )
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    assert cells[0][:5] == ["Category", "Method", "Sparsity", "Table params", "MACs (Tr.)"]
+    by_method = {row[1]: row for row in cells[2:]}
+    assert list(by_method) == ["Baseline", "DSL", "RP"]
+    assert by_method["Baseline"][7] == "**0.1005<sub>(.0007)</sub>**"
+    assert by_method["DSL"][7] == "<u>0.0920<sub>(.0028)</sub></u>"
+    assert by_method["RP"][7] == "0.0805<sub>(.0007)</sub>"
+    assert by_method["DSL"][2:5] == ["50.0%", "57,600", "-"]  # not counted yet: never 0
+    assert by_method["DSL"][5:7] == ["512 MiB", "12.5 s"]
+    footer = "\n".join(lines[-6:])
+    for text in (
+        "Seeds: 0, 1",
+        "Reduced settings: 10 of the preset's 1000",
+        "train aaaaaaaaaaaa",
+        "Some CPU",
+    ):
+        assert text in footer
+
+
+def test_different_settings_are_never_averaged_together() -> None:
+    mixed = [*RUNS, record("dense", 0.5, epochs=20), record("dense", 0.6, protocol="paper")]
+    tables = build("3", mixed)
+    assert len(tables) == 3
+    assert tables[0].rows[0][7].text == "0.1005"
+    assert "selected on the test set" in "\n".join(tables[2].footer)
+    changed = record("dense", 0.9)
+    changed["data"]["valid_digest"] = "d" * 64
+    assert len(build("3", [*RUNS, changed])) == 2
+
+
+def test_table_2_puts_dsl_below_its_backbone() -> None:
+    other = [record("dense", 0.3, dataset="gowalla"), record("dsl", 0.2, dataset="gowalla")]
+    (table,) = build("2", [*RUNS, *other])
+    assert [row[0].text for row in table.rows] == [
+        "LightGCN (l=3, d=64, official preset, 10 epochs)", "+ DSL 50%",
+    ]  # fmt: skip
+    assert "gowalla Recall@20" in table.headers and "toy NDCG@20" in table.headers
+    assert table.rows[1][table.headers.index("gowalla Recall@20")].text == "0.2000"
+
+
+def test_a_missing_value_is_a_dash_not_a_mean_of_the_rest() -> None:
+    partial = record("dsl", 0.09, seed=2)
+    partial["cost"]["measured"]["peak_rss_bytes"] = None
+    (table,) = build("3", [*RUNS, partial])
+    assert [row[5].text for row in table.rows] == ["512 MiB", "-", "512 MiB"]
+
+
+def test_terminal_output_keeps_to_its_width() -> None:
+    text = render("terminal", "3", RUNS, width=60, color=False)
+    assert max(len(line) for line in text.splitlines()) <= 60
+    assert "Baseline" in text
+
+
+def test_json_is_the_records() -> None:
+    assert json.loads(show("3", "json", RUNS)) == RUNS
+
+
+def test_store_round_trip_and_damage(own_home: Path) -> None:
+    for run in RUNS[:3]:
+        store.save(run, [{"epoch": 1}], {"users": np.arange(3)})
+    assert [r["spec"]["method"] for r in store.read_all(pytest.fail)] == ["dense", "dsl", "rp"]
+    damaged = store.folder(RUNS[0]["id"]) / "run.json"
+    for content, expected in [
+        ('{"format": 1,\n "id": ', "line 2"),
+        ("[]", "format None"),
+        ('{"format": 99}', "format 99"),
+        ('{"format": 1}', "section 'spec' is missing"),
+        ("", "line 1"),
+    ]:
+        damaged.write_text(content)
+        warnings: list[str] = []
+        assert len(store.read_all(warnings.append)) == 2
+        assert len(warnings) == 1 and expected in warnings[0] and "run.json" in warnings[0]
+        assert not store.has(RUNS[0]["id"], warnings.append)
+    damaged.write_bytes(b"\xff\xfe\x00")
+    assert len(store.read_all(warnings.append)) == 2
+    store.save(RUNS[0], [], {"users": np.arange(3)})  # made again
+    assert len(store.read_all(pytest.fail)) == 3
+
+
+def test_a_failed_save_leaves_the_old_run(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(RUNS[0], [], {"users": np.arange(3)})
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="No space"):
+        store.save(RUNS[0] | {"quality": {}}, [], {"users": np.arange(3)})
+    assert store.read(RUNS[0]["id"]) == RUNS[0]
+    assert [p.name for p in (own_home / "runs").iterdir()] == [RUNS[0]["id"]]

@@ -1,0 +1,109 @@
+"""Runs are resolved fully, refused with the closest name, and identified by what decides them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dslbench.errors import UsageError
+from dslbench.spec import RunSpec, resolve
+
+DIGESTS = {"train": "a", "valid": "b", "test": "c"}
+
+
+def spec(**changes: Any) -> RunSpec:
+    arguments: dict[str, Any] = {
+        "dataset": "gowalla", "backbone": "lightgcn", "method": "dsl", "sparsity": 0.5, "seed": 0,
+    }  # fmt: skip
+    return resolve(**(arguments | changes))
+
+
+def test_the_official_preset_is_the_default() -> None:
+    found = spec(scale="paper")
+    assert found.preset == "official"
+    assert found.epochs == found.full_epochs == 1000
+    expected = {"embedding_size": 64, "layers": 3, "batch_size": 2048, "lr": 1e-3, "reg": 1e-4}
+    assert {key: found.hyper[key] for key in expected} == expected
+    assert (found.hyper["init"], found.hyper["init_std"]) == ("normal", 0.1)
+
+
+def test_the_dsl_preset_and_a_preset_by_data_set() -> None:
+    found = spec(settings=["preset=dsl"])
+    assert (found.hyper["lr"], found.hyper["lr_end"], found.hyper["batch_size"]) == (
+        1e-2,
+        1e-4,
+        1024,
+    )
+    assert found.hyper["init"] == "xavier"
+    assert spec(dataset="amazon-book").hyper["batch_size"] == 8192
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "scale"),
+    [
+        ({"scale": "quick"}, 10, "quick"),
+        ({"scale": "laptop"}, 100, "laptop"),
+        ({"scale": "paper"}, 1000, "paper"),
+        ({"epochs": 7}, 7, "custom"),
+        ({"epochs": 1000}, 1000, "paper"),
+    ],
+)
+def test_scale_sets_epochs_and_nothing_else(
+    arguments: dict[str, Any], epochs: int, scale: str
+) -> None:
+    found = spec(**arguments)
+    assert (found.epochs, found.scale) == (epochs, scale)
+    assert found.hyper == spec(scale="paper").hyper
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ({"sparsity": 1.0}, r"sparsity 1 is outside \[0, 1\)", "--sparsity"),
+        ({"sparsity": -0.1}, r"sparsity -0.1 is outside", "--sparsity"),
+        ({"backbone": "lightgnc"}, "unknown backbone 'lightgnc'", "did you mean 'lightgcn'"),
+        ({"method": "dls"}, "unknown method 'dls'", "did you mean 'dsl'"),
+        ({"settings": ["lrr=1"]}, "unknown setting 'lrr' of lightgcn", "did you mean 'lr'"),
+        ({"settings": ["dsl.rho=1"]}, "unknown setting 'rho' of dsl", "did you mean 'rho0'"),
+        ({"settings": ["dls.rho0=1"]}, "unknown method 'dls'", "did you mean 'dsl'"),
+        ({"settings": ["lr"]}, "is not KEY=VALUE", "--set lr=0.01"),
+        ({"settings": ["lr=fast"]}, "setting 'lr' of lightgcn: .*number", None),
+        ({"settings": ["lr=-1"]}, "setting 'lr' of lightgcn: .*greater than 0", None),
+        ({"settings": ["dsl.decay=cosin"]}, "setting 'decay' of dsl", None),
+        ({"settings": ["epochs=5"]}, "epochs is set by an option", "--epochs 5"),
+        ({"settings": ["preset=offical"]}, "unknown preset 'offical'", "did you mean 'official'"),
+        ({"settings": ["dsl.variant=offical"]}, "unknown variant", "did you mean 'official'"),
+        ({"scale": "fast"}, "unknown scale 'fast'", "known"),
+        ({"protocol": "papr"}, "unknown protocol 'papr'", "did you mean 'paper'"),
+        ({"epochs": 0}, "--epochs 0 is less than 1", None),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: dict[str, Any], message: str, hint: str | None
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        spec(**arguments)
+    assert caught.value.exit_code == 2
+    if hint:
+        assert hint in (caught.value.hint or "")
+
+
+def test_identity_holds_what_decides_the_result() -> None:
+    base = spec(epochs=10)
+    assert base.identity(DIGESTS) == spec(scale="quick").identity(DIGESTS)  # same epochs
+    assert base.identity(DIGESTS) != base.identity(DIGESTS | {"train": "x"})
+    changed = [
+        spec(epochs=11), spec(epochs=10, seed=1), spec(epochs=10, sparsity=0.6),
+        spec(epochs=10, settings=["dsl.rho0=0.3"]), spec(epochs=10, settings=["lr=0.01"]),
+        spec(epochs=10, method="rp"), spec(epochs=10, protocol="paper"),
+    ]  # fmt: skip
+    ids = {base.identity(DIGESTS), *(s.identity(DIGESTS) for s in changed)}
+    assert len(ids) == len(changed) + 1
+
+
+def test_dense_has_no_sparsity_and_other_methods_options_do_not_touch_it() -> None:
+    plain = spec(method="dense", sparsity=0.5)
+    assert plain.sparsity == 0.0
+    other = spec(method="dense", sparsity=0.8, settings=["dsl.rho0=0.3"])
+    assert plain.identity(DIGESTS) == other.identity(DIGESTS)
