@@ -364,3 +364,14 @@ def test_both_ways_of_reading_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert fast.user_labels is not None
     assert slow.user_labels is not None
     assert list(fast.user_labels) == list(slow.user_labels)
+
+
+def test_import_of_a_description(tmp_path: Path) -> None:
+    written(tmp_path, "raw.csv", ROWS)
+    path = written(tmp_path, "mine.toml", 'file = "raw.csv"\nprotocol = "loo-last"\n')
+    commands.download(["stored"], False, path, False, False)
+    path.unlink()
+    (tmp_path / "raw.csv").unlink()
+    loaded = data.load("stored")
+    assert (loaded.name, loaded.protocol) == ("stored", "loo-last")
+    assert pairs_of(loaded) == PAIRS

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 from data_helpers import N_ITEMS, N_USERS, entry_text, install_catalog, write_dataset
 from dslbench import data
 from dslbench.data import commands, store
+from dslbench.data.interactions import digest, pairs_to_csr
 from dslbench.errors import DataError, UsageError
 
 
@@ -383,3 +385,35 @@ def test_tar_is_not_taken_for_text(tmp_path: Path) -> None:
         box.addfile(info, io.BytesIO(b"hi"))
     with pytest.raises(DataError, match=r"no train\.txt and no test\.txt found"):
         bring("small", tmp_path / "a.tar")
+
+
+def test_archive_vouches_for_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = b"".join(b"%d::%d::%d::%d\n" % (u, i, 3, 99 + i) for u in (1, 3) for i in (5, 7, 9))
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w") as box:
+        box.writestr("ml/ratings.dat", rows)
+    md5 = hashlib.md5((tmp_path / "ml.zip").read_bytes()).hexdigest()
+    text = (
+        'name = "ml"\ntitle = "t"\nformat = "ratings"\nterms = "t"\n[[files]]\n'
+        'name = "ratings.dat"\nrole = "all"\naliases = ["ratings.other.dat"]\npairs = 6\n'
+        'digest = "{}"\n[[files.archives]]\nurl = "https://example.com/ml.zip"\n'
+        f'member = "ml/ratings.dat"\nmd5 = "{md5}"\n'
+    )
+    pairs = digest(pairs_to_csr([0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2], (2, 3)))
+    install_catalog(monkeypatch, tmp_path / "catalog3", text.format(pairs))
+    bring("ml", tmp_path / "ml.zip")
+    assert "passed: md5 of the archive, digest" in capsys.readouterr().out
+    loaded = data.load("ml", protocol="temporal")
+    assert loaded.item_ids is not None
+    assert list(loaded.item_ids[loaded.test.indices]) == ["9", "9"]
+    assert not any("another order" in note for note in data.load("ml", protocol="dsl-loo").notes)
+
+    (tmp_path / "ratings.other.dat").write_bytes(
+        b"".join(b"%d::%d::3\n" % (u, i) for u in (3, 1) for i in (9, 5, 7))
+    )
+    bring("ml", tmp_path / "ratings.other.dat")
+    assert "passed: digest\n" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no timestamps"):
+        data.load("ml", protocol="temporal")
+    assert any("another order" in note for note in data.load("ml", protocol="paper").notes)

@@ -15,11 +15,10 @@ from dslbench.methods.dsl import (
     DSLOptions,
     DynamicSparseLearning,
     clear_moments,
-    grow,
     keep_above,
-    keep_largest,
 )
-from dslbench.tables import MaskedTable, TableSpec, keep_count, top_mask
+from dslbench.tables import MaskedTable, TableSpec, keep_count, select_largest
+from dslbench.tables.select import kth_largest
 from dslbench.train import Loop
 from test_contract import parameters, train
 
@@ -138,34 +137,46 @@ def test_itop_rate_and_zero_score_growth_are_reported() -> None:
     assert found["grown"] > 0
 
 
-def test_growth_takes_equal_scores_by_lot_and_counts_zeros() -> None:
-    score = torch.zeros(1000)
-    score[:3] = torch.tensor([3.0, 2.0, 1.0])
-    candidates = torch.ones(1000, dtype=torch.bool)
-    candidates[1] = False
-    chosen, without = grow(score, candidates, 52, np.random.default_rng(0))
-    assert int(chosen.sum()) == 52 and without == 50
-    assert chosen[0] and chosen[2] and not chosen[1]
-    places = chosen.nonzero().squeeze(1)[2:].float()
+def test_equal_scores_at_the_cut_are_taken_by_lot() -> None:
+    score = torch.zeros(100, 10)
+    score[0, :3] = torch.tensor([3.0, -2.0, 1.0])
+    candidates = torch.ones(100, 10, dtype=torch.bool)
+    candidates[0, 1] = False
+    chosen = select_largest(score, candidates, 52, np.random.default_rng(0))
+    assert int(chosen.sum()) == 52
+    assert chosen[0, 0] and chosen[0, 2] and not chosen[0, 1]
+    places = chosen.view(-1).nonzero().squeeze(1)[2:].float()
     assert 300 < places.mean() < 700  # by index they would be the first fifty
 
 
 def test_threshold_rule_drops_ties_together() -> None:
-    magnitude = torch.tensor([0.0, 0.1, 0.1, 0.1, 0.5])
-    mask = torch.tensor([True, True, True, True, True])
-    assert keep_above(magnitude, mask, 2).tolist() == [False, False, False, False, True]
-    assert keep_largest(magnitude, mask, 3).tolist() == [False, True, True, False, True]
+    magnitude = torch.tensor([[0.0, 0.1, -0.1, 0.1, 0.5]])
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    assert keep_above(magnitude, mask, 2).tolist() == [[False, False, False, False, True]]
+    kept = select_largest(magnitude, mask, 3)
+    assert kept.tolist() == [[False, True, True, False, True]]
 
 
 @given(
-    values=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
-    count=st.integers(0, 45),
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 9)),
+    count=st.integers(0, 300),
+    levels=st.sampled_from([1, 3, 1000]),
 )
-@settings(max_examples=100, deadline=None)
-def test_top_mask_is_exact_under_ties(values: list[float], count: int) -> None:
-    mask = top_mask(torch.tensor(values), count)
-    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[: min(count, len(values))]
-    assert sorted(mask.nonzero().squeeze(1).tolist()) == sorted(expected)
+@settings(max_examples=150, deadline=None)
+def test_selection_is_exact_under_ties(
+    seed: int, shape: tuple[int, int], count: int, levels: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.integers(-levels, levels + 1, size=shape) * 1e-3).astype(np.float32)
+    among = rng.random(shape) < 0.7
+    chosen = select_largest(torch.from_numpy(values), torch.from_numpy(among), count)
+    flat = [i for i in range(values.size) if among.reshape(-1)[i]]
+    flat.sort(key=lambda i: (-abs(values.reshape(-1)[i]), i))
+    assert sorted(chosen.view(-1).nonzero().squeeze(1).tolist()) == sorted(flat[:count])
+    if 0 < count <= len(flat):
+        expected = abs(values.reshape(-1)[flat[count - 1]])
+        assert kth_largest(torch.from_numpy(values), torch.from_numpy(among), count) == expected
 
 
 @pytest.mark.parametrize(

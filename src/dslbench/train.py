@@ -179,17 +179,17 @@ class Lab:
             extra = hooks.extra_loss(loop, batch)
             if extra is not None:
                 loss = loss + extra
-            loop.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if hooks.after_backward(loop):
-                loop.optimiser.step()
-            hooks.after_step(loop)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise RunError(
                     f"the loss became {value} at epoch {loop.epoch}, step {step} (iteration {loop.t})",
                     f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
                 )
+            loop.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if hooks.after_backward(loop):
+                loop.optimiser.step()
+            hooks.after_step(loop)
             total += value
             if time.monotonic() - last_report > 0.2:
                 last_report = time.monotonic()

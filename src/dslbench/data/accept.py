@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from dslbench.data.verify import compare, hash_file
 from dslbench.errors import DataError
 
 
-def accept(entry: DatasetEntry, spec: FileSpec, path: Path, origin: str) -> StoredFile:
+def accept(
+    entry: DatasetEntry, spec: FileSpec, path: Path, origin: str, vouched: Sequence[str] = ()
+) -> StoredFile:
     """Check one file; returns what the manifest keeps of it. Raises DataError when it is wrong.
+
+    `vouched` are checks that the archive it came from has passed.
 
     Bytes that differ from the published ones are accepted where the pairs have the published
     digest: the same data, written in another order.
@@ -25,6 +30,7 @@ def accept(entry: DatasetEntry, spec: FileSpec, path: Path, origin: str) -> Stor
     except OSError as error:
         raise DataError(f"{path.name} cannot be read: {error.strerror or error}") from None
     passed, failed = compare(spec, hashes)
+    passed = [*vouched, *passed]
     shown = Path(origin).name
     stored = StoredFile(
         name=spec.name,
@@ -34,6 +40,7 @@ def accept(entry: DatasetEntry, spec: FileSpec, path: Path, origin: str) -> Stor
         md5=hashes.md5,
         sha256=hashes.sha256,
         git_blob=hashes.git_blob,
+        same_bytes=False if failed else True if passed else None,
     )
     if not spec.holds_pairs:
         if failed:

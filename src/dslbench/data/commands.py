@@ -19,7 +19,7 @@ from dslbench.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from dslbench.data.fetch import Advance
-    from dslbench.data.store import Manifest
+    from dslbench.data.store import Manifest, StoredFile
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,12 @@ def _wanted(names: list[str], all_: bool, source: Path | None, verify: bool) -> 
             from dslbench.data.own import entry_for_import
 
             found.append(entry_for_import(name, source))
+            hint = did_you_mean(name, catalog())
+            if hint.startswith("did you mean"):
+                print(
+                    f"'{name}' is not in the catalog ({hint}), so this is data of your own",
+                    file=sys.stderr,
+                )
         else:
             raise UsageError(f"unknown data set '{name}'", hint=did_you_mean(name, known))
     return found
@@ -132,21 +138,21 @@ def _describe(entry: DatasetEntry, manifest: Manifest, how: str) -> None:
     )
     for file in manifest.files:
         pairs = f"{file.pairs:,} pairs; " if file.pairs is not None else ""
-        print(f"  {file.name}: {pairs}{_checks(file.checks, entry)}")
+        print(f"  {file.name}: {pairs}{_checks(file, entry)}")
     if entry.terms:
         print(f"  terms of use: {entry.terms}")
     if entry.citation:
         print(f"  cite: {entry.citation}")
 
 
-def _checks(checks: tuple[str, ...], entry: DatasetEntry) -> str:
-    if checks == ("digest",):
+def _checks(file: StoredFile, entry: DatasetEntry) -> str:
+    if file.checks and file.same_bytes is False:
         return (
             "passed: digest of the pairs (the bytes differ from the published file,"
             " the data are the same)"
         )
-    if checks:
-        return f"passed: {', '.join(checks)}"
+    if file.checks:
+        return f"passed: {', '.join(file.checks)}"
     return "no published checksum" if not entry.own else "digest recorded"
 
 

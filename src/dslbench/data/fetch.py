@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,7 @@ TIMEOUT_SECONDS = (10, 30)
 MAX_BYTES = 4 << 30
 CHUNK_BYTES = 1 << 14
 
+Check = Callable[[Path, str, Sequence[str]], None]  # (file, URL, checks its archive passed)
 Advance = Callable[[int, int | None], None]  # (bytes there so far, bytes in all where known)
 
 
@@ -47,12 +48,12 @@ def fetch(
     entry: DatasetEntry,
     spec: FileSpec,
     target: Path,
-    check: Callable[[Path, str], None],
+    check: Check,
     advance: Advance = lambda done, total: None,
 ) -> str:
     """Download one file to `target` from the first mirror that has it right; returns its URL.
 
-    `check(path, url)` raises DataError for a file that is not the right one. Raises DataError when
+    `check(path, url, checks)` raises DataError for a file that is not the right one. Raises DataError when
     no mirror has it, saying why for each, or when it cannot be written.
     """
     sources = [_Source(url, None) for url in spec.urls]
@@ -80,7 +81,7 @@ def _fetch_from(
     spec: FileSpec,
     source: _Source,
     target: Path,
-    check: Callable[[Path, str], None],
+    check: Check,
     advance: Advance,
 ) -> None:
     what = source.archive or spec
@@ -89,13 +90,15 @@ def _fetch_from(
     while True:
         resumed = whole.is_file() or _download(source.url, part, what, advance)
         try:
+            vouched: list[str] = []
             if source.archive is None:
                 _copy(part, target)
             else:
                 if not whole.is_file():
-                    _keep_archive(source.archive, part, whole)
+                    part.replace(whole)
+                vouched = archive_checks(source.archive, whole)
                 _unpack(entry, spec, source.archive, whole, target)
-            check(target, source.url)
+            check(target, source.url, vouched)
         except _Unwritable:
             raise
         except DataError as error:
@@ -129,11 +132,12 @@ def _copy(part: Path, target: Path) -> None:
         raise _Unwritable(target, error) from None
 
 
-def _keep_archive(archive: Archive, part: Path, whole: Path) -> None:
-    _, failed = compare(archive, hash_file(part))
+def archive_checks(archive: Archive, path: Path) -> list[str]:
+    """Checks an archive passes; DataError where it fails one."""
+    passed, failed = compare(archive, hash_file(path))
     if failed:
         raise DataError(f"{Path(urlsplit(archive.url).path).name}: {failed[0]}")
-    part.replace(whole)
+    return [f"{label} of the archive" for label in passed]
 
 
 def _unpack(

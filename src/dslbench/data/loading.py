@@ -23,9 +23,9 @@ def load(name: str, *, protocol: str = "default") -> Interactions:
     keep_log = resolved.basic != "given"
     published, source = read_published(found, where, keep_log=keep_log)
     data = replace(protocols.split(found, published, resolved), source=source)
-    if resolved.basic == "dsl-loo" and ["digest"] in source.get("checks", {}).values():
-        other = "the copy at hand lists the pairs in another order than the published file does"
-        data = replace(data, notes=(*data.notes, f"{other}, so this is not the paper's own split"))
+    if resolved.basic == "dsl-loo" and not found.own and not source.get("same_bytes", True):
+        order = "the copy at hand may list the pairs in another order than the published file"
+        data = replace(data, notes=(*data.notes, f"{order}: this may not be the paper's split"))
     _check_split(found, resolved.name, data)
     return data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dslbench.data.archives import extract, is_archive
 from dslbench.data.entries import DatasetEntry, FileSpec
 from dslbench.data.published import publish, read_files
 from dslbench.data.store import Manifest, StoredFile
+from dslbench.data.verify import compare, hash_file
 from dslbench.errors import DataError
 
 
@@ -22,6 +24,7 @@ class _Candidate:
 
     path: Path
     origin: str
+    vouched: tuple[str, ...] = ()
 
 
 def download_entry(entry: DatasetEntry, advance: fetch.Advance) -> tuple[Manifest, list[str]]:
@@ -32,8 +35,14 @@ def download_entry(entry: DatasetEntry, advance: fetch.Advance) -> tuple[Manifes
         for spec in entry.files:
             checked: list[StoredFile] = []
 
-            def check(path: Path, url: str, spec: FileSpec = spec) -> None:
-                checked[:] = [accept(entry, spec, path, url)]  # noqa: B023
+            def check(
+                path: Path,
+                url: str,
+                vouched: Sequence[str],
+                spec: FileSpec = spec,
+                checked: list[StoredFile] = checked,
+            ) -> None:
+                checked[:] = [accept(entry, spec, path, url, vouched)]
 
             try:
                 fetch.fetch(entry, spec, staging / spec.name, check, advance)
@@ -61,7 +70,7 @@ def import_entry(entry: DatasetEntry, source: Path) -> Manifest:
             candidate = candidates.get(spec.name)
             if candidate is None:
                 continue
-            stored = accept(entry, spec, candidate.path, candidate.origin)
+            stored = accept(entry, spec, candidate.path, candidate.origin, candidate.vouched)
             _copy(candidate.path, staging / spec.name)
             files.append(stored)
         missing = [
@@ -85,19 +94,35 @@ def _names(spec: FileSpec) -> tuple[str, ...]:
 
 
 def _candidates(entry: DatasetEntry, source: Path, unpacked: Path) -> dict[str, _Candidate]:
+    if entry.own:
+        from dslbench.data.own import describe
+
+        _, folder = describe(source)
+        return {spec.name: _Candidate(folder / spec.name, spec.name) for spec in entry.files}
     try:
         if source.is_dir():
             return _in_folder(entry, source)
         if is_archive(source):
             wanted = {spec.name: _names(spec) for spec in entry.files}
+            vouched = _vouched(entry, source)
             found = extract(source, wanted, unpacked, prefer=entry.store_name)
             return {
-                name: _Candidate(unpacked / name, f"{source.name}/{member}")
+                name: _Candidate(unpacked / name, f"{source.name}/{member}", vouched)
                 for name, member in found.items()
             }
         return _beside(entry, source)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
+
+
+def _vouched(entry: DatasetEntry, source: Path) -> tuple[str, ...]:
+    """Checks that `source` passes as one of the archives published for the data set."""
+    hashes = hash_file(source)
+    for archive in {archive for spec in entry.files for archive in spec.archives}:
+        passed, failed = compare(archive, hashes)
+        if passed and not failed:
+            return tuple(f"{label} of the archive" for label in passed)
+    return ()
 
 
 def _in_folder(entry: DatasetEntry, source: Path) -> dict[str, _Candidate]:

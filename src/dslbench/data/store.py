@@ -21,7 +21,10 @@ MANIFEST = "manifest.json"
 
 
 class StoredFile(BaseModel):
-    """A file at hand: hashes of its bytes, and the checks it passed when it came."""
+    """A file at hand: hashes of its bytes, and the checks it passed when it came.
+
+    `same_bytes`: whether the bytes are the published ones; None where no hash of them is known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +38,7 @@ class StoredFile(BaseModel):
     pairs: int | None = None
     digest: str | None = None
     checks: tuple[str, ...] = ()
+    same_bytes: bool | None = None
 
 
 class Manifest(BaseModel):
@@ -186,4 +190,5 @@ def summary_of(manifest: Manifest) -> dict[str, Any]:
         "time": manifest.time,
         "files": {file.name: file.sha256 for file in manifest.files},
         "checks": {file.name: list(file.checks) for file in manifest.files},
+        "same_bytes": all(file.same_bytes for file in manifest.files),
     }

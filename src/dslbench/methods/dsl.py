@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
-from dslbench.tables import MaskedTable, top_mask
+from dslbench.tables import MaskedTable, select_largest
+from dslbench.tables.select import kth_largest
 from dslbench.train import Lab, Loop
 
 
@@ -145,23 +146,23 @@ class DynamicSparseLearning(RandomPruning):
 
         Candidates for growth are all entries off the mask, those dropped just now included.
         """
-        mask, weight = table.mask[rows], table.weight.detach()[rows].abs()
-        gradient = table.weight.grad
+        mask, weight, gradient = table.mask[rows], table.weight.detach()[rows], table.weight.grad
         assert gradient is not None
+        gradient = gradient[rows]
         live = int(mask.count_nonzero())
         if live == mask.numel():
             return 0  # nothing is off the mask, so nothing can be exchanged
         if self.options.drop == "threshold":
             kept = keep_above(weight, mask, math.ceil(rho * live))
         else:
-            kept = keep_largest(weight, mask, live - round(rho * live))
+            kept = select_largest(weight, mask, live - round(rho * live))
         count = live - int(kept.count_nonzero())
         if count == 0:
             return 0
-        grown, without = grow(gradient[rows].abs(), ~kept, count, self.growth)
+        grown = select_largest(gradient, ~kept, count, self.growth)
         table.mask[rows] = kept | grown
         self.grown += count
-        self.grown_without_gradient += without
+        self.grown_without_gradient += int((gradient[grown] == 0).sum())
         return count
 
     def diagnostics(self) -> dict[str, Any]:
@@ -179,38 +180,12 @@ class DynamicSparseLearning(RandomPruning):
         }
 
 
-def keep_largest(magnitude: Tensor, mask: Tensor, count: int) -> Tensor:
-    """The `count` live entries of largest magnitude; of equal ones the lowest flat index stays."""
-    return top_mask(torch.where(mask, magnitude, -1.0), count)
-
-
-def keep_above(magnitude: Tensor, mask: Tensor, drop: int) -> Tensor:
+def keep_above(weight: Tensor, mask: Tensor, drop: int) -> Tensor:
     """The released code's rule: drop every live entry not above the `drop`-th smallest."""
+    live = int(mask.count_nonzero())
     if drop == 0:
         return mask.clone()
-    threshold = torch.kthvalue(magnitude[mask], drop).values
-    return mask & (magnitude > threshold)
-
-
-def grow(
-    score: Tensor, candidates: Tensor, count: int, rng: np.random.Generator
-) -> tuple[Tensor, int]:
-    """Choose the `count` candidates of largest score; equal scores at the cut by lot.
-
-    Taking equal scores by position would favour low user and item ids, and in look-up models most
-    scores are 0. Returns the chosen entries as a mask, and how many of them had score 0.
-    """
-    offered = torch.where(candidates, score, -1.0).reshape(-1)
-    threshold = torch.kthvalue(offered, offered.numel() - count + 1).values
-    chosen = offered > threshold
-    tied = (offered == threshold).nonzero().squeeze(1)
-    missing = count - int(chosen.count_nonzero())
-    if missing < len(tied):
-        lot = rng.permutation(len(tied))[:missing]
-        tied = tied[torch.from_numpy(np.sort(lot)).to(tied.device)]
-    chosen[tied] = True
-    without = int((offered[chosen] == 0).sum())
-    return chosen.view_as(score), without
+    return mask & (weight.abs() > kth_largest(weight, mask, live - drop + 1))
 
 
 def clear_moments(optimiser: torch.optim.Optimizer, table: MaskedTable) -> None:

@@ -229,3 +229,23 @@ def hit_rows(lo, hi, users, items, truth_indptr, truth_indices, out):  # type: i
                 else:
                     b = middle
             out[j, q] = a < end and truth_indices[a] == item
+
+
+@kernel
+def magnitude_histogram(  # type: ignore[no-untyped-def]
+    lo, hi, step, bits, among, prefix, counts
+):
+    """Histogram of the magnitudes of chosen float32 entries, seen as their bits without the sign.
+
+    Without a prefix (-1) the upper 15 of the 31 bits are counted, else the lower 16 of the entries
+    whose upper bits equal it. Rows [lo, hi) are counted in counts[lo // step].
+    """
+    into = counts[lo // step]
+    for r in range(lo, hi):
+        for k in range(bits.shape[1]):
+            # Adding the condition instead of branching on it: masks look random to a branch predictor.
+            b = bits[r, k] & 0x7FFFFFFF
+            if prefix < 0:
+                into[b >> 16] += among[r, k]
+            elif b >> 16 == prefix:
+                into[b & 0xFFFF] += among[r, k]

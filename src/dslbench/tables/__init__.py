@@ -2,7 +2,8 @@
 
 from dslbench.tables.base import MakeTable, StoredTable, Table, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
-from dslbench.tables.masked import MaskedTable, random_masks, segment_slices, top_mask
+from dslbench.tables.masked import MaskedTable, random_masks, segment_slices
+from dslbench.tables.select import select_largest
 
 __all__ = [
     "DenseTable",
@@ -14,5 +15,5 @@ __all__ = [
     "keep_count",
     "random_masks",
     "segment_slices",
-    "top_mask",
+    "select_largest",
 ]

@@ -87,21 +87,3 @@ def random_masks(
         part[: keep_count(part.size, sparsity)] = True
         mask[rows] = rng.permutation(part).reshape(-1, shape[1])
     return mask
-
-
-def top_mask(score: Tensor, count: int) -> Tensor:
-    """Boolean mask of the `count` largest entries; ties go to the lowest flat index.
-
-    Exactly `count` entries whatever the ties: a threshold `score > t` would drop all tied ones.
-    """
-    flat = score.reshape(-1)
-    mask = torch.zeros_like(flat, dtype=torch.bool)
-    if count <= 0:
-        return mask.view_as(score)
-    if count >= flat.numel():
-        return torch.ones_like(score, dtype=torch.bool)
-    threshold = torch.kthvalue(flat, flat.numel() - count + 1).values
-    mask = flat > threshold
-    tied = (flat == threshold).nonzero().squeeze(1)
-    mask[tied[: count - int(mask.count_nonzero())]] = True
-    return mask.view_as(score)
