@@ -126,9 +126,7 @@ def test_gradients_match_finite_differences(backbone: str) -> None:
 
 
 def _batches(lab: Lab) -> Any:
-    from dslbench.sampling import TripleSampler
-
-    return TripleSampler(lab.data.train, 64, lab.streams, lab.device).epoch()
+    return lab.build().sampler(lab.data, lab.hyper, lab.streams, lab.device).epoch()
 
 
 @pytest.mark.parametrize("kind", ["method", "backbone"])

@@ -111,3 +111,26 @@ def test_seen_items_never_come_back() -> None:
         torch.tensor([[3.0, 2.0, 1.0]]), np.array([0]), ev.tie_priority(3, 0), seen, 3
     )
     assert items.tolist() == [[2, -1, -1]]
+
+
+def test_sampled_ranking_against_the_slow_version() -> None:
+    rng = np.random.default_rng(3)
+    shape = (30, 60)
+    truth = pairs_to_csr(np.arange(0, 30, 2), rng.integers(0, 10, 15), shape)  # every other user
+    negatives = np.stack([10 + rng.permutation(50)[:25] for _ in range(30)]).astype(np.int32)
+    negatives[4, 20:] = -1  # a user with fewer candidates
+    scores = (rng.integers(0, 8, shape) / 4).astype(np.float32)
+    result = ev.evaluate_sampled(
+        lambda users, items: torch.from_numpy(scores)[users].gather(1, items), truth, negatives,
+        metrics=("recall@5", "ndcg@5"), seed=1, block_bytes=1000,
+    )  # fmt: skip
+    priority = ev.tie_priority(60, 1)
+    assert result.users.tolist() == list(range(0, 30, 2))
+    for place, user in enumerate(result.users):
+        item = int(truth[int(user)].indices[0])
+        others = [int(i) for i in negatives[user] if i >= 0]
+        key = (-scores[user, item], priority[item])
+        rank = sum((-scores[user, i], priority[i]) < key for i in others)
+        assert result.values["recall@5"][place] == float(rank < 5)
+        gain = 1 / math.log2(rank + 2) if rank < 5 else 0.0
+        assert result.values["ndcg@5"][place] == pytest.approx(gain)

@@ -61,8 +61,8 @@ def show(number: str, format_name: str, records: list[dict[str, Any]]) -> str:
 def test_table_3_in_markdown() -> None:
     lines = show("3", "markdown", RUNS).splitlines()
     assert lines[0] == (
-        "**Table 3: toy, LightGCN (l=3, d=64, official preset, 10 epochs), epoch selected on "
-        "validation, REDUCED: 10 of 1000 epochs**"
+        "**Table 3: toy, LightGCN (l=3, d=64, official preset, 10 epochs), protocol "
+        "default, REDUCED: 10 of 1000 epochs**"
     )
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
     assert cells[0][:5] == ["Category", "Method", "Sparsity", "Table params", "MACs (Tr.)"]
@@ -85,10 +85,11 @@ def test_table_3_in_markdown() -> None:
 
 def test_different_settings_are_never_averaged_together() -> None:
     mixed = [*RUNS, record("dense", 0.5, epochs=20), record("dense", 0.6, protocol="paper")]
+    mixed[-1]["selection"]["on"] = "test"
     tables = build("3", mixed)
     assert len(tables) == 3
     assert tables[0].rows[0][7].text == "0.1005"
-    assert "selected on the test set" in "\n".join(tables[2].footer)
+    assert "selected on the TEST set" in "\n".join(tables[2].footer)
     changed = record("dense", 0.9)
     changed["data"]["valid_digest"] = "d" * 64
     assert len(build("3", [*RUNS, changed])) == 2

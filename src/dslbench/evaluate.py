@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from dslbench.backbones.base import Scorer
+from dslbench.backbones.base import CandidateScorer, Scorer
 from dslbench.metrics import DEFAULT_METRICS, Float64, largest_cutoff, means, per_user
 from dslbench.ops import kernels
 from dslbench.ops.threads import even_bounds, run_rows
@@ -95,6 +95,55 @@ def evaluate(
             progress((start + len(ids)) / len(users))
     sizes = np.diff(truth.indptr)[users]
     values = {name: per_user(name, hits, sizes) for name in metrics}
+    return Evaluation(users, values, int(tied.sum()))
+
+
+def evaluate_sampled(
+    scorer: CandidateScorer,
+    truth: sparse.csr_matrix,
+    negatives: npt.NDArray[np.int32],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    seed: int = 0,
+    device: torch.device | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Evaluation:
+    """Rank the user's held-out items among a fixed set of sampled ones.
+
+    Args:
+        scorer: from `Backbone.candidate_scorer`.
+        truth: (N, M) binary CSR; users without entries are left out of averages.
+        negatives: (N, n) items, -1 where there are fewer; none of them is in `truth`.
+
+    The other arguments are those of `evaluate`.
+    """
+    priority = tie_priority(int(truth.shape[1]), seed)
+    sizes = np.diff(truth.indptr)
+    users = np.flatnonzero(sizes).astype(np.int64)
+    most = int(sizes.max(initial=0))
+    width = most + negatives.shape[1]
+    k = largest_cutoff(metrics)
+    hits = np.zeros((len(users), k), dtype=bool)
+    tied = np.zeros(len(users), dtype=bool)
+    block = max(1, block_bytes // (4 * max(width, int(truth.shape[1]))))
+    for start in range(0, len(users), block):
+        ids = users[start : start + block]
+        items = np.full((len(ids), width), -1, dtype=np.int64)
+        own = truth[ids].tocoo()
+        place = np.arange(own.nnz) - np.repeat(np.cumsum(sizes[ids]) - sizes[ids], sizes[ids])
+        items[own.row, place] = own.col
+        items[:, most:] = negatives[ids]
+        tensors = torch.from_numpy(ids), torch.from_numpy(np.maximum(items, 0))
+        scores = scorer(*(t if device is None else t.to(device) for t in tensors)).cpu().numpy()
+        scores = np.where(items >= 0, scores, -np.inf)
+        order = np.lexsort((priority[items], -scores), axis=-1)
+        ranked = np.take_along_axis(scores, order, axis=-1)
+        found = (order < most) & np.isfinite(ranked)
+        part = slice(start, start + len(ids))
+        hits[part, : min(k, width)] = found[:, :k]
+        best = ranked[:, : k + 1]
+        tied[part] = ((best[:, 1:] == best[:, :-1]) & np.isfinite(best[:, 1:])).any(axis=1)
+    values = {name: per_user(name, hits, sizes[users]) for name in metrics}
     return Evaluation(users, values, int(tied.sum()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,17 @@ Int64 = npt.NDArray[np.int64]
 
 # Triples drawn at a time: bounds the memory of sampling whatever the size of the data.
 _CHUNK = 1 << 20
+
+
+class Sampler(Protocol):
+    """Source of training batches."""
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+
+    def epoch(self) -> Iterator[Any]:
+        """The batches of one epoch."""
 
 
 class Triples(NamedTuple):

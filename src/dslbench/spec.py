@@ -12,10 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dslbench import registry
+from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UsageError, did_you_mean
 
 Scale = Literal["quick", "laptop", "paper", "custom"]
-Protocol = Literal["default", "paper"]
 
 # Share of the preset's epochs, and the least number that still says something.
 _SCALES: dict[str, tuple[float, int]] = {
@@ -39,7 +39,7 @@ class RunSpec(BaseModel):
     epochs: int = Field(ge=1)
     scale: Scale
     full_epochs: int = Field(ge=1)  # of the preset
-    protocol: Protocol
+    protocol: str
     preset: str
     hyper: dict[str, Any]  # resolved hyper-parameters of the backbone
     options: dict[str, Any]  # resolved options of the method
@@ -91,10 +91,8 @@ def resolve(
         raise UsageError(f"sparsity {sparsity:g} is outside [0, 1)", "try --sparsity 0.5")
     if scale not in _SCALES:
         raise UsageError(f"unknown scale '{scale}'", did_you_mean(scale, _SCALES))
-    if protocol not in ("default", "paper"):
-        raise UsageError(
-            f"unknown protocol '{protocol}'", did_you_mean(protocol, ["default", "paper"])
-        )
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"unknown protocol '{protocol}'", did_you_mean(protocol, PROTOCOLS))
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is less than 1")
     backbone_type, method_type = registry.backbone(backbone), registry.method(method)

@@ -15,9 +15,8 @@ from torch import Tensor
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
-from dslbench.evaluate import Evaluation, evaluate
-from dslbench.metrics import DEFAULT_METRICS
-from dslbench.sampling import TripleSampler
+from dslbench.evaluate import Evaluation, evaluate, evaluate_sampled
+from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import DenseTable, MakeTable
 
@@ -111,15 +110,20 @@ class Lab:
         return model.to(self.device)
 
     def evaluate(self, model: Backbone, part: str) -> Evaluation:
-        """Full ranking on "valid" or "test", items of the earlier parts excluded."""
+        """Rank on "valid" or "test": all items but those of earlier parts, or the sampled ones."""
         data = self.data
         truth, seen = (
-            (data.valid, data.train) if part == "valid" else (data.test, data.seen_before_test)
+            (data.valid, data.seen_before_valid)
+            if part == "valid"
+            else (data.test, data.seen_before_test)
         )
         model.eval()
-        result = evaluate(
-            model.scorer(), truth, seen, metrics=DEFAULT_METRICS, seed=self.seed, device=self.device
-        )
+        if data.negatives is not None:
+            result = evaluate_sampled(
+                model.candidate_scorer(), truth, data.negatives, seed=self.seed, device=self.device
+            )
+        else:
+            result = evaluate(model.scorer(), truth, seen, seed=self.seed, device=self.device)
         model.train()
         return result
 
@@ -132,8 +136,8 @@ class Lab:
         hooks = hooks or Hooks()
         record = Phase(phase, self.epochs)
         self.phases.append(record)
-        sampler = TripleSampler(self.data.train, self.hyper.batch_size, self.streams, self.device)
-        optimiser = torch.optim.Adam(model.parameters(), lr=self.hyper.lr, fused=True)
+        sampler = model.sampler(self.data, self.hyper, self.streams, self.device)
+        optimiser = model.optimiser(self.hyper)
         loop = Loop(model, optimiser, total=self.epochs * sampler.steps)
         best: dict[str, Tensor] | None = None
         hooks.begin(loop)
@@ -170,7 +174,7 @@ class Lab:
         every = self.hyper.eval_every or max(1, round(self.epochs / 20))
         return epoch % every == 0 or epoch == self.epochs
 
-    def _epoch(self, loop: Loop, sampler: TripleSampler, hooks: Hooks) -> float:
+    def _epoch(self, loop: Loop, sampler: Sampler, hooks: Hooks) -> float:
         """One pass; returns the mean loss over its batches."""
         total, last_report = 0.0, time.monotonic()
         for step, batch in enumerate(sampler.epoch(), start=1):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dslbench.data.interactions import Interactions
+from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
 
-BatchKind = Literal["triples"]
 Scorer = Callable[[Tensor], Tensor]
+CandidateScorer = Callable[[Tensor, Tensor], Tensor]
 
 
 class Hyper(BaseModel):
@@ -42,14 +44,13 @@ class Backbone(nn.Module, ABC):
     """A recommender built from tables that a method provides.
 
     Subclasses set the class attributes, ask `make_table` for their tables in `__init__`, and
-    implement `loss` and `scorer`.
+    implement `sampler`, `loss` and `scorer`.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     version: ClassVar[int] = 1  # part of a run's identity: raise it when results change
     hyper_type: ClassVar[type[Hyper]]
-    batch_kind: ClassVar[BatchKind] = "triples"
     # Published interval between explorations (DSL's delta T), in iterations.
     published_delta_t: ClassVar[int] = 2000
 
@@ -58,6 +59,16 @@ class Backbone(nn.Module, ABC):
         self, data: Interactions, hyper: Any, make_table: MakeTable, streams: Streams
     ) -> None:
         super().__init__()
+
+    @abstractmethod
+    def sampler(
+        self, data: Interactions, hyper: Any, streams: Streams, device: torch.device
+    ) -> Sampler:
+        """Source of the batches that `loss` takes."""
+
+    def optimiser(self, hyper: Any) -> torch.optim.Optimizer:
+        """Adam over all parameters, unless the model's recipe says otherwise."""
+        return torch.optim.Adam(self.parameters(), lr=hyper.lr, fused=True)
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
@@ -70,6 +81,14 @@ class Backbone(nn.Module, ABC):
         What all users share (a propagation, say) is computed here, once. The returned block may
         be overwritten by the function's next call, and its caller may write to it.
         """
+
+    def candidate_scorer(self) -> CandidateScorer:
+        """A function from users (B,) and items (B, C) to scores (B, C), without gradients.
+
+        Models whose score of one pair is expensive compute just these; the others all items.
+        """
+        score = self.scorer()
+        return lambda users, items: score(users).gather(1, items)
 
     def tables(self) -> dict[str, Table]:
         """The embedding tables by name: what methods make small."""

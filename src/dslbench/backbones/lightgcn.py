@@ -12,7 +12,7 @@ from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
 from dslbench.ops.propagate import Propagate
 from dslbench.ops.scores import FullScores, PairScores
-from dslbench.sampling import Triples
+from dslbench.sampling import Triples, TripleSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
 from dslbench.tables.base import normal, xavier_uniform
@@ -50,6 +50,11 @@ class LightGCN(Backbone):
         self.propagate = Propagate(data.train, hyper.layers)
         self.pair_scores = PairScores()
         self.full_scores = FullScores()
+
+    def sampler(
+        self, data: Interactions, hyper: LightGCNHyper, streams: Streams, device: torch.device
+    ) -> TripleSampler:
+        return TripleSampler(data.train, hyper.batch_size, streams, device)
 
     def loss(self, batch: Triples) -> Tensor:
         """BPR on propagated rows plus L2 on the batch's layer-0 rows (LightGCN, Eq. 15).

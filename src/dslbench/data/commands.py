@@ -237,8 +237,8 @@ def list_datasets(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("name", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    table.add_column("name", overflow="fold")
     for column in ("users", "items", "interactions", "density"):
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("on disk", "verified", "protocol"):

@@ -255,7 +255,8 @@ def _request(url: str, part: Path, expected: int | None, advance: Advance) -> No
         except OSError as error:  # all of requests' errors are
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status is None:
-                raise _Retry(f"{_network_problem(error)} after {out.done:,} bytes") from None
+                after = f" after {out.done:,} bytes" if out.done else ""
+                raise _Retry(_network_problem(error) + after) from None
             if status in (408, 416, 429) or status >= 500:
                 raise _Retry(f"HTTP {status}") from None
             raise _NextMirror(f"HTTP {status}") from None

@@ -210,8 +210,7 @@ def _shape(spec: Record) -> str:
 
 
 def _protocol(spec: Record) -> str:
-    chosen = "test" if spec["protocol"] == "paper" else "validation"
-    text = f"epoch selected on {chosen}"
+    text = f"protocol {spec['protocol']}"
     if spec["epochs"] < spec["full_epochs"]:
         text += f", REDUCED: {spec['epochs']} of {spec['full_epochs']} epochs"
     return text
@@ -241,10 +240,9 @@ def _footer(records: Sequence[Record], columns: Sequence[Column]) -> list[str]:
         f"Reduced settings: {epochs} of the preset's {full} epochs; quality is below the full protocol's."
         for epochs, full in reduced
     ]
-    if any(s["protocol"] == "paper" for s in specs):
-        lines.append(
-            "Protocol paper: the epoch was selected on the test set, as in the paper's code."
-        )
+    parts = {"valid": "validation", "test": "the TEST set, as the paper's code did"}
+    chosen = sorted({r["selection"]["on"] for r in records}, reverse=True)
+    lines.append(f"The epoch was selected on {' or '.join(parts[name] for name in chosen)}.")
     for runs in group(records, lambda r: r["spec"]["dataset"]):
         data = runs[0]["data"]
         digests = ", ".join(

@@ -21,7 +21,6 @@ from dslbench.cost import measured
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.runs import store
-from dslbench.sampling import TripleSampler
 from dslbench.spec import RunSpec
 from dslbench.tables import StoredTable
 from dslbench.train import Lab, Phase
@@ -109,8 +108,8 @@ def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
     data = datasets.load(spec.dataset, protocol=spec.protocol)
     lab = make_lab(spec, data, device)
     model = lab.build()
-    sampler = TripleSampler(data.train, lab.hyper.batch_size, lab.streams, device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=lab.hyper.lr, fused=True)
+    sampler = model.sampler(data, lab.hyper, lab.streams, device)
+    optimiser = model.optimiser(lab.hyper)
     times = []
     for _, batch in zip(range(12), sampler.epoch(), strict=False):
         began = time.perf_counter()
