@@ -46,7 +46,7 @@ def test_prune_and_grow_by_hand() -> None:
     table = small_table([[0.9, 0.1, 0.0], [0.5, 0.2, 0.0]], [[1, 1, 0], [1, 1, 0]])
     table.weight.grad = torch.tensor([[100.0, 1.0, -7.0], [100.0, 5.0, 3.0]])
     method = explorer(DSLOptions())
-    assert method.prune_and_grow(table, slice(0, 2), 0.5) == 2
+    assert method.prune_and_grow(table, slice(0, 2), 0.5, table.weight.grad) == 2
     table.apply_mask()
     assert table.mask.tolist() == [[True, False, True], [True, True, False]]
     assert_allclose(table.weight.detach().numpy(), [[0.9, 0, 0], [0.5, 0.2, 0]], rtol=1e-6)
@@ -197,3 +197,21 @@ def test_clear_moments_leaves_live_ones() -> None:
     state = optimiser.state[table.weight]
     for name in ("exp_avg", "exp_avg_sq"):
         assert ((state[name] != 0) == table.mask).all()
+
+
+def test_growth_scores_add_up_over_the_last_batches_where_asked() -> None:
+    data = make_interactions()
+    model, method, _ = train(
+        data, "lightgcn", "dsl", 0.5, 4, "dsl.delta_t=4", "dsl.grow_score=accum", "batch_size=64"
+    )
+    assert isinstance(method, DynamicSparseLearning)
+    assert method.window == 2  # 70 rows, 64 triples a batch
+    loop = Loop(model, torch.optim.Adam(model.parameters()), total=100, batch_size=64)
+    method.begin(loop)
+    (table,) = method.masked
+    for t, expected in [(1, 0.0), (2, 0.0), (3, 3.0), (4, 7.0), (5, 7.0), (7, 7.0), (8, 15.0)]:
+        loop.t = t
+        table.weight.grad = torch.full_like(table.weight, float(-t))
+        method.watch(loop)
+        assert method.scores is not None
+        assert float(method.scores[0].mean()) == expected

@@ -135,6 +135,10 @@ def compare(
     from dslbench import registry
 
     name = _dataset(dataset)
+    refused = registry.backbone(backbone).refuses
+    for m, reason in refused.items():
+        _say(f"left out: {m} ({reason})")
+    applicable = [m for m in registry.names("method") if m not in refused]
     specs = [
         _resolve(
             dataset=name, backbone=backbone, method=m, sparsity=s, seed=seed, epochs=epochs,
@@ -142,7 +146,7 @@ def compare(
         )
         for seed in range(seeds)
         for s in sparsity
-        for m in (method or registry.names("method"))
+        for m in (method or applicable)
     ]  # fmt: skip
     records = _make(specs, device=device, force=force, dry_run=dry_run)
     if not dry_run:

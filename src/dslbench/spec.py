@@ -96,6 +96,8 @@ def resolve(
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is less than 1")
     backbone_type, method_type = registry.backbone(backbone), registry.method(method)
+    if method in backbone_type.refuses:
+        raise UsageError(f"{method} on {backbone} makes no sense: {backbone_type.refuses[method]}")
     own, per_method = _split_settings(settings)
     preset = str(own.pop("preset", "")) or None
     preset_name, values = _preset(backbone, dataset, preset)

@@ -55,6 +55,7 @@ class Loop:
     model: Backbone
     optimiser: torch.optim.Optimizer
     total: int
+    batch_size: int
     t: int = 0
     epoch: int = 0
     notes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -138,7 +139,7 @@ class Lab:
         self.phases.append(record)
         sampler = model.sampler(self.data, self.hyper, self.streams, self.device)
         optimiser = model.optimiser(self.hyper)
-        loop = Loop(model, optimiser, total=self.epochs * sampler.steps)
+        loop = Loop(model, optimiser, self.epochs * sampler.steps, self.hyper.batch_size)
         best: dict[str, Tensor] | None = None
         hooks.begin(loop)
         model.train()

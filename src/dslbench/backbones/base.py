@@ -51,6 +51,12 @@ class Backbone(nn.Module, ABC):
     label: ClassVar[str]
     version: ClassVar[int] = 1  # part of a run's identity: raise it when results change
     hyper_type: ClassVar[type[Hyper]]
+    # Whether every batch has a gradient in every table entry; look-up models have it in few rows.
+    dense_gradients: ClassVar[bool] = False
+    # Whether users held out of training can be scored from what is folded in for them.
+    folds_in: ClassVar[bool] = False
+    # Methods that make no sense for the model, each with the reason.
+    refuses: ClassVar[dict[str, str]] = {}
     # Published interval between explorations (DSL's delta T), in iterations.
     published_delta_t: ClassVar[int] = 2000
 

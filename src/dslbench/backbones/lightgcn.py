@@ -33,6 +33,7 @@ class LightGCN(Backbone):
     name = "lightgcn"
     label = "LightGCN"
     hyper_type = LightGCNHyper
+    dense_gradients = True  # propagation reaches every row
     published_delta_t = 3000
 
     def __init__(

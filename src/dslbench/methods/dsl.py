@@ -43,6 +43,11 @@ class DSLOptions(RandomPruningOptions):
         default="exact",
         description="drop exactly the counted weights, or all at or below the counted one's size",
     )
+    grow_score: Literal["instant", "accum"] | None = Field(
+        default=None,
+        description="gradient of this batch, or |gradient| summed over about as many batches as visit "
+        "every row once; none: accum where a batch touches only its own rows",
+    )
     mask_init: Literal["exact", "bernoulli"] = Field(
         default="exact", description="exact count, or each entry by its own coin"
     )
@@ -73,7 +78,7 @@ class DynamicSparseLearning(RandomPruning):
     }
 
     def run(self, lab: Lab) -> Backbone:
-        self.model = model = lab.build(MaskedTable)
+        self.model = model = lab.build(self.make_table)
         self.mask_at_random(lab.streams)
         self.growth = lab.streams["growth"]
         lab.fit(model, "train", self)
@@ -89,6 +94,11 @@ class DynamicSparseLearning(RandomPruning):
         self.delta_t = self.options.delta_t or max(1, min(published, round(loop.total / 40)))
         self.budget = [table.live() for table in self.masked]
         self.ever_active = [table.mask.clone() for table in self.masked]
+        self.scores: list[Tensor] | None = None
+        if (self.options.grow_score or self._default_score(loop)) == "accum":
+            self.scores = [torch.zeros_like(table.weight) for table in self.masked]
+            rows = max(table.spec.n_rows for table in self.masked)
+            self.window = min(self.delta_t, -(-rows // loop.batch_size))
         self.explorations = self.grown = self.grown_without_gradient = 0
 
     def update_ratio(self, t: int, total: int) -> float:
@@ -100,8 +110,29 @@ class DynamicSparseLearning(RandomPruning):
             return float(rho0)
         return float(end + (rho0 - end) / 2 * (1 + math.cos(math.pi * t / total)))
 
+    @staticmethod
+    def _default_score(loop: Loop) -> str:
+        return "instant" if loop.model.dense_gradients else "accum"
+
+    @torch.no_grad()
+    def watch(self, loop: Loop) -> None:
+        """Add |gradient| up over the last iterations before an exploration (`grow_score=accum`).
+
+        In look-up models one batch has gradients in its own rows only, so that most growth by the
+        gradient of a single batch would be arbitrary.
+        """
+        left = -loop.t % self.delta_t
+        if self.scores is None or left >= self.window:
+            return
+        for score, table in zip(self.scores, self.masked, strict=True):
+            if left == self.window - 1:
+                score.zero_()
+            if table.weight.grad is not None:
+                score += table.weight.grad.abs()
+
     def after_backward(self, loop: Loop) -> bool:
         explored = False
+        self.watch(loop)
         if not self.options.step_on_explore and loop.t % self.delta_t == 0:
             explored = self.explore(loop)
         if self.options.mask_moments:
@@ -120,12 +151,12 @@ class DynamicSparseLearning(RandomPruning):
         """Prune and grow in every table; returns whether any weight was up for replacement."""
         rho = self.update_ratio(loop.t, loop.total)
         replaced = 0
-        for table, budget, active in zip(self.masked, self.budget, self.ever_active, strict=True):
-            before = table.mask.clone()
+        for number, (table, budget) in enumerate(zip(self.masked, self.budget, strict=True)):
+            before, active = table.mask.clone(), self.ever_active[number]
+            score = table.weight.grad if self.scores is None else self.scores[number]
+            assert score is not None
             for rows in self.groups(table):
-                replaced += self.prune_and_grow(table, rows, rho)
-            if not replaced:
-                continue
+                replaced += self.prune_and_grow(table, rows, rho, score[rows])
             table.apply_mask()
             if self.options.mask_moments:
                 clear_moments(loop.optimiser, table)
@@ -141,14 +172,12 @@ class DynamicSparseLearning(RandomPruning):
         return replaced > 0
 
     @torch.no_grad()
-    def prune_and_grow(self, table: MaskedTable, rows: slice, rho: float) -> int:
+    def prune_and_grow(self, table: MaskedTable, rows: slice, rho: float, score: Tensor) -> int:
         """Move the mask of one group; returns the number of weights dropped and grown.
 
         Candidates for growth are all entries off the mask, those dropped just now included.
         """
-        mask, weight, gradient = table.mask[rows], table.weight.detach()[rows], table.weight.grad
-        assert gradient is not None
-        gradient = gradient[rows]
+        mask, weight = table.mask[rows], table.weight.detach()[rows]
         live = int(mask.count_nonzero())
         if live == mask.numel():
             return 0  # nothing is off the mask, so nothing can be exchanged
@@ -159,10 +188,10 @@ class DynamicSparseLearning(RandomPruning):
         count = live - int(kept.count_nonzero())
         if count == 0:
             return 0
-        grown = select_largest(gradient, ~kept, count, self.growth)
+        grown = select_largest(score, ~kept, count, self.growth)
         table.mask[rows] = kept | grown
         self.grown += count
-        self.grown_without_gradient += int((gradient[grown] == 0).sum())
+        self.grown_without_gradient += int((score[grown] == 0).sum())
         return count
 
     def diagnostics(self) -> dict[str, Any]:

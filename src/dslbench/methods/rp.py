@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,15 @@ from pydantic import Field
 from dslbench.backbones.base import Backbone
 from dslbench.methods.base import Method, Options
 from dslbench.seeds import Streams
-from dslbench.tables import MaskedTable, random_masks, segment_slices
+from dslbench.tables import (
+    DenseTable,
+    MaskedTable,
+    MaskScope,
+    Table,
+    TableSpec,
+    random_masks,
+    segment_slices,
+)
 from dslbench.train import Lab, Loop
 
 
@@ -22,6 +30,10 @@ class RandomPruningOptions(Options):
     when: Literal["init", "trained"] = Field(
         default="init",
         description="mask the fresh table and train, or a trained one without retraining",
+    )
+    mask_scope: MaskScope = Field(
+        default="embeddings",
+        description="what is made small: embedding tables, what the released code masks, or all",
     )
     ranking: Literal["joint", "segment"] = Field(
         default="joint",
@@ -39,7 +51,7 @@ class RandomPruning(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "trained": {"when": "trained"}}
 
     def run(self, lab: Lab) -> Backbone:
-        self.model = model = lab.build(MaskedTable)
+        self.model = model = lab.build(self.make_table)
         if self.options.when == "trained":
             lab.fit(model, "train")
             self.mask_at_random(lab.streams)
@@ -48,10 +60,15 @@ class RandomPruning(Method):
             lab.fit(model, "train", self)
         return model
 
+    def make_table(self, spec: TableSpec, rng: np.random.Generator) -> Table:
+        """A masked table where the scope has it, else a dense one."""
+        kind = MaskedTable if spec.in_scope(self.options.mask_scope) else DenseTable
+        return kind(spec, rng)
+
     @property
     def masked(self) -> list[MaskedTable]:
         """The tables under a mask."""
-        return [cast(MaskedTable, table) for table in self.model.tables().values()]
+        return [table for table in self.model.tables().values() if isinstance(table, MaskedTable)]
 
     def groups(self, table: MaskedTable) -> list[slice]:
         """Row ranges of a table that are ranked together, each with its own exact count."""

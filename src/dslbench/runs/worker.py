@@ -38,6 +38,11 @@ def choose_device(name: str) -> torch.device:
 def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any = None) -> Lab:
     """The training loop's surroundings for a run."""
     backbone = registry.backbone(spec.backbone)
+    if data.fold_in is not None and not backbone.folds_in:
+        raise UsageError(
+            f"{spec.backbone} cannot score users it was not trained on, as protocol strong asks",
+            "--protocol default",
+        )
     hyper = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
     return Lab(data, backbone, hyper, epochs=spec.epochs, seed=spec.seed, device=device, emit=emit)
 
@@ -60,8 +65,10 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     began = time.perf_counter()
     result = lab.evaluate(rebuilt, "test")
     test_seconds = time.perf_counter() - began
-    table_params = sum(table.stored for table in stored.values())
-    dense_params = sum(n * d for n, d in (table.shape for table in stored.values()))
+    embeddings = [t for n, t in stored.items() if model.tables()[n].spec.role == "embedding"]
+    table_params = sum(table.stored for table in embeddings)
+    dense_params = sum(n * d for n, d in (table.shape for table in embeddings))
+    all_params = sum(table.stored for table in stored.values()) + model.other_parameters()
     final = lab.phases[-1]
     record = {
         "format": store.FORMAT,
@@ -75,7 +82,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
             "dense_table_params": dense_params,
             "table_params": table_params,
             "achieved_sparsity": 1 - table_params / dense_params,
-            "total_params": table_params + model.other_parameters(),
+            "total_params": all_params,
         },
         "diagnostics": method.diagnostics(),
         "cost": {

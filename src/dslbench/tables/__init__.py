@@ -1,6 +1,6 @@
 """Embedding tables: the one seam between methods and backbones."""
 
-from dslbench.tables.base import MakeTable, StoredTable, Table, TableSpec, keep_count
+from dslbench.tables.base import MakeTable, MaskScope, StoredTable, Table, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
 from dslbench.tables.masked import MaskedTable, random_masks, segment_slices
 from dslbench.tables.select import select_largest
@@ -8,6 +8,7 @@ from dslbench.tables.select import select_largest
 __all__ = [
     "DenseTable",
     "MakeTable",
+    "MaskScope",
     "MaskedTable",
     "StoredTable",
     "Table",

@@ -6,12 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 Float32 = npt.NDArray[np.float32]
+MaskScope = Literal["embeddings", "official", "all"]
 Init = Callable[[np.random.Generator, int, int], Float32]
 
 
@@ -36,12 +38,22 @@ class TableSpec:
             joint table. Rows of one table are ranked together unless a method ranks by segment.
         dim: embedding size d.
         init: draws the (n, d) initial values.
+        role: "embedding" (rows belong to users or items) or "layer" (any other weight matrix).
+        official: whether the paper's released code masks it; its choice differs by backbone.
     """
 
     name: str
     segments: tuple[tuple[str, int], ...]
     dim: int
     init: Init
+    role: Literal["embedding", "layer"] = "embedding"
+    official: bool = True
+
+    def in_scope(self, scope: MaskScope) -> bool:
+        """Whether a method with this scope makes the table small."""
+        if scope == "all":
+            return True
+        return self.official if scope == "official" else self.role == "embedding"
 
     @property
     def n_rows(self) -> int:
