@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dslbench import home
 from dslbench.report.formats import render
 from dslbench.report.tables import build
 from dslbench.runs import store
@@ -156,3 +158,15 @@ def test_a_failed_save_leaves_the_old_run(own_home: Path, monkeypatch: pytest.Mo
         store.save(RUNS[0] | {"quality": {}}, [], {"users": np.arange(3)})
     assert store.read(RUNS[0]["id"]) == RUNS[0]
     assert [p.name for p in (own_home / "runs").iterdir()] == [RUNS[0]["id"]]
+
+
+def test_what_is_stored_can_be_read_by_others(own_home: Path, tmp_path: Path) -> None:
+    """A store on a shared disk is for the group too, as far as the umask lets it."""
+    before = os.umask(0o022)
+    try:
+        store.save(RUNS[0], [], {"users": np.arange(3)})
+        home.write_atomic(tmp_path / "table.md", b"x")
+    finally:
+        os.umask(before)
+    assert store.folder(RUNS[0]["id"]).stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "table.md").stat().st_mode & 0o777 == 0o644

@@ -32,6 +32,13 @@ def runs_dir() -> Path:
     return home() / "runs"
 
 
+def _shared(path: Path, mode: int) -> None:
+    """Give what `tempfile` made private the permissions any other new file would have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(mode & ~mask)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +48,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        _shared(Path(temporary), 0o666)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -52,6 +60,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """Build a folder beside `target`, then put it in place whole; on any error nothing changes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    _shared(staging, 0o777)
     try:
         yield staging
         if target.exists():
