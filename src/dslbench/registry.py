@@ -30,7 +30,11 @@ def _known(kind: str) -> dict[str, str]:
     own = (
         Path(str(entry)).stem for entry in files(package).iterdir() if entry.name.endswith(".py")
     )
-    known = {name: f"{package}.{name}" for name in sorted(own) if name not in ("__init__", "base")}
+    known = {
+        name: f"{package}.{name}"
+        for name in sorted(own)
+        if name != "base" and not name.startswith("_")
+    }
     for point in entry_points(group=package):
         if point.name in known:
             raise UsageError(f"{kind} '{point.name}' of {point.value} is already defined")

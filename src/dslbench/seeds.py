@@ -14,15 +14,20 @@ class Streams:
     Names are hashed into the spawn key, so streams don't depend on the order of first use.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, path: tuple[str, ...] = ()) -> None:
         self.seed = seed
+        self._path = path
         self._generators: dict[str, np.random.Generator] = {}
+
+    def child(self, name: str) -> Streams:
+        """Streams of their own: the same names below it give other numbers."""
+        return Streams(self.seed, (*self._path, name))
 
     def fresh(self, name: str) -> np.random.Generator:
         """A new generator at the start of the named stream."""
-        key = zlib.crc32(name.encode("utf-8"))
+        key = tuple(zlib.crc32(part.encode("utf-8")) for part in (*self._path, name))
         return np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(key,)))
+            np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key))
         )
 
     def __getitem__(self, name: str) -> np.random.Generator:

@@ -56,8 +56,10 @@ class Loop:
     optimiser: torch.optim.Optimizer
     total: int
     batch_size: int
+    epochs: int = 1
     t: int = 0
     epoch: int = 0
+    stop: bool = False  # a hook sets it to end the phase after this iteration
     notes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def note(self, name: str, value: float) -> None:
@@ -105,9 +107,13 @@ class Lab:
         """Which part chooses the epoch: validation, or test where the protocol has no validation."""
         return "valid" if self.data.valid.nnz else "test"
 
-    def build(self, make_table: MakeTable = DenseTable) -> Backbone:
-        """A new, seeded backbone over tables of the given kind, on the lab's device."""
-        model = self.backbone(self.data, self.hyper, make_table, self.streams)
+    def build(self, make_table: MakeTable = DenseTable, reinit: str = "") -> Backbone:
+        """A new, seeded backbone over tables of the given kind, on the lab's device.
+
+        Its initial values are the same each time; `reinit` names others.
+        """
+        streams = self.streams.child(reinit) if reinit else self.streams
+        model = self.backbone(self.data, self.hyper, make_table, streams)
         return model.to(self.device)
 
     def evaluate(self, model: Backbone, part: str) -> Evaluation:
@@ -128,27 +134,39 @@ class Lab:
         model.train()
         return result
 
-    def fit(self, model: Backbone, phase: str = "train", hooks: Hooks | None = None) -> Phase:
+    def fit(
+        self,
+        model: Backbone,
+        phase: str = "train",
+        hooks: Hooks | None = None,
+        *,
+        select: bool = True,
+        lr_factor: float = 1.0,
+    ) -> Phase:
         """Train for the lab's epochs and leave the model at its best epoch.
 
-        Schedules span exactly the epochs that are run. Raises `RunError` when the loss stops
-        being a number.
+        Optimiser and schedule are new in each phase; the schedule spans exactly the epochs that
+        are run. Without `select` nothing is evaluated and the model stays as it is at the end.
+        Raises `RunError` when the loss stops being a number.
         """
         hooks = hooks or Hooks()
         record = Phase(phase, self.epochs)
         self.phases.append(record)
         sampler = model.sampler(self.data, self.hyper, self.streams, self.device)
         optimiser = model.optimiser(self.hyper)
-        loop = Loop(model, optimiser, self.epochs * sampler.steps, self.hyper.batch_size)
+        loop = Loop(
+            model, optimiser, self.epochs * sampler.steps, self.hyper.batch_size, self.epochs
+        )
         best: dict[str, Tensor] | None = None
         hooks.begin(loop)
         model.train()
         for epoch in range(1, self.epochs + 1):
             loop.epoch = epoch
-            rate = learning_rate(self.hyper, epoch, self.epochs)
+            rate = lr_factor * learning_rate(self.hyper, epoch, self.epochs)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             began = time.perf_counter()
+            before = loop.t
             loss = self._epoch(loop, sampler, hooks)
             seconds = time.perf_counter() - began
             row: dict[str, Any] = {"phase": phase, "epoch": epoch, "loss": loss, "lr": rate}
@@ -156,8 +174,8 @@ class Lab:
             row["train_seconds"] = seconds
             loop.notes.clear()
             record.train_seconds += seconds
-            record.steps += sampler.steps
-            if self._is_due(epoch):
+            record.steps += loop.t - before
+            if select and self._is_due(epoch):
                 began = time.perf_counter()
                 value = self.evaluate(model, self.selects_on).means
                 row |= value | {"eval_seconds": time.perf_counter() - began}
@@ -167,6 +185,8 @@ class Lab:
                     best = {name: x.detach().clone() for name, x in model.state_dict().items()}
             record.history.append(row)
             self._emit({"event": "epoch", "phase": phase, "epochs": self.epochs} | row)
+            if loop.stop:
+                break
         if best is not None:
             model.load_state_dict(best)
         return record
@@ -196,6 +216,8 @@ class Lab:
                 loop.optimiser.step()
             hooks.after_step(loop)
             total += value
+            if loop.stop:
+                return total / step
             if time.monotonic() - last_report > 0.2:
                 last_report = time.monotonic()
                 done = loop.epoch - 1 + step / sampler.steps

@@ -28,6 +28,11 @@ def xavier_uniform(rng: np.random.Generator, n: int, d: int) -> Float32:
     return ((rng.random((n, d), dtype=np.float32) * 2 - 1) * np.float32(bound)).astype(np.float32)
 
 
+def xavier_normal(rng: np.random.Generator, n: int, d: int) -> Float32:
+    """N(0, 2 / (n + d)) over the whole (n, d) matrix."""
+    return normal(math.sqrt(2.0 / (n + d)))(rng, n, d)
+
+
 @dataclass(frozen=True)
 class TableSpec:
     """A table that a backbone asks for.

@@ -71,3 +71,15 @@ def select_largest(
         tied = tied[:missing]
     chosen.view(-1)[tied] = True
     return chosen
+
+
+def select_greatest(score: Tensor, count: int) -> Tensor:
+    """Mask of exactly `count` entries of greatest value, signs counted; ties by lowest flat index."""
+    flat = score.reshape(-1)
+    if count >= flat.numel():
+        return torch.ones_like(score, dtype=torch.bool)
+    threshold = torch.kthvalue(flat, flat.numel() - count + 1).values
+    chosen = flat > threshold
+    tied = (flat == threshold).nonzero().squeeze(1)
+    chosen[tied[: count - int(chosen.count_nonzero())]] = True
+    return chosen.view_as(score)
