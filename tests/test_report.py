@@ -24,7 +24,7 @@ def record(
         "dataset": "toy", "backbone": "lightgcn", "method": method, "variant": "default",
         "sparsity": sparsity, "seed": seed, "epochs": 10, "scale": "quick", "full_epochs": 1000,
         "protocol": "default", "preset": "official", "embedding_size": 64, "layers": 3,
-        "hyper": {"lr": 0.001}, "options": {},
+        "hyper": {"lr": 0.001}, "options": {}, "changed_hyper": {}, "changed_options": {},
     } | spec_changes  # fmt: skip
     return {
         "format": store.FORMAT,
@@ -95,6 +95,14 @@ def test_different_settings_are_never_averaged_together() -> None:
     changed = record("dense", 0.9)
     changed["data"]["valid_digest"] = "d" * 64
     assert len(build("3", [*RUNS, changed])) == 2
+
+
+def test_what_was_set_by_hand_is_named_and_kept_apart() -> None:
+    changed = record("dsl", 0.07, options={"delta_t": 5}, changed_options={"delta_t": 5})
+    (table,) = build("3", [*RUNS, changed])
+    assert [row[1].text for row in table.rows] == ["Baseline", "DSL", "DSL (delta_t=5)", "RP"]
+    other = record("dense", 0.2, hyper={"lr": 0.1}, changed_hyper={"lr": 0.1})
+    assert "official preset with lr=0.1, 10 epochs" in build("3", [*RUNS, other])[1].title
 
 
 def test_table_2_puts_dsl_below_its_backbone() -> None:

@@ -107,3 +107,12 @@ def test_dense_has_no_sparsity_and_other_methods_options_do_not_touch_it() -> No
     assert plain.sparsity == 0.0
     other = spec(method="dense", sparsity=0.8, settings=["dsl.rho0=0.3"])
     assert plain.identity(DIGESTS) == other.identity(DIGESTS)
+
+
+def test_what_the_user_changed_is_recorded_but_not_part_of_the_identity() -> None:
+    plain = spec(epochs=10)
+    same = spec(epochs=10, settings=["lr=0.001", "dsl.rho0=0.5"])  # the preset's own values
+    assert same.changed_hyper == {} and same.changed_options == {}
+    assert same.identity(DIGESTS) == plain.identity(DIGESTS)
+    other = spec(epochs=10, settings=["lr=0.01", "dsl.rho0=0.3"])
+    assert other.changed_hyper == {"lr": 0.01} and other.changed_options == {"rho0": 0.3}

@@ -43,6 +43,8 @@ class RunSpec(BaseModel):
     preset: str
     hyper: dict[str, Any]  # resolved hyper-parameters of the backbone
     options: dict[str, Any]  # resolved options of the method
+    changed_hyper: dict[str, Any] = {}  # those that the user set, away from the preset
+    changed_options: dict[str, Any] = {}  # those that the user set, away from the variant
 
     @property
     def title(self) -> str:
@@ -54,10 +56,12 @@ class RunSpec(BaseModel):
     def identity(self, data_digests: Mapping[str, Any]) -> str:
         """Hash over the resolved spec, the data's digests and the versions of the code.
 
-        `scale` and `full_epochs` only say where `epochs` came from, so they are left out.
+        What only says where a value came from (`scale`, `changed_hyper`, ...) is left out.
         """
         content = {
-            "spec": self.model_dump(exclude={"scale", "full_epochs"}),
+            "spec": self.model_dump(
+                exclude={"scale", "full_epochs", "changed_hyper", "changed_options"}
+            ),
             "data": dict(data_digests),
             "backbone_version": registry.backbone(self.backbone).version,
             "method_version": registry.method(self.method).version,
@@ -117,6 +121,7 @@ def resolve(
             )
         variant = "default"
     chosen = {k: v for k, v in per_method.get(method, {}).items() if k != "variant"}
+    of_variant = _validated(method_type.options_type, method_type.variants[variant], method)
     options = _validated(method_type.options_type, method_type.variants[variant] | chosen, method)
     hyper = _validated(backbone_type.hyper_type, values | own, backbone)
     full_epochs = hyper.pop("epochs")
@@ -127,6 +132,9 @@ def resolve(
         scale = "custom"
     if epochs == full_epochs:
         scale = "paper"
+    for key in backbone_type.hyper_type.follows_epochs:
+        if key not in own and hyper[key]:
+            hyper[key] = max(1, round(hyper[key] * epochs / full_epochs))
     return RunSpec.model_validate(
         {
             "dataset": dataset,
@@ -142,8 +150,17 @@ def resolve(
             "preset": preset_name,
             "hyper": hyper,
             "options": options,
+            "changed_hyper": _changed(hyper, own, values),
+            "changed_options": _changed(options, chosen, of_variant),
         }
     )
+
+
+def _changed(
+    resolved: Mapping[str, Any], chosen: Mapping[str, Any], usual: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of the chosen settings, those whose value is not the usual one."""
+    return {key: resolved[key] for key in chosen if resolved[key] != usual.get(key)}
 
 
 def _preset(backbone: str, dataset: str, name: str | None) -> tuple[str, dict[str, Any]]:

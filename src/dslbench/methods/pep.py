@@ -29,7 +29,10 @@ class PEPOptions(MaskedOptions):
         default=None,
         description="t at the start; none: such that decay alone reaches the weights half-way",
     )
-    weight_decay: float = Field(default=1e-5, ge=0, description="coupled decay of values and t")
+    threshold_decay: float = Field(default=1e-5, ge=0, description="coupled decay of t")
+    value_decay: float = Field(
+        default=0.0, ge=0, description="coupled decay of the values, besides the backbone's own"
+    )
     check_every: int | None = Field(
         default=None,
         ge=1,
@@ -115,9 +118,10 @@ class _Search(Hooks):
     @torch.no_grad()
     def after_backward(self, loop: Loop) -> bool:
         for table in self.tables:
-            for parameter in (table.weight, table.threshold):
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter, alpha=self.options.weight_decay)
+            decays = (self.options.value_decay, self.options.threshold_decay)
+            for parameter, decay in zip((table.weight, table.threshold), decays, strict=True):
+                if decay and parameter.grad is not None:
+                    parameter.grad.add_(parameter, alpha=decay)
         return True
 
     def after_step(self, loop: Loop) -> None:

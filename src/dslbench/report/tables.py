@@ -74,7 +74,7 @@ def _table3(records: list[Record]) -> TableModel:
                 r["spec"]["variant"],
             ),
         ),
-        lambda r: (r["spec"]["method"], r["spec"]["variant"], r["spec"]["sparsity"]),
+        _row_key,
     )
     marks = [_marks(column, rows) for column in columns]
     table = TableModel(
@@ -88,8 +88,7 @@ def _table3(records: list[Record]) -> TableModel:
         label, family = _method(runs[0]["spec"]["method"])
         if previous is not None and family != previous:
             table.rules.append(place - 1)
-        variant = runs[0]["spec"]["variant"]
-        name = label if variant == "default" else f"{label} ({variant})"
+        name = label + _variant(runs[0]["spec"])
         table.rows.append(
             [
                 Cell(family if family != previous else ""),
@@ -128,14 +127,13 @@ def _table2(records: list[Record]) -> TableModel:
             sorted(
                 of_backbone, key=lambda r: (r["spec"]["method"] != "dense", r["spec"]["sparsity"])
             ),
-            lambda r: (r["spec"]["method"], r["spec"]["variant"], r["spec"]["sparsity"]),
+            _row_key,
         )
         for runs in methods:
             spec = runs[0]["spec"]
             label = f"{_backbone(spec['backbone'])} ({_shape(spec)})"
             if spec["method"] == "dsl":
-                variant = "" if spec["variant"] == "default" else f" {spec['variant']}"
-                label = f"+ DSL{variant} {spec['sparsity']:.0%}"
+                label = f"+ DSL{_variant(spec)} {spec['sparsity']:.0%}"
             cells = [
                 _cell(column, [r for r in runs if r["spec"]["dataset"] == name], "")
                 for name in sets
@@ -188,6 +186,20 @@ def _marks(column: Column, rows: list[list[Record]]) -> list[Mark]:
     return ["" if v is None else names.get(v[0], "") for v in values]
 
 
+def _row_key(record: Record) -> Any:
+    """Runs of one row: all but the seed is the same."""
+    spec = record["spec"]
+    options = json.dumps(spec["options"], sort_keys=True)
+    return spec["method"], spec["variant"], spec["sparsity"], options
+
+
+def _variant(spec: Record) -> str:
+    """What sets a run apart from the method's default, in brackets; empty when nothing does."""
+    parts = [] if spec["variant"] == "default" else [spec["variant"]]
+    parts += [f"{key}={value}" for key, value in spec["changed_options"].items()]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 def _method(name: str) -> tuple[str, str]:
     """Label and family; a method that is no longer known keeps its name."""
     try:
@@ -206,7 +218,10 @@ def _backbone(name: str) -> str:
 
 def _shape(spec: Record) -> str:
     layers = f"l={spec['layers']}, " if spec.get("layers") is not None else ""
-    return f"{layers}d={spec['embedding_size']}, {spec['preset']} preset, {spec['epochs']} epochs"
+    named = ("layers", "embedding_size")
+    changed = [f"{k}={v}" for k, v in spec["changed_hyper"].items() if k not in named]
+    preset = f"{spec['preset']} preset" + (f" with {', '.join(changed)}" if changed else "")
+    return f"{layers}d={spec['embedding_size']}, {preset}, {spec['epochs']} epochs"
 
 
 def _protocol(spec: Record) -> str:
