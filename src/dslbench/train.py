@@ -100,6 +100,7 @@ class Lab:
         self.streams = Streams(seed)
         self.device = device or torch.device("cpu")
         self.phases: list[Phase] = []
+        self._pretrained: dict[str, dict[str, Tensor] | None] = {}
         self._emit = emit or (lambda event: None)
 
     @property
@@ -107,14 +108,39 @@ class Lab:
         """Which part chooses the epoch: validation, or test where the protocol has no validation."""
         return "valid" if self.data.valid.nnz else "test"
 
-    def build(self, make_table: MakeTable = DenseTable, reinit: str = "") -> Backbone:
+    def build(
+        self, make_table: MakeTable = DenseTable, reinit: str = "", *, pretrained: bool = True
+    ) -> Backbone:
         """A new, seeded backbone over tables of the given kind, on the lab's device.
 
-        Its initial values are the same each time; `reinit` names others.
+        Its initial values are the same each time; `reinit` names others. They include what the
+        backbone pretrains, unless `pretrained` is false: for a model that is filled otherwise.
         """
         streams = self.streams.child(reinit) if reinit else self.streams
-        model = self.backbone(self.data, self.hyper, make_table, streams)
-        return model.to(self.device)
+        model = self.backbone(self.data, self.hyper, make_table, streams).to(self.device)
+        if pretrained:
+            if reinit not in self._pretrained:
+                self._pretrained[reinit] = self.backbone.pretrain(self, streams)
+            start = self._pretrained[reinit] or {}
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    # A method's table of another kind may have other parameters.
+                    if name in start and start[name].shape == parameter.shape:
+                        parameter.copy_(start[name])
+        return model
+
+    def fit_other(
+        self, backbone: type[Backbone], hyper: Hyper, phase: str, streams: Streams
+    ) -> Backbone:
+        """Train another, dense backbone on the same data for `hyper.epochs` epochs; its bill is ours."""
+        other = Lab(
+            self.data, backbone, hyper, epochs=hyper.epochs, seed=self.seed, device=self.device,
+            emit=self._emit,
+        )  # fmt: skip
+        other.streams, other.phases = streams.child(phase), self.phases
+        model = other.build()
+        other.fit(model, phase)
+        return model
 
     def evaluate(self, model: Backbone, part: str) -> Evaluation:
         """Rank on "valid" or "test": all items but those of earlier parts, or the sampled ones."""

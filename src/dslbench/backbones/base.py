@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,9 @@ from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
 
+if TYPE_CHECKING:
+    from dslbench.train import Lab
+
 Scorer = Callable[[Tensor], Tensor]
 CandidateScorer = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,6 +26,9 @@ class Hyper(BaseModel):
     """Hyper-parameters every backbone has; presets fill them in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Fields counted in epochs that shrink with a run's length unless the user sets them.
+    follows_epochs: ClassVar[tuple[str, ...]] = ()
 
     embedding_size: int = Field(ge=1, description="embedding size d")
     epochs: int = Field(ge=1, description="epochs of the full protocol")
@@ -65,6 +71,20 @@ class Backbone(nn.Module, ABC):
         self, data: Interactions, hyper: Any, make_table: MakeTable, streams: Streams
     ) -> None:
         super().__init__()
+
+    @classmethod
+    def pretraining(cls, hyper: Any) -> list[str]:
+        """Names of the phases that `pretrain` consists of."""
+        return []
+
+    @classmethod
+    def pretrain(cls, lab: Lab, streams: Streams) -> dict[str, Tensor] | None:
+        """Initial values by parameter name, where the recipe trains simpler models first.
+
+        Called once for each set of initial values, before the first model is built from them;
+        None: the model starts from its random ones.
+        """
+        return None
 
     @abstractmethod
     def sampler(

@@ -54,10 +54,11 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     lab = make_lab(spec, data, device, emit)
     method_type = registry.method(spec.method)
     method = method_type(method_type.options_type.model_validate(spec.options), spec.sparsity)
-    emit({"event": "start", "phases": method_type.phases(method.options, spec.sparsity)})
+    phases = method_type.phases(method.options, spec.sparsity)
+    emit({"event": "start", "phases": [*lab.backbone.pretraining(lab.hyper), *phases]})
     model = method.run(lab)
     stored: dict[str, StoredTable] = {name: t.pack() for name, t in model.tables().items()}
-    rebuilt = lab.build()
+    rebuilt = lab.build(pretrained=False)
     rest = {k: v for k, v in model.state_dict().items() if not _in_table(k, model)}
     rebuilt.load_state_dict(rest, strict=False)
     for name, table in rebuilt.tables().items():
@@ -114,7 +115,7 @@ def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
     """Seconds one training epoch and one evaluation of this run take, from a short trial."""
     data = datasets.load(spec.dataset, protocol=spec.protocol)
     lab = make_lab(spec, data, device)
-    model = lab.build()
+    model = lab.build(pretrained=False)
     sampler = model.sampler(data, lab.hyper, lab.streams, device)
     optimiser = model.optimiser(lab.hyper)
     times = []
