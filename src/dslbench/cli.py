@@ -96,6 +96,9 @@ def train(
     set_: Settings = None,
     protocol: Protocol = "default",
     device: Device = "auto",
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write the packed model to this file.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train even if the run is stored.")
     ] = False,
@@ -108,6 +111,10 @@ def train(
         scale=scale, protocol=protocol, settings=set_ or (),
     )  # fmt: skip
     records = _make([spec], device=device, force=fresh, dry_run=False)
+    if export is not None:
+        from dslbench.runs import store
+
+        _write(export, store.model_bytes(records[0]["id"]))
     _print_report("json" if json_ else "terminal", "3", records[0] if json_ else records)
 
 
@@ -285,7 +292,6 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
 
 
 def _print_report(format_name: str, table: str, records: Any, output: Path | None = None) -> None:
-    from dslbench import home
     from dslbench.report import formats
 
     if isinstance(records, dict):
@@ -299,11 +305,17 @@ def _print_report(format_name: str, table: str, records: Any, output: Path | Non
     if output is None:
         sys.stdout.write(text)
         return
+    _write(output, text.encode("utf-8"))
+
+
+def _write(path: Path, content: bytes) -> None:
+    from dslbench import home
+
     try:
-        home.write_atomic(output, text.encode("utf-8"))
+        home.write_atomic(path, content)
     except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror or error}") from None
-    _say(f"written: {output}")
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    _say(f"written: {path}")
 
 
 def _console() -> Any:

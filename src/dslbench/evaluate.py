@@ -147,6 +147,24 @@ def evaluate_sampled(
     return Evaluation(users, values, int(tied.sum()))
 
 
+def rank_users(
+    scorer: Scorer, users: npt.NDArray[np.int64], seen: sparse.csr_matrix, k: int, seed: int = 0
+) -> npt.NDArray[np.int32]:
+    """The k best unseen items of each user (on the CPU), best first, -1 where there are fewer.
+
+    Args:
+        scorer: from `Backbone.scorer`.
+        users: (U,) ids.
+        seen: (N, M) binary CSR of items left out.
+
+    Returns:
+        (U, k) item ids.
+    """
+    k = min(k, int(seen.shape[1]))
+    priority = tie_priority(int(seen.shape[1]), seed)
+    return _rank_on_cpu(scorer(torch.from_numpy(users)), users, priority, seen, k)[0]
+
+
 def _rank_on_cpu(
     scores: Tensor, users: npt.NDArray[np.int64], priority: npt.NDArray[np.int32],
     seen: sparse.csr_matrix, k: int,

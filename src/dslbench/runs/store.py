@@ -1,4 +1,6 @@
-"""The run store: `runs/<id>/` with run.json, history.json and users.npz, put in place whole.
+"""The run store: a directory `runs/<id>/` for each run, put in place whole.
+
+It holds run.json (the record), history.json, users.npz (values per user) and model.safetensors.
 
 Records can be copied between machines and merged by copying folders. Reading never fails because
 of one bad folder: it is reported and left out.
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dslbench import home
+from dslbench.errors import RunError
 
 FORMAT = 1  # of run.json; raised when a reader of older records would misread newer ones
 _SECTIONS = ("spec", "data", "quality", "selection", "budget", "cost", "environment")
@@ -29,12 +32,26 @@ def save(
     record: Mapping[str, Any],
     history: list[dict[str, Any]],
     users: Mapping[str, npt.NDArray[Any]],
+    model: bytes | None = None,
 ) -> None:
     """Store a finished run; readers see all of it or nothing."""
     with home.staged_folder(folder(record["id"])) as staging:
         np.savez_compressed(staging / "users.npz", **dict(users))  # type: ignore[arg-type]
+        if model is not None:
+            (staging / "model.safetensors").write_bytes(model)
         (staging / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
         (staging / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def model_bytes(run_id: str) -> bytes:
+    """The packed model of a stored run; raises `RunError` where it was not kept."""
+    path = folder(run_id) / "model.safetensors"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read: {error.strerror or error}", "train again with --fresh"
+        ) from None
 
 
 def read(run_id: str) -> dict[str, Any]:

@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 
+from dslbench import artefact, registry
 from dslbench import data as datasets
-from dslbench import registry
 from dslbench.cost import measured
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.runs import store
 from dslbench.spec import RunSpec
-from dslbench.tables import StoredTable
 from dslbench.train import Lab, Phase
 
 
@@ -57,19 +56,21 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     phases = method_type.phases(method.options, spec.sparsity)
     emit({"event": "start", "phases": [*lab.backbone.pretraining(lab.hyper), *phases]})
     model = method.run(lab)
-    stored: dict[str, StoredTable] = {name: t.pack() for name, t in model.tables().items()}
+    packed = artefact.stored(model, spec.model_dump(mode="json"), data.digests)
+    content = artefact.to_bytes(packed)
     rebuilt = lab.build(pretrained=False)
-    rest = {k: v for k, v in model.state_dict().items() if not _in_table(k, model)}
-    rebuilt.load_state_dict(rest, strict=False)
-    for name, table in rebuilt.tables().items():
-        table.load(stored[name])
+    artefact.fill(rebuilt, artefact.from_bytes(content))
     began = time.perf_counter()
     result = lab.evaluate(rebuilt, "test")
     test_seconds = time.perf_counter() - began
-    embeddings = [t for n, t in stored.items() if model.tables()[n].spec.role == "embedding"]
-    table_params = sum(table.stored for table in embeddings)
-    dense_params = sum(n * d for n, d in (table.shape for table in embeddings))
-    all_params = sum(table.stored for table in stored.values()) + model.other_parameters()
+    embeddings = {
+        name: table
+        for name, table in packed.tables.items()
+        if model.tables()[name].spec.role == "embedding"
+    }
+    table_params = sum(table.stored for table in embeddings.values())
+    dense_params = sum(n * d for n, d in (table.shape for table in embeddings.values()))
+    all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
     final = lab.phases[-1]
     record = {
         "format": store.FORMAT,
@@ -98,7 +99,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
                 "peak_rss_bytes": measured.peak_rss_bytes(),
                 "peak_cuda_bytes": measured.peak_cuda_bytes(device),
                 "energy_joules": None,
-                "stored_bytes": {"dense": None, "csr": None, "bitmap": None},
+                "stored_bytes": artefact.table_bytes(packed),
                 "phases": [_phase_summary(phase) for phase in lab.phases],
             },
         },
@@ -107,7 +108,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     history = [row for phase in lab.phases for row in phase.history]
-    store.save(record, history, {"users": result.users} | result.values)
+    store.save(record, history, {"users": result.users} | result.values, content)
     return record
 
 
@@ -132,11 +133,6 @@ def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
         "epoch_seconds": steady[len(steady) // 2] * sampler.steps,
         "eval_seconds": time.perf_counter() - began,
     }
-
-
-def _in_table(key: str, model: Any) -> bool:
-    owners = {name for name, module in model.named_modules() if module in model.tables().values()}
-    return any(key.startswith(f"{owner}.") for owner in owners)
 
 
 def _phase_summary(phase: Phase) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""The model file: exact round trips, honest sizes, and one line for anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from dslbench import artefact
+from dslbench.artefact import Form, StoredModel
+from dslbench.errors import DataError, UsageError
+from dslbench.tables import StoredTable
+
+FORMS: list[Form] = ["dense", "csr", "bitmap"]
+
+
+def packed(n: int, d: int, density: float, seed: int = 0) -> StoredModel:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((n, d)) < density
+    values = rng.standard_normal(int(mask.sum())).astype(np.float32)
+    table = StoredTable((n, d), values, mask)
+    rest = {"layer.weight": rng.standard_normal((3, 2)).astype(np.float32), "steps": np.array(7)}
+    return StoredModel({"t": table}, rest, {"dataset": "toy"}, {"train": "abc"})
+
+
+@given(
+    n=st.integers(1, 40),
+    d=st.sampled_from([1, 7, 8, 9, 64, 255, 256, 300]),
+    density=st.floats(0, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_round_trip_is_exact_in_every_form(n: int, d: int, density: float) -> None:
+    model = packed(n, d, density)
+    for form in (None, *FORMS):
+        again = artefact.from_bytes(artefact.to_bytes(model, form))
+        assert np.array_equal(again.tables["t"].unpack(), model.tables["t"].unpack())
+        if form != "dense":
+            assert again.tables["t"].mask is not None
+            assert np.array_equal(again.tables["t"].mask, model.tables["t"].mask)
+        assert (again.spec, again.digests) == (model.spec, model.digests)
+        assert all(np.array_equal(again.rest[k], x) for k, x in model.rest.items())
+
+
+def test_sizes_are_those_of_the_files() -> None:
+    for density, most in [(0.5, 0.55), (0.1, 0.14)]:
+        model = packed(4000, 64, density)
+        sizes = artefact.table_bytes(model)
+        for form in FORMS:
+            on_disk = len(artefact.to_bytes(model, form))
+            assert sizes[form] <= on_disk < sizes[form] + 2000  # header and the rest
+        assert sizes["dense"] == 4000 * 64 * 4
+        assert sizes["bitmap"] / sizes["dense"] <= most
+        assert sizes["csr"] / sizes["dense"] == pytest.approx(density * 1.25, abs=0.01)
+
+
+def test_damage_and_strangers_are_refused_in_one_line(tmp_path: Path) -> None:
+    good = artefact.to_bytes(packed(10, 8, 0.5))
+    stranger = save({"x": np.zeros(3, dtype=np.float32)})
+    cases = {
+        "empty": b"", "cut": good[:-10], "text": b"hello there, not a tensor", "stranger": stranger,
+        "header": b"\xff" * 8 + good[8:],
+    }  # fmt: skip
+    for name, content in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            artefact.read(path)
+        assert str(path) in caught.value.message and "\n" not in caught.value.message
+    with pytest.raises(DataError, match="cannot be read"):
+        artefact.read(tmp_path / "missing")
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_flipped_bytes_never_crash_the_reader(draw: st.DataObject) -> None:
+    content = bytearray(artefact.to_bytes(packed(6, 8, 0.5)))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        content[draw.draw(st.integers(0, len(content) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        artefact.from_bytes(bytes(content))
+    except DataError as error:
+        assert "\n" not in error.message
+
+
+def test_a_model_comes_back_and_ranks_the_same() -> None:
+    from dslbench import data as datasets
+    from dslbench import registry
+    from dslbench.runs.worker import make_lab
+    from dslbench.spec import resolve
+
+    spec = resolve(
+        dataset="toy", backbone="lightgcn", method="rp", sparsity=0.5, seed=0, epochs=1,
+        settings=["embedding_size=8"],
+    )  # fmt: skip
+    data = datasets.load("toy")
+    lab = make_lab(spec, data, torch.device("cpu"))
+    kind = registry.method("rp")
+    model = kind(kind.options_type.model_validate(spec.options), 0.5).run(lab)
+    kept = artefact.stored(model, spec.model_dump(mode="json"), data.digests)
+    content = artefact.to_bytes(kept)
+    again = artefact.rebuild(artefact.from_bytes(content))
+    users = torch.arange(50)
+    assert torch.equal(again.scorer()(users), model.scorer()(users))
+    best = artefact.top_k(again, data, [3, 4], 10)
+    assert [len(row) for row in best] == [10, 10]
+    seen = set(data.seen_before_test[3].indices.tolist())
+    scores = again.scorer()(torch.tensor([3]))[0]
+    expected = [i for i in scores.argsort(descending=True).tolist() if i not in seen][:10]
+    assert best[0] == expected
+    with pytest.raises(UsageError, match="0 to 999"):
+        artefact.top_k(again, data, [1000], 10)
+    other = StoredModel(kept.tables, kept.rest, kept.spec, {**kept.digests, "train": "other"})
+    with pytest.raises(DataError, match="trained on other data"):
+        artefact.rebuild(other)
