@@ -34,8 +34,16 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "cuda", facts["device"] if device.type == "cuda" else "none; everything runs on the CPU"
     yield "kernels", f"compiled by numba; imported and loaded in {kernel_seconds:.2f} s"
     yield "store", f"{home.home()} ({_free_space()} free)"
-    for status in commands.dataset_status():
-        yield "data set", str(status)
+    statuses = commands.dataset_status()
+    for status in statuses:
+        if status.problem:
+            yield "data set", f"{status.name}: DAMAGED: {status.problem}"
+        elif status.on_disk:
+            state = "intact" if status.verified else "your own, intact"
+            yield "data set", f"{status.name}: {state}, {status.interactions:,} interactions"
+    missing = [s.name for s in statuses if not s.on_disk and not s.problem]
+    if missing:
+        yield "not at hand", f"{', '.join(missing)} (dslbench download NAME)"
 
 
 def _touch(kernels: object) -> None:

@@ -12,7 +12,7 @@ from dslbench.errors import UsageError
 
 Float64 = npt.NDArray[np.float64]
 
-DEFAULT_METRICS = ("recall@20", "ndcg@20", "hr@20")
+DEFAULT_METRICS = ("recall@20", "ndcg@20", "hr@20", "recall@10", "ndcg@10", "hr@10")
 
 
 def cutoff(metric: str) -> int:
