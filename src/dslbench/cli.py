@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -343,7 +344,12 @@ def main() -> None:
         _say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
+        # The reader has gone; without this the interpreter complains once more while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {where}{error.strerror or error}\n  try: DSLBENCH_HOME names where to store")
         sys.exit(1)
     except Exception as error:
         # The argument parser's own errors; where their classes live depends on Typer's version.

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dslbench.errors import UsageError
+
 Bounds = npt.NDArray[np.int64]
 
 
@@ -24,7 +26,9 @@ def thread_count() -> int:
     """Cores this process may use; `DSLBENCH_THREADS` overrides."""
     configured = os.environ.get("DSLBENCH_THREADS")
     if configured:
-        return max(1, int(configured))
+        if not configured.isdecimal() or int(configured) < 1:
+            raise UsageError(f"DSLBENCH_THREADS is '{configured}', not a number of threads")
+        return int(configured)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -42,7 +46,7 @@ def even_bounds(n_rows: int, parts: int | None = None) -> Bounds:
     return np.linspace(0, n_rows, min(parts, max(n_rows, 1)) + 1).astype(np.int64)
 
 
-def balanced_bounds(indptr: npt.NDArray[np.int32], parts: int | None = None) -> Bounds:
+def balanced_bounds(indptr: npt.NDArray[np.signedinteger], parts: int | None = None) -> Bounds:
     """Cut the rows of a CSR matrix into ranges of about equal work (rows plus entries)."""
     parts = parts or 4 * thread_count()
     work = indptr.astype(np.int64) + np.arange(len(indptr))

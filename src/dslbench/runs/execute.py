@@ -112,7 +112,11 @@ def _call(
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.close()
             for line in process.stdout:
-                last = json.loads(line)
+                try:
+                    last = json.loads(line)
+                except ValueError:
+                    errors.write(line)  # something a library printed
+                    continue
                 on_event(last)
             code = process.wait()
         except BaseException:
