@@ -1,0 +1,110 @@
+"""Dense layers whose weight is a table, so that a method can make it small like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dslbench.tables.base import Float32, Init, MakeTable, TableSpec
+
+
+def uniform(bound: float) -> Init:
+    """Uniform in +-bound.
+
+    PyTorch's `Linear` takes 1 / sqrt(in) for its weight and its bias, Keras' `lecun_uniform`
+    sqrt(3 / in) for the weight.
+    """
+
+    def draw(rng: np.random.Generator, n: int, d: int) -> Float32:
+        values = rng.random((n, d), dtype=np.float32) * 2 - 1
+        return (values * np.float32(bound)).astype(np.float32)
+
+    return draw
+
+
+def truncated_normal(std: float) -> Init:
+    """N(0, std^2), drawn again beyond two standard deviations, as TensorFlow's initialiser does."""
+
+    def draw(rng: np.random.Generator, n: int, d: int) -> Float32:
+        values = rng.standard_normal(n * d, dtype=np.float32)
+        while len(outside := np.flatnonzero(np.abs(values) > 2)):
+            values[outside] = rng.standard_normal(len(outside), dtype=np.float32)
+        return values.reshape(n, d) * np.float32(std)
+
+    return draw
+
+
+class TableLinear(nn.Module):
+    """y = x W^T + b, with W (out, in) a table of role "layer" and b an ordinary parameter.
+
+    Args:
+        make_table: of the method.
+        name: of the table, unique within the model.
+        in_features, out_features: widths.
+        rng: draws the weight, then the bias.
+        init: of the weight.
+        bias: its constant initial value; an `Init`, called for a (1, out) matrix; or None for a
+            layer without bias.
+        official: whether the paper's released code masks the weight.
+    """
+
+    def __init__(
+        self,
+        make_table: MakeTable,
+        name: str,
+        in_features: int,
+        out_features: int,
+        rng: np.random.Generator,
+        *,
+        init: Init,
+        bias: float | Init | None = 0.0,
+        official: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        spec = TableSpec(
+            name=name,
+            segments=(("unit", out_features),),
+            dim=in_features,
+            init=init,
+            role="layer",
+            official=official,
+        )
+        self.table = make_table(spec, rng)
+        self.bias: nn.Parameter | None = None
+        if bias is not None:
+            start = (
+                torch.from_numpy(bias(rng, 1, out_features).reshape(-1))
+                if callable(bias)
+                else torch.full((out_features,), float(bias))
+            )
+            self.bias = nn.Parameter(start)
+
+    @property
+    def weight(self) -> Tensor:
+        """W, (out, in), as the method's table gives it."""
+        return self.table.full()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class SeededDropout(nn.Module):
+    """Inverted dropout that draws from a stream of its own instead of torch's global generator."""
+
+    def __init__(self, p: float, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.p = p
+        self._seed = int(rng.integers(1 << 62))
+        self._generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero each entry with probability p and divide the others by 1 - p; in training only."""
+        if not self.training or self.p == 0:
+            return x
+        if self._generator is None or self._generator.device != x.device:
+            self._generator = torch.Generator(x.device).manual_seed(self._seed)
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self._generator)
+        return x * kept.div_(1 - self.p)
