@@ -167,7 +167,9 @@ def test_every_command_helps_with_an_example(capsys: pytest.CaptureFixture[str])
 
 def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("doctor", capsys=capsys)
-    facts = dict(line.split(None, 1) for line in out.splitlines() if not line.startswith("data set"))
+    facts = dict(
+        line.split(None, 1) for line in out.splitlines() if not line.startswith("data set")
+    )
     assert code == 0
     assert {"python", "torch", "cores", "kernels", "store"} <= set(facts)
     assert "data set       toy: intact, 30,513 interactions" in out

@@ -218,8 +218,13 @@ def keep_above(weight: Tensor, mask: Tensor, drop: int) -> Tensor:
 
 
 def clear_moments(optimiser: torch.optim.Optimizer, table: MaskedTable) -> None:
-    """Zero Adam's moments off the mask, so that a grown weight starts cold."""
+    """Put the optimiser's state off the mask back to its start, so that a grown weight starts cold.
+
+    Adam's moments start at 0, Adagrad's sum at the value it was given.
+    """
     state = optimiser.state.get(table.weight, {})
     for name in ("exp_avg", "exp_avg_sq"):
         if name in state:
             state[name].mul_(table.mask)
+    if "sum" in state:
+        state["sum"].masked_fill_(~table.mask, optimiser.defaults["initial_accumulator_value"])
