@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -40,29 +40,42 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="dslbench-kernel")
 
 
+def _worthwhile(work: int, least: int) -> int:
+    """Parts to cut some work into: a few per thread, none smaller than handing it over is worth."""
+    return max(1, min(4 * thread_count(), work // least))
+
+
 def even_bounds(n_rows: int, parts: int | None = None) -> Bounds:
     """Cut `n_rows` rows into ranges of equal length."""
-    parts = parts or 4 * thread_count()
+    parts = parts or _worthwhile(n_rows, 256)
     return np.linspace(0, n_rows, min(parts, max(n_rows, 1)) + 1).astype(np.int64)
 
 
 def balanced_bounds(indptr: npt.NDArray[np.signedinteger], parts: int | None = None) -> Bounds:
     """Cut the rows of a CSR matrix into ranges of about equal work (rows plus entries)."""
-    parts = parts or 4 * thread_count()
     work = indptr.astype(np.int64) + np.arange(len(indptr))
+    parts = parts or _worthwhile(int(work[-1]), 8192)
     bounds = np.searchsorted(work, np.linspace(0, work[-1], parts + 1)).astype(np.int64)
     bounds[0], bounds[-1] = 0, len(indptr) - 1
     return bounds
 
 
 def run_rows(kernel: Callable[..., Any], bounds: Bounds, *args: Any) -> None:
-    """Call `kernel(lo, hi, *args)` for each range; errors of any range are raised."""
-    if thread_count() == 1 or len(bounds) <= 2:
-        kernel(int(bounds[0]), int(bounds[-1]), *args)
-        return
-    pool = _pool(thread_count())
-    futures = [
-        pool.submit(kernel, int(lo), int(hi), *args) for lo, hi in pairwise(bounds) if lo < hi
-    ]
+    """Call `kernel(lo, hi, *args)` for each range; errors of any range are raised.
+
+    The calling thread works too, and each thread takes the next range when it is done with one.
+    """
+    ranges = iter([(int(lo), int(hi)) for lo, hi in pairwise(bounds) if lo < hi])
+
+    def work() -> None:
+        for lo, hi in ranges:  # a list's iterator hands each range to one thread only
+            kernel(lo, hi, *args)
+
+    helpers = min(thread_count(), len(bounds) - 1) - 1
+    futures = [_pool(helpers).submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        wait(futures)
     for future in futures:
         future.result()
