@@ -1,0 +1,101 @@
+"""Scores of each user of a batch with items of its own, without copying the items' rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dslbench.ops import lookup_kernels
+from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
+
+# Multiplications below which handing the work to threads costs more than the work.
+_SMALL = 1 << 18
+
+
+def _parts(pairs: int, users: Any) -> int | None:
+    """Ranges to cut the rows into: one for little work, else the default."""
+    return 1 if pairs * users.shape[1] < _SMALL else None
+
+
+class LookupScores(nn.Module):
+    """out[b, c] = users[b] . table[items[b, c]].
+
+    Written with tensors, `table[items]` is a (B, C, d) copy: 200 MB for UltraGCN's 1,500 negatives
+    of 512 users on Gowalla, twice. The kernels read the rows where they are. Backward, the places
+    are first grouped by item, so that threads own ranges of items and every sum has one order.
+    """
+
+    def forward(self, users: Tensor, table: Tensor, items: Tensor) -> Tensor:
+        """Scores, differentiable with respect to both float arguments.
+
+        Args:
+            users: (B, d) float32.
+            table: (M, d) float32.
+            items: (B, C) int32 rows of `table`, repeats allowed.
+
+        Returns:
+            (B, C).
+        """
+        if users.device.type != "cpu":
+            return torch.bmm(table[items], users.unsqueeze(2)).squeeze(2)
+        scores: Tensor = _LookupScores.apply(users, table, items)  # type: ignore[no-untyped-call]
+        return scores
+
+
+class _LookupScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, table: Tensor, items: Tensor) -> Tensor:
+        users, table, items = users.contiguous(), table.contiguous(), items.contiguous()
+        ctx.save_for_backward(users, table, items)
+        out = torch.empty(tuple(items.shape), dtype=users.dtype)
+        run_rows(
+            lookup_kernels.gather_dots, even_bounds(len(users), _parts(items.numel(), users)),
+            users.detach().numpy(), table.detach().numpy(), items.numpy(), out.numpy(),
+        )  # fmt: skip
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        users, table, items = (x.detach().numpy() for x in ctx.saved_tensors)
+        weights = gradients[0].contiguous().numpy()
+        on_users = on_table = None
+        if ctx.needs_input_grad[0]:
+            on_users = torch.empty(users.shape)
+            run_rows(
+                lookup_kernels.gather_sums, even_bounds(len(users), _parts(items.size, users)),
+                weights, table, items, on_users.numpy(),
+            )  # fmt: skip
+        if ctx.needs_input_grad[1]:
+            on_table = torch.empty(table.shape)
+            indptr = np.empty(len(table) + 1, dtype=np.int32)
+            order = np.empty(items.size, dtype=np.int32)
+            lookup_kernels.group_by_item(items.reshape(-1), len(table), indptr, order)
+            run_rows(
+                lookup_kernels.scatter_sums, balanced_bounds(indptr, _parts(items.size, users)),
+                indptr, order,
+                np.int32(items.shape[1]), weights.reshape(-1), users, on_table.numpy(),
+            )  # fmt: skip
+        return on_users, on_table, None
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """Sum of squares, a scalar; neither direction makes a squared copy of a whole table."""
+    total: Tensor = _SquaredNorm.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _SquaredNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        flat = x.detach().reshape(-1)
+        return torch.dot(flat, flat)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gradient: Tensor = 2 * gradients[0] * x.detach()
+        return gradient
