@@ -53,7 +53,8 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         assert len(json.loads((store.folder(r["id"]) / "history.json").read_text())) == 2
     # A third method: the two stored runs are not made again, damaged ones are.
     (store.folder(records[1]["id"]) / "run.json").write_text("{")
-    code, out, err = run("compare", "--backbone", "lightgcn", *SMALL, capsys=capsys)
+    three = ["--method", "dense", "--method", "rp", "--method", "dsl"]
+    code, out, err = run("compare", "--backbone", "lightgcn", *SMALL, *three, capsys=capsys)
     assert code == 0, err
     assert "3 runs: 1 stored, 2 to make" in err and "run.json, line 1" in err
     assert "Baseline" in out and "RP" in out and "REDUCED: 2 of 300" in out
