@@ -26,7 +26,8 @@ class DSLOptions(RandomPruningOptions):
     delta_t: int | None = Field(
         default=None,
         ge=1,
-        description="iterations between explorations; none: the published number, in short runs 1/40",
+        description="iterations between explorations; none: as published, in runs too short for 40 "
+        "explorations a 40th of the run, at least 20",
     )
     decay: Literal["cosine", "linear", "none"] = Field(
         default="cosine", description="how the update ratio falls (paper, Table 4)"
@@ -91,7 +92,7 @@ class DynamicSparseLearning(RandomPruning):
 
     def begin(self, loop: Loop) -> None:
         published = loop.model.published_delta_t
-        self.delta_t = self.options.delta_t or max(1, min(published, round(loop.total / 40)))
+        self.delta_t = self.options.delta_t or min(published, max(20, round(loop.total / 40)))
         self.budget = [table.live() for table in self.masked]
         self.ever_active = [table.mask.clone() for table in self.masked]
         self.scores: list[Tensor] | None = None
