@@ -122,10 +122,15 @@ def test_a_missing_value_is_a_dash_not_a_mean_of_the_rest() -> None:
     assert [row[5].text for row in table.rows] == ["512 MiB", "-", "512 MiB"]
 
 
-def test_terminal_output_keeps_to_its_width() -> None:
-    text = render("terminal", "3", RUNS, width=60, color=False)
-    assert max(len(line) for line in text.splitlines()) <= 60
-    assert "Baseline" in text
+@pytest.mark.parametrize("width", [50, 60, 80, 200])
+def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> None:
+    text = render("terminal", "3", RUNS, width=width, color=False)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for number in ("0.1005 ±.0007", "57,600", "512 MiB", "12.5 s"):
+        assert number in text
+    for line in text.splitlines():
+        if "0.1005" in line:
+            assert line.split()[0] == "Baseline"  # every part says whose numbers it shows
 
 
 def test_json_is_the_records() -> None:
@@ -141,7 +146,7 @@ def test_store_round_trip_and_damage(own_home: Path) -> None:
         ('{"format": 1,\n "id": ', "line 2"),
         ("[]", "format None"),
         ('{"format": 99}', "format 99"),
-        ('{"format": 1}', "section 'spec' is missing"),
+        (f'{{"format": {store.FORMAT}}}', "section 'spec' is missing"),
         ("", "line 1"),
     ]:
         damaged.write_text(content)

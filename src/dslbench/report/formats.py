@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 
 from dslbench.errors import UsageError, did_you_mean
 from dslbench.report.columns import Record
@@ -12,7 +12,11 @@ from dslbench.report.tables import Cell, TableModel, build
 
 
 def terminal(tables: Sequence[TableModel], width: int | None, color: bool) -> str:
-    """Tables for a terminal; `width` None asks the terminal itself."""
+    """Tables for a terminal; `width` None asks the terminal itself.
+
+    Numbers are never broken: a table too wide is shown in parts one below the other, each with the
+    columns of text at its left.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -29,20 +33,45 @@ def terminal(tables: Sequence[TableModel], width: int | None, color: bool) -> st
     for number, model in enumerate(tables):
         if number:
             console.print()
-        table = Table(title=model.title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-        for place, header in enumerate(model.headers):
-            left = place < model.left_columns
-            table.add_column(
-                header, justify="left" if left else "right", no_wrap=left, overflow="fold"
-            )
-        for place, row in enumerate(model.rows):
-            table.add_row(*(text(cell) for cell in row), end_section=place in model.rules)
-        console.print(table)
+        console.print(Text(model.title, style="bold"))
+        cells = [[text(cell) for cell in row] for row in model.rows]
+        headers = [header.replace(" ", "\n") for header in model.headers]
+        for columns in _parts(headers, cells, model.left_columns, console.width):
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            for place in columns:
+                left = place < model.left_columns
+                table.add_column(
+                    headers[place],
+                    justify="left" if left else "right",
+                    no_wrap=True,
+                    vertical="bottom",
+                )
+            for place, row in enumerate(cells):
+                table.add_row(*(row[c] for c in columns), end_section=place in model.rules)
+            console.print(table)
         for line in model.footer:
             console.print(Text(line, style="dim"), soft_wrap=width is None)
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue()
+
+
+def _parts(
+    headers: Sequence[str], rows: Sequence[Sequence[Sized]], left: int, width: int
+) -> list[list[int]]:
+    """Columns of each part of a table that fits the width (one column at least)."""
+    needed = [  # a space on either side and one between columns; two at the table's edges
+        3 + max([*map(len, header.split("\n")), *(len(row[place]) for row in rows)])
+        for place, header in enumerate(headers)
+    ]
+    fixed = list(range(left))
+    parts: list[list[int]] = [list(fixed)]
+    for place in range(left, len(headers)):
+        used = 2 + sum(needed[c] for c in parts[-1])
+        if used + needed[place] > width and len(parts[-1]) > left:
+            parts.append(list(fixed))
+        parts[-1].append(place)
+    return parts
 
 
 def markdown(tables: Sequence[TableModel]) -> str:

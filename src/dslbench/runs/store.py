@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dslbench import home
 from dslbench.errors import RunError
 
-FORMAT = 1  # of run.json; raised when a reader of older records would misread newer ones
+FORMAT = 2  # of run.json; raised when a reader of older records would misread newer ones
 _SECTIONS = ("spec", "data", "quality", "selection", "budget", "cost", "environment")
 
 
