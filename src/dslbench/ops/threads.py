@@ -72,7 +72,7 @@ def run_rows(kernel: Callable[..., Any], bounds: Bounds, *args: Any) -> None:
             kernel(lo, hi, *args)
 
     helpers = min(thread_count(), len(bounds) - 1) - 1
-    futures = [_pool(helpers).submit(work) for _ in range(helpers)]
+    futures = [_pool(thread_count()).submit(work) for _ in range(helpers)]
     try:
         work()
     finally:
