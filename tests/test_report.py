@@ -145,6 +145,12 @@ def test_store_round_trip_and_damage(own_home: Path) -> None:
     for content, expected in [
         ('{"format": 1,\n "id": ', "line 2"),
         ("[]", "format None"),
+        ("[" * 100_000, "not a run record"),
+        (json.dumps(RUNS[0] | {"id": "other"}), "a copy of run other"),
+        (
+            json.dumps(RUNS[0] | {"quality": {"recall@20": "high"}}),
+            "'quality.recall@20' is missing",
+        ),
         ('{"format": 99}', "format 99"),
         (f'{{"format": {store.FORMAT}}}', "section 'spec' is missing"),
         ("", "line 1"),

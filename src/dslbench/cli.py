@@ -49,7 +49,9 @@ Settings = Annotated[
 Protocol = Annotated[
     str,
     typer.Option(
-        "--protocol", help="default: select on validation; paper: on test, as its code did."
+        "--protocol",
+        help="default, paper (as its code did), given, random, temporal, loo-random-99, "
+        "strong, ...: see data/README.md",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -141,7 +143,9 @@ def compare(
 ) -> None:
     """Run the methods side by side, skip what is stored, and end with the table."""
     from dslbench import registry
+    from dslbench.report.formats import check_format
 
+    check_format(format_)
     name = _dataset(dataset)
     refused = registry.backbone(backbone).refuses
     for m, reason in refused.items():
@@ -267,6 +271,7 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
     trainings = sum(run.trainings for run in missing)
     summary = f"{len(planned)} runs: {len(planned) - len(missing)} stored, {len(missing)} to make"
     if missing:
+        _say("timing a few steps of each kind of run ...")
         duration = seconds(execute.estimate_seconds(missing, device))
         summary += f" ({trainings} trainings, about {duration} on this machine)"
     _say(summary)
@@ -283,9 +288,12 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
             "the same command goes on with the rest"
         )
         raise typer.Exit(130) from None
+    made = [run for run in planned if (store.folder(run.id) / "run.json").exists()]
+    if failures and made:
+        _print_report("terminal", "3", [store.read(run.id) for run in made])
     if failures:
         raise RunError(
-            f"{len(failures)} of {len(missing)} runs failed: {'; '.join(failures)}"
+            f"{len(failures)} of {len(missing)} runs failed, see above"
             if len(missing) > 1
             else failures[0]
         )
@@ -346,7 +354,7 @@ def main() -> None:
     except BrokenPipeError:
         # The reader has gone; without this the interpreter complains once more while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(0)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _say(f"error: {where}{error.strerror or error}\n  try: DSLBENCH_HOME names where to store")

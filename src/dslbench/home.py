@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -63,12 +64,16 @@ def staged_folder(target: Path) -> Iterator[Path]:
     _shared(staging, 0o777)
     try:
         yield staging
-        if target.exists():
+        while True:
+            try:
+                os.replace(staging, target)  # works when nothing, or an empty folder, is there
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            os.replace(target, old / "replaced")
-            os.replace(staging, target)
+            with suppress(FileNotFoundError):  # another process may have moved it first
+                os.replace(target, old / "replaced")
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

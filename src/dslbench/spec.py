@@ -92,7 +92,7 @@ def resolve(
         UsageError: for anything unknown or out of range, with the closest known name.
     """
     if not 0 <= sparsity < 1:
-        raise UsageError(f"sparsity {sparsity:g} is outside [0, 1)", "try --sparsity 0.5")
+        raise UsageError(f"sparsity {sparsity:g} is outside [0, 1)", "--sparsity 0.5")
     if scale not in _SCALES:
         raise UsageError(f"unknown scale '{scale}'", did_you_mean(scale, _SCALES))
     if protocol not in PROTOCOLS:

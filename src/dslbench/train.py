@@ -194,6 +194,11 @@ class Lab:
             began = time.perf_counter()
             before = loop.t
             loss = self._epoch(loop, sampler, hooks)
+            if not all(bool(p.isfinite().all()) for p in model.parameters()):
+                raise RunError(
+                    f"weights of the model stopped being numbers in epoch {epoch}",
+                    f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
+                )
             seconds = time.perf_counter() - began
             row: dict[str, Any] = {"phase": phase, "epoch": epoch, "loss": loss, "lr": rate}
             row |= {name: sum(values) / len(values) for name, values in loop.notes.items()}

@@ -25,7 +25,7 @@ CandidateScorer = Callable[[Tensor, Tensor], Tensor]
 class Hyper(BaseModel):
     """Hyper-parameters every backbone has; presets fill them in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # Fields counted in epochs that shrink with a run's length unless the user sets them.
     follows_epochs: ClassVar[tuple[str, ...]] = ()

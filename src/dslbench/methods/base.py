@@ -14,7 +14,7 @@ from dslbench.train import Hooks, Lab
 class Options(BaseModel):
     """Settings of a method; each field's description is its help text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Method(Hooks, ABC):

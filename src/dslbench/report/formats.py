@@ -103,6 +103,15 @@ def markdown(tables: Sequence[TableModel]) -> str:
     return "\n".join(parts)
 
 
+FORMATS = ("terminal", "markdown", "json")
+
+
+def check_format(name: str) -> None:
+    """Raise `UsageError` for a format that does not exist."""
+    if name not in FORMATS:
+        raise UsageError(f"unknown format '{name}'", did_you_mean(name, FORMATS))
+
+
 def render(
     format_name: str, number: str, records: Sequence[Record], *, width: int | None, color: bool
 ) -> str:
@@ -112,6 +121,5 @@ def render(
         "markdown": lambda: markdown(build(number, records)),
         "json": lambda: json.dumps(list(records), indent=1) + "\n",
     }
-    if format_name not in renderers:
-        raise UsageError(f"unknown format '{format_name}'", did_you_mean(format_name, renderers))
+    check_format(format_name)
     return renderers[format_name]()

@@ -55,7 +55,7 @@ def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> 
 
 
 def estimate_seconds(missing: Sequence[PlannedRun], device: str) -> float:
-    """Expected duration of the missing runs: from a stored run alike, else from a short trial."""
+    """Expected duration of the missing runs, from a short trial of each kind of run among them."""
     known: dict[str, float] = {}
     total = 0.0
     for run in missing:
@@ -93,12 +93,12 @@ def execute(missing: Sequence[PlannedRun], device: str, console: Console) -> lis
 
 
 def _call(
-    job: Event, on_event: Callable[[Event], None] = lambda event: None, log_name: str = "probe"
+    job: Event, on_event: Callable[[Event], None] = lambda event: None, log_name: str = "trial"
 ) -> Event:
     """Run a worker process on a job and return its last event."""
     logs = home.runs_dir() / ".logs"
     logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{log_name}.log"
+    log = logs / f"{log_name}.{os.getpid()}.log"  # another process may make the same run
     # A thread that waits for work should sleep, not spin on a core that the kernels could use.
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     last: Event = {}
@@ -129,7 +129,7 @@ def _call(
     if code != 0:
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         raise RunError(f"the run's process ended with {reason}", f"its messages are in {log}")
-    log.unlink()
+    log.unlink(missing_ok=True)
     return last
 
 

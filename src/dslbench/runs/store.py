@@ -20,7 +20,25 @@ from dslbench import home
 from dslbench.errors import RunError
 
 FORMAT = 2  # of run.json; raised when a reader of older records would misread newer ones
-_SECTIONS = ("spec", "data", "quality", "selection", "budget", "cost", "environment")
+# What readers rely on; anything else may be missing.
+_REQUIRED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "spec": {
+        "dataset": str, "backbone": str, "method": str, "variant": str, "protocol": str,
+        "preset": str, "scale": str, "sparsity": (int, float), "seed": int, "epochs": int,
+        "full_epochs": int, "embedding_size": int, "hyper": dict, "options": dict,
+        "changed_hyper": dict, "changed_options": dict,
+    },
+    "data": {
+        "name": str, "users": int, "items": int, "train_pairs": int, "notes": list,
+        "train_digest": (str, type(None)), "valid_digest": (str, type(None)),
+        "test_digest": (str, type(None)),
+    },
+    "quality": {"recall@20": (int, float), "ndcg@20": (int, float), "hr@20": (int, float)},
+    "selection": {"on": str},
+    "budget": {"achieved_sparsity": (int, float), "table_params": int},
+    "cost": {"measured": dict},
+    "environment": {"cpu": str, "cores": int, "device": str},
+}  # fmt: skip
 
 
 def folder(run_id: str) -> Path:
@@ -40,7 +58,9 @@ def save(
         if model is not None:
             (staging / "model.safetensors").write_bytes(model)
         (staging / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
-        (staging / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        (staging / "run.json").write_text(
+            json.dumps(record, indent=1, allow_nan=False), encoding="utf-8"
+        )
 
 
 def model_bytes(run_id: str) -> bytes:
@@ -65,12 +85,19 @@ def read(run_id: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not a text file") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not a run record") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
         raise ValueError(f"{path}: record format {found!r}, this version reads {FORMAT}")
-    missing = [name for name in _SECTIONS if not isinstance(record.get(name), dict)]
-    if missing:
-        raise ValueError(f"{path}: section '{missing[0]}' is missing")
+    for section, fields in _REQUIRED.items():
+        if not isinstance(record.get(section), dict):
+            raise ValueError(f"{path}: section '{section}' is missing")
+        for name, kind in fields.items():
+            if not isinstance(record[section].get(name), kind):
+                raise ValueError(f"{path}: '{section}.{name}' is missing or damaged")
+    if record.get("id") != run_id:
+        raise ValueError(f"{path}: a copy of run {record.get('id')}, under another name")
     return record
 
 

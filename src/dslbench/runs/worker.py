@@ -19,7 +19,7 @@ from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.cost import measured
 from dslbench.data.interactions import Interactions
-from dslbench.errors import DslbenchError, UsageError
+from dslbench.errors import DataError, DslbenchError, UsageError
 from dslbench.runs import store
 from dslbench.spec import RunSpec
 from dslbench.train import Lab, Phase
@@ -37,6 +37,17 @@ def choose_device(name: str) -> torch.device:
 def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any = None) -> Lab:
     """The training loop's surroundings for a run."""
     backbone = registry.backbone(spec.backbone)
+    if data.test.nnz == 0:
+        raise DataError(
+            f"protocol {spec.protocol} leaves no test pairs in '{spec.dataset}'",
+            "choose another --protocol, or data with more items per user",
+        )
+    if data.valid.nnz == 0 and spec.protocol != "paper":
+        raise DataError(
+            f"protocol {spec.protocol} leaves no validation pairs in '{spec.dataset}': "
+            "its users have too few items",
+            "--protocol paper selects on test, and says so",
+        )
     if data.fold_in is not None and not backbone.folds_in:
         raise UsageError(
             f"{spec.backbone} cannot score users it was not trained on, as protocol strong asks",

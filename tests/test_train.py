@@ -1,0 +1,135 @@
+"""The training loop: selection, divergence, and what a run's record is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from conftest import make_interactions
+from dslbench import artefact, registry
+from dslbench import data as datasets
+from dslbench.backbones.lightgcn import LightGCN
+from dslbench.data.interactions import Interactions, pairs_to_csr
+from dslbench.errors import DataError, RunError
+from dslbench.evaluate import Evaluation
+from dslbench.ops.propagate import Propagate
+from dslbench.runs import store, worker
+from dslbench.spec import resolve
+from dslbench.tables.base import xavier_uniform
+from dslbench.train import Lab, learning_rate
+
+CPU = torch.device("cpu")
+
+
+def make_lab(data: Interactions, *settings: str, method: str = "dense", epochs: int = 4) -> Lab:
+    spec = resolve(
+        dataset="toy", backbone="lightgcn", method=method, sparsity=0.5, seed=1, epochs=epochs,
+        settings=["embedding_size=8", "batch_size=64", *settings],
+    )  # fmt: skip
+    return worker.make_lab(spec, data, CPU)
+
+
+def test_the_best_epoch_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = make_lab(make_interactions(), "eval_every=1")
+    values, weights = iter([0.1, 0.4, 0.3, 0.2]), []
+
+    def scripted(self: Lab, model: Any, part: str) -> Evaluation:
+        assert part == "valid"
+        weights.append(model.embedding.weight.detach().clone())
+        value = np.array([next(values)])
+        return Evaluation(np.array([0]), {"recall@20": value, "ndcg@20": value, "hr@20": value}, 0)
+
+    monkeypatch.setattr(Lab, "evaluate", scripted)
+    model = lab.build()
+    record = lab.fit(model)
+    assert (record.selected_epoch, record.selected_value) == (2, 0.4)
+    assert torch.equal(model.tables()["embedding"].full(), weights[1])
+    assert not torch.equal(weights[1], weights[3])
+
+
+@pytest.mark.parametrize("settings", [["lr=1e30"], ["lr=1e38", "batch_size=100000"]])
+def test_divergence_is_an_error_and_names_a_rate_to_try(settings: list[str]) -> None:
+    lab = make_lab(make_interactions(), *settings, epochs=3)
+    with pytest.raises(RunError, match=r"the loss became|stopped being numbers") as caught:
+        lab.fit(lab.build())
+    assert "--set lr=1e+" in (caught.value.hint or "")
+
+
+def test_learning_rate_spans_the_epochs_run() -> None:
+    hyper = make_lab(make_interactions(), "preset=dsl").hyper
+    rates = [learning_rate(hyper, epoch, 4) for epoch in (1, 2, 3, 4)]
+    spread = 1e-2 - 1e-4
+    expected = [1e-4 + spread / 2 * (1 + np.cos(np.pi * k / 4)) for k in range(4)]
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_lightgcn_loss_is_the_plain_formula() -> None:
+    data = make_interactions()
+    lab = make_lab(data, "reg=0.3")
+    model = lab.build()
+    assert isinstance(model, LightGCN) and model.published_delta_t == 3000
+    batch = next(model.sampler(data, lab.hyper, lab.streams, CPU).epoch())
+    table, n = model.embedding.full().detach(), data.n_users
+    final = Propagate(data.train, 3)(table)
+    u, i, j = batch.users, n + batch.positives, n + batch.negatives
+    ranking = softplus((final[u] * final[j]).sum(1) - (final[u] * final[i]).sum(1)).mean()
+    l2 = sum(table[rows].square().sum() for rows in (u, i, j)) / (2 * len(u))
+    torch.testing.assert_close(model.loss(batch), ranking + 0.3 * l2)
+
+
+def test_xavier_bound_is_that_of_the_joint_table() -> None:
+    values = xavier_uniform(np.random.default_rng(0), 900, 100)
+    bound = (6 / 1000) ** 0.5
+    assert 0.999 * bound < np.abs(values).max() <= bound
+
+
+def test_exploring_iterations_take_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    original = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self, *a: (steps.append(1), original(self, *a))[1]
+    )
+    for variant, skipped in [("default", True), ("official", False)]:
+        steps.clear()
+        settings = [f"dsl.variant={variant}", "dsl.delta_t=2", "dsl.decay=none"]
+        lab = make_lab(make_interactions(), *settings, method="dsl")
+        kind = registry.method("dsl")
+        spec = resolve(
+            dataset="toy", backbone="lightgcn", method="dsl", sparsity=0.5, seed=1, epochs=4,
+            settings=settings,
+        )  # fmt: skip
+        method = kind(kind.options_type.model_validate(spec.options), 0.5)
+        method.run(lab)
+        explored = method.diagnostics()["explorations"]
+        assert explored == lab.phases[0].steps // 2
+        assert len(steps) == lab.phases[0].steps - (explored if skipped else 0)
+
+
+def test_a_record_is_about_the_stored_model_on_test(own_home: Path) -> None:
+    spec = resolve(
+        dataset="toy", backbone="lightgcn", method="rp", sparsity=0.5, seed=0, epochs=2,
+        settings=["embedding_size=8"],
+    )  # fmt: skip
+    record = worker.execute(spec, CPU, lambda event: None)
+    packed = artefact.read(store.folder(record["id"]) / "model.safetensors")
+    data = datasets.load("toy")
+    again = worker.make_lab(spec, data, CPU).evaluate(artefact.rebuild(packed), "test")
+    for name, value in again.means.items():
+        assert record["quality"][name] == pytest.approx(value, abs=1e-6)
+    users = np.load(store.folder(record["id"]) / "users.npz")
+    assert users["recall@20"].mean() == pytest.approx(record["quality"]["recall@20"])
+    assert record["cost"]["measured"]["stored_bytes"]["bitmap"] > 0
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_a_protocol_that_leaves_a_part_empty_is_refused(part: str) -> None:
+    whole = make_interactions()
+    nothing = pairs_to_csr([], [], whole.train.shape)
+    parts = {"train": whole.train, "valid": whole.valid, "test": whole.test, part: nothing}
+    with pytest.raises(DataError, match=f"leaves no {'test' if part == 'test' else 'validation'}"):
+        make_lab(Interactions("mine", "default", **parts))
