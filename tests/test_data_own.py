@@ -375,3 +375,15 @@ def test_import_of_a_description(tmp_path: Path) -> None:
     loaded = data.load("stored")
     assert (loaded.name, loaded.protocol) == ("stored", "loo-last")
     assert pairs_of(loaded) == PAIRS
+
+
+def test_a_last_line_without_newline_is_mentioned(tmp_path: Path) -> None:
+    """It may be cut; for published files checksums tell, for one's own only a word can."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "train.txt").write_text("0 1 2 3\n1 2 3 4\n2 3 4 5")
+    (folder / "test.txt").write_text("0 4\n1 5\n2 1\n")
+    notes = data.load(str(folder), protocol="paper").notes
+    assert any(note == "train.txt: line 3 has no newline and seems cut" for note in notes)
+    (folder / "train.txt").write_text("0 1 2 3\n1 2 3 4\n2 3 4 5\n")
+    assert not any("newline" in note for note in data.load(str(folder), protocol="paper").notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +115,7 @@ def _publish_given(
         shape = file_shape(entry, specs["train"], raws["train"])
     kept = list(raws.values()) if keep_log else []
     notes = [*entry.notes, *dict.fromkeys(note for raw in raws.values() for note in raw.notes)]
+    notes += _cut_notes(entry, raws.values())
     parts: dict[str, sparse.csr_matrix] = {}
     for role in ("train", "valid", "test"):
         if role not in raws:
@@ -204,7 +205,7 @@ def _publish_log(entry: DatasetEntry, raw: Raw, expected: str | None) -> Publish
     if not raw.repeats_allowed:
         raw.to_csr(shape)
     users, items, stamps = raw.users, raw.items, raw.timestamps
-    notes = [*entry.notes, *raw.notes]
+    notes = [*entry.notes, *raw.notes, *_cut_notes(entry, [raw])]
     minimum = entry.filters.min_rating
     if minimum is not None:
         if raw.ratings is None:
@@ -267,3 +268,10 @@ def _check_expected(entry: DatasetEntry, raw: Raw, log: Log, shape: tuple[int, i
             )
     if expect.digest is not None:
         check_digest(raw.name, pairs_to_csr(log.users, log.items, shape), expect.digest)
+
+
+def _cut_notes(entry: DatasetEntry, raws: Iterable[Raw]) -> list[str]:
+    """A word on files of one's own that may be cut off; published ones are proven otherwise."""
+    return [
+        f"{raw.name}{raw.cut_note.replace(';', ':')}" for raw in raws if entry.own and raw.cut_note
+    ]

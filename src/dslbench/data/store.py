@@ -171,16 +171,23 @@ def own_entries() -> dict[str, DatasetEntry]:
 def default_dataset() -> tuple[str, str]:
     """(name, why): the data set most recently downloaded, else the embedded `toy`."""
     latest: tuple[str, str] | None = None
+    damaged: list[str] = []
     for store_name in stored_names():
         try:
             manifest = read_manifest(store_name)
         except DataError:
-            continue  # `list datasets` and `doctor` report it; it cannot be a default
+            damaged.append(store_name)  # it cannot be a default
+            continue
         for name, when in (manifest.requested if manifest else {}).items():
             latest = max(latest or ("", ""), (when, name))
     if latest is None:
-        return "toy", "no data set is downloaded, so the embedded synthetic one is used"
-    return latest[1], f"'{latest[1]}' is the data set most recently downloaded"
+        name, why = "toy", "no data set is downloaded, so the embedded synthetic one is used"
+    else:
+        name, why = latest[1], f"'{latest[1]}' is the data set most recently downloaded"
+    if damaged:
+        why += f"; damaged and left out: {', '.join(damaged)}, see dslbench doctor"
+        why = why.replace("no data set is downloaded", "no intact data set is at hand")
+    return name, why
 
 
 def summary_of(manifest: Manifest) -> dict[str, Any]:
