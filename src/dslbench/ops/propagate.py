@@ -94,10 +94,7 @@ class Propagate(nn.Module):
         if self.layers == 0:
             return x.clone()
         if x.device.type != "cpu":
-            adjacency, total = self._csr_on(x), x
-            for _ in range(self.layers):
-                total = torch.addmm(x, adjacency, total)
-            return total / (self.layers + 1)
+            return self._by_torch(x)
         out = torch.empty_like(x)
         base, h = x.numpy(), x.numpy()
         for layer in range(1, self.layers + 1):
@@ -106,6 +103,13 @@ class Propagate(nn.Module):
             self._spmm(h, base, self._scale if last else np.float32(1), target)
             h = target
         return out
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        """The polynomial through torch's sparse product, on any device."""
+        adjacency, total = self._csr_on(x), x
+        for _ in range(self.layers):
+            total = torch.addmm(x, adjacency, total)
+        return total / (self.layers + 1)
 
     @property
     def _scale(self) -> np.float32:

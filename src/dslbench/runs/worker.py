@@ -37,6 +37,11 @@ def choose_device(name: str) -> torch.device:
 def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any = None) -> Lab:
     """The training loop's surroundings for a run."""
     backbone = registry.backbone(spec.backbone)
+    if data.fold_in is not None and not backbone.folds_in:
+        raise UsageError(
+            f"{spec.backbone} cannot score users it was not trained on, as protocol strong asks",
+            "--protocol default",
+        )
     if data.test.nnz == 0:
         raise DataError(
             f"protocol {spec.protocol} leaves no test pairs in '{spec.dataset}'",
@@ -47,11 +52,6 @@ def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any 
             f"protocol {spec.protocol} leaves no validation pairs in '{spec.dataset}': "
             "its users have too few items",
             "--protocol paper selects on test, and says so",
-        )
-    if data.fold_in is not None and not backbone.folds_in:
-        raise UsageError(
-            f"{spec.backbone} cannot score users it was not trained on, as protocol strong asks",
-            "--protocol default",
         )
     hyper = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
     return Lab(data, backbone, hyper, epochs=spec.epochs, seed=spec.seed, device=device, emit=emit)
