@@ -88,8 +88,8 @@ def evaluate(
         )
         items, tied[start : start + len(ids)] = rank(scores, ids, priority, seen, k)
         run_rows(
-            kernels.hit_rows, even_bounds(len(ids)), ids, items, truth.indptr, truth.indices,
-            hits[start : start + len(ids)],
+            kernels.known_pairs, even_bounds(items.size), truth.indptr, truth.indices,
+            ids.repeat(k), items.ravel(), hits[start : start + len(ids)].reshape(-1),
         )  # fmt: skip
         if progress is not None:
             progress((start + len(ids)) / len(users))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from dslbench.ops.threads import even_bounds, run_rows
 from dslbench.seeds import Streams
 
 Int64 = npt.NDArray[np.int64]
+Index = TypeVar("Index", np.int32, np.int64)
 
 # Triples drawn at a time: bounds the memory of sampling whatever the size of the data.
 _CHUNK = 1 << 20
@@ -39,6 +40,31 @@ class Triples(NamedTuple):
     users: Tensor
     positives: Tensor
     negatives: Tensor
+
+
+def draw_unseen(
+    train: sparse.csr_matrix,
+    users: npt.NDArray[np.integer],
+    rng: np.random.Generator,
+    dtype: type[Index],
+) -> npt.NDArray[Index]:
+    """A uniform item for each of the users (K,) that is not in the user's training row.
+
+    Each user must have such an item; those who got one of their own draw again.
+    """
+    n_items = int(train.shape[1])
+    drawn = rng.integers(n_items, size=len(users), dtype=dtype)
+    again = np.arange(len(users))
+    while True:
+        known = np.empty(len(again), dtype=bool)
+        run_rows(
+            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices,
+            users[again], drawn[again], known,
+        )  # fmt: skip
+        again = again[known]
+        if len(again) == 0:
+            return drawn
+        drawn[again] = rng.integers(n_items, size=len(again), dtype=dtype)
 
 
 class TripleSampler:
@@ -89,15 +115,5 @@ class TripleSampler:
         users = self._users[self._order.integers(len(self._users), size=count)]
         begin, end = indptr[users].astype(np.int64), indptr[users + 1].astype(np.int64)
         positives = indices[begin + (self._order.random(count) * (end - begin)).astype(np.int64)]
-        negatives = self._negatives.integers(self._n_items, size=count)
-        open_places = np.arange(count)
-        while True:
-            known = np.empty(len(open_places), dtype=bool)
-            run_rows(
-                kernels.known_pairs, even_bounds(len(known)), indptr, indices,
-                users[open_places], negatives[open_places], known,
-            )  # fmt: skip
-            open_places = open_places[known]
-            if len(open_places) == 0:
-                return users, positives.astype(np.int64), negatives
-            negatives[open_places] = self._negatives.integers(self._n_items, size=len(open_places))
+        negatives = draw_unseen(self._train, users, self._negatives, np.int64)
+        return users, positives.astype(np.int64), negatives

@@ -12,8 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from dslbench.errors import DataError
-from dslbench.ops import kernels
-from dslbench.ops.threads import even_bounds, run_rows
+from dslbench.sampling import draw_unseen
 from dslbench.seeds import Streams
 
 Int32 = npt.NDArray[np.int32]
@@ -46,8 +45,7 @@ class _Interactions:
     """
 
     def __init__(self, train: sparse.csr_matrix, filtered: bool) -> None:
-        self._indptr: Int32 = train.indptr
-        self._indices: Int32 = train.indices
+        self._train = train
         self._n_items = int(train.shape[1])
         self._filtered = filtered
         degrees = np.diff(train.indptr)
@@ -67,20 +65,9 @@ class _Interactions:
 
     def negatives(self, users: Int32, rng: np.random.Generator) -> Int32:
         """A uniform item for each of the users (K,), not one of the user's own if `filtered`."""
-        drawn = rng.integers(self._n_items, size=len(users), dtype=np.int32)
-        if not self._filtered:
-            return drawn
-        open_places = np.arange(len(users))
-        while True:
-            known = np.empty(len(open_places), dtype=bool)
-            run_rows(
-                kernels.known_pairs, even_bounds(len(known)), self._indptr, self._indices,
-                users[open_places], drawn[open_places], known,
-            )  # fmt: skip
-            open_places = open_places[known]
-            if len(open_places) == 0:
-                return drawn
-            drawn[open_places] = rng.integers(self._n_items, size=len(open_places), dtype=np.int32)
+        if self._filtered:
+            return draw_unseen(self._train, users, rng, np.int32)
+        return rng.integers(self._n_items, size=len(users), dtype=np.int32)
 
 
 class GroupedSampler:

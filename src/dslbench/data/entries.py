@@ -127,7 +127,6 @@ class DatasetEntry(_Model):
     header: bool | None = Field(default=None, description="delimited files; found out if not said")
     separator: str | None = None
     default_protocol: str = "random"
-    paper_protocol: str = "dsl-loo"
     expect: Expected = Expected()
     splits: dict[str, SplitDigests] = {}
     citation: str = ""

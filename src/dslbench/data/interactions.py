@@ -106,11 +106,6 @@ class Interactions:
         """Columns of every matrix."""
         return int(self.train.shape[1])
 
-    @property
-    def n_train(self) -> int:
-        """Training pairs."""
-        return int(self.train.nnz)
-
     @cached_property
     def digests(self) -> dict[str, str | None]:
         """Digest of each part; None for an empty part."""

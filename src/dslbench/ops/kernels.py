@@ -214,24 +214,6 @@ def rank_rows(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def hit_rows(lo, hi, users, items, truth_indptr, truth_indices, out):  # type: ignore[no-untyped-def]
-    """out[j, q] = whether items[j, q] is in the user's row of the `truth` CSR matrix (sorted rows)."""
-    for j in range(lo, hi):
-        begin = truth_indptr[users[j]]
-        end = truth_indptr[users[j] + 1]
-        for q in range(out.shape[1]):
-            item = items[j, q]
-            a, b = begin, end
-            while a < b:
-                middle = (a + b) // 2
-                if truth_indices[middle] < item:
-                    a = middle + 1
-                else:
-                    b = middle
-            out[j, q] = a < end and truth_indices[a] == item
-
-
-@kernel
 def magnitude_histogram(  # type: ignore[no-untyped-def]
     lo, hi, step, bits, among, prefix, counts
 ):
