@@ -14,21 +14,20 @@ from dslbench.data.interactions import Interactions
 from dslbench.methods.dsl import (
     DSLOptions,
     DynamicSparseLearning,
-    clear_moments,
     keep_above,
 )
-from dslbench.tables import MaskedTable, TableSpec, keep_count, select_largest
+from dslbench.tables import PackedTable, TableSpec, keep_count, select_largest
 from dslbench.tables.select import kth_largest
 from dslbench.train import Loop
 from test_contract import parameters, train
 
 
-def small_table(weights: list[list[float]], mask: list[list[int]]) -> MaskedTable:
+def small_table(weights: list[list[float]], mask: list[list[int]]) -> PackedTable:
     array = np.array(weights, dtype=np.float32)
     spec = TableSpec(
         "t", (("user", 1), ("item", len(weights) - 1)), array.shape[1], lambda *_: array
     )
-    table = MaskedTable(spec, np.random.default_rng(0))
+    table = PackedTable(spec, np.random.default_rng(0))
     table.set_mask(torch.tensor(mask, dtype=torch.bool))
     return table
 
@@ -44,12 +43,81 @@ def test_prune_and_grow_by_hand() -> None:
     """Live: 0.9, 0.1, 0.5, 0.2 of six. rho = 1/2 drops 0.1 and 0.2 and grows the two largest
     gradients among the four entries then off: 7 (new) and 5 (0.2 comes back with its value)."""
     table = small_table([[0.9, 0.1, 0.0], [0.5, 0.2, 0.0]], [[1, 1, 0], [1, 1, 0]])
-    table.weight.grad = torch.tensor([[100.0, 1.0, -7.0], [100.0, 5.0, 3.0]])
-    method = explorer(DSLOptions())
-    assert method.prune_and_grow(table, slice(0, 2), 0.5, table.weight.grad) == 2
-    table.apply_mask()
+    gradient = torch.tensor([[100.0, 1.0, -7.0], [100.0, 5.0, 3.0]])
+    after, count = explorer(DSLOptions()).prune_and_grow(table.dense(), table.mask, gradient, 0.5)
+    assert count == 2
+    table.move_mask(after, torch.optim.Adam([table.weight]))
     assert table.mask.tolist() == [[True, False, True], [True, True, False]]
-    assert_allclose(table.weight.detach().numpy(), [[0.9, 0, 0], [0.5, 0.2, 0]], rtol=1e-6)
+    assert_allclose(table.dense().numpy(), [[0.9, 0, 0], [0.5, 0.2, 0]], rtol=1e-6)
+
+
+def test_ablations_prune_and_grow_by_hand() -> None:
+    weight = torch.tensor([[0.9, -0.1, 0.3, -0.8], [0.2, -0.4, 0.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+    score = torch.tensor([[0.1, 9.0, 1.0, 0.1], [3.0, 1.0, 5.0, -6.0]])
+
+    def kept(prune: str, rho: float) -> list[list[int]]:
+        method = explorer(DSLOptions(prune=prune))  # type: ignore[arg-type]
+        return method.prune(weight, mask, score, rho, 6).int().tolist()
+
+    assert kept("magnitude", 1 / 3) == [[1, 0, 1, 1], [0, 1, 0, 0]]
+    # A third of the three positive weights (0.2), and of the three negative ones (-0.1).
+    assert kept("set", 1 / 3) == [[1, 0, 1, 1], [0, 1, 0, 0]]
+    assert kept("set", 2 / 3) == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    # |w g|: .09 .9 .3 .08 / .6 .4
+    assert kept("taylor", 1 / 3) == [[0, 1, 1, 0], [1, 1, 0, 0]]
+    uneven = torch.tensor([[0.9, 0.5, 0.3, 0.1, -0.01, -0.02]])
+    everything = torch.ones_like(uneven, dtype=torch.bool)
+    method = explorer(DSLOptions(prune="set"))
+    assert method.prune(uneven, everything, uneven, 0.5, 6).int().tolist() == [[1, 1, 0, 0, 0, 1]]
+
+
+def test_random_growth_is_uniform_over_what_is_free() -> None:
+    weight, mask = torch.ones(1, 8), torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0]], dtype=torch.bool)
+    weight[0, 3] = 0.1
+    method = explorer(DSLOptions(growth="random"))
+    grown = torch.zeros(8)
+    for _ in range(2000):
+        after, count = method.prune_and_grow(weight, mask, torch.zeros(1, 8), 0.25)
+        assert count == 1
+        grown += (after & ~mask)[0]
+    # One of five free places each time, that of the weight just dropped among them.
+    assert_allclose(grown[4:] / 2000, 0.2, atol=0.04)
+
+
+def test_momentum_growth_averages_the_gradients_before_an_exploration() -> None:
+    data = make_interactions()
+    model, method, _ = train(
+        data, "lightgcn", "dsl", 0.5, 4, "dsl.delta_t=4", "dsl.growth=momentum"
+    )
+    assert isinstance(method, DynamicSparseLearning)
+    loop = Loop(model, torch.optim.Adam(model.parameters()), total=100, batch_size=64)
+    method.begin(loop)
+    (table,) = method.masked
+    for t in range(1, 4):
+        loop.t = t
+        method.before_step(loop)
+        table.weight.grad = None
+        (table.full() * float(t)).sum().backward()  # type: ignore[no-untyped-call]
+        method.watch(loop)
+    assert method.sums is not None
+    expected = 0.1 * 3 + 0.9 * 0.1 * 2 + 0.81 * 0.1 * 1
+    assert_allclose(method.sums[0].numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [("growth=random",), ("growth=momentum",), ("prune=set",), ("prune=taylor", "growth=random")],
+)
+@pytest.mark.parametrize("backbone", ["lightgcn", "ultragcn"])
+def test_ablations_keep_the_budget(backbone: str, settings_: tuple[str, ...]) -> None:
+    options = [f"dsl.{setting}" for setting in settings_]
+    model, method, _ = train(
+        make_interactions(), backbone, "dsl", 0.5, 3, "dsl.delta_t=2", "batch_size=64", *options
+    )
+    assert method.diagnostics()["explorations"] > 5
+    for table in model.tables().values():
+        assert table.live() == keep_count(table.spec.n_rows * table.spec.dim, 0.5)
 
 
 def test_update_ratio_follows_equation_2_and_its_alternatives() -> None:
@@ -82,7 +150,7 @@ def test_every_exploration_keeps_the_count_and_clears_the_rest(
     original = DynamicSparseLearning.explore
 
     def checked(self: DynamicSparseLearning, loop: Loop) -> bool:
-        before = self.masked[0].mask.clone()
+        before = self.masked[0].mask
         explored = original(self, loop)
         table = self.masked[0]
         assert int((before & ~table.mask).sum()) == int((table.mask & ~before).sum())
@@ -93,15 +161,7 @@ def test_every_exploration_keeps_the_count_and_clears_the_rest(
         assert table.live() == expected
         return explored
 
-    def clean(self: DynamicSparseLearning, loop: Loop) -> None:
-        table = self.masked[0]
-        off = ~table.mask
-        assert not table.weight.detach()[off].any()
-        for name in ("exp_avg", "exp_avg_sq"):
-            assert not loop.optimiser.state[table.weight][name][off].any()
-
     monkeypatch.setattr(DynamicSparseLearning, "explore", checked)
-    monkeypatch.setattr(DynamicSparseLearning, "after_step", clean)
     train(
         make_interactions(),
         "lightgcn",
@@ -123,7 +183,7 @@ def test_official_variant_keeps_moments_warm_and_its_own_count() -> None:
     table = method.masked[0]
     assert table.live() == method.budget[0]
     assert abs(table.live() - keep_count(table.mask.numel(), 0.5)) < 60  # coins, not exact
-    assert not table.weight.detach()[~table.mask].any()
+    assert not table.dense()[~table.mask].any()
     assert method.diagnostics()["explorations"] > 5
     assert model.tables()["embedding"].pack().stored == table.live()
 
@@ -187,18 +247,6 @@ def test_keep_count_by_hand(parameters_: int, sparsity: float, kept: int) -> Non
     assert keep_count(parameters_, sparsity) == kept
 
 
-def test_clear_moments_leaves_live_ones() -> None:
-    table = small_table([[1.0, 2.0], [3.0, 4.0]], [[1, 1], [1, 1]])
-    optimiser = torch.optim.Adam([table.weight], lr=0.1, fused=True)
-    table.weight.sum().backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    table.set_mask(torch.tensor([[True, False], [False, True]]))
-    clear_moments(optimiser, table)
-    state = optimiser.state[table.weight]
-    for name in ("exp_avg", "exp_avg_sq"):
-        assert ((state[name] != 0) == table.mask).all()
-
-
 def test_growth_scores_add_up_over_the_last_batches_where_asked() -> None:
     data = make_interactions()
     model, method, _ = train(
@@ -209,9 +257,12 @@ def test_growth_scores_add_up_over_the_last_batches_where_asked() -> None:
     loop = Loop(model, torch.optim.Adam(model.parameters()), total=100, batch_size=64)
     method.begin(loop)
     (table,) = method.masked
-    for t, expected in [(1, 0.0), (2, 0.0), (3, 3.0), (4, 7.0), (5, 7.0), (7, 7.0), (8, 15.0)]:
+    for t, expected in [(1, None), (2, None), (3, 3.0), (4, 7.0)]:
         loop.t = t
-        table.weight.grad = torch.full_like(table.weight, float(-t))
+        method.before_step(loop)
+        table.weight.grad = None
+        (table.full() * float(-t)).sum().backward()  # type: ignore[no-untyped-call]
         method.watch(loop)
-        assert method.scores is not None
-        assert float(method.scores[0].mean()) == expected
+        assert (method.sums and float(method.sums[0].mean())) == expected
+    method.explore(loop)
+    assert method.sums is None

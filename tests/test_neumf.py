@@ -16,7 +16,7 @@ from dslbench.ops.layers import SeededDropout
 from dslbench.sampling_pairs import Grouped, PointwiseSampler
 from dslbench.seeds import Streams
 from dslbench.spec import resolve
-from dslbench.tables import DenseTable, MaskedTable
+from dslbench.tables import DenseTable, MaskedTable, PackedTable
 from dslbench.train import Lab
 
 CPU = torch.device("cpu")
@@ -160,7 +160,7 @@ def test_pretraining_joins_halves_and_goes_on_with_sgd() -> None:
         if not torch.equal(p, q)
     ]
     assert changed == [name for name, _ in model.named_parameters()]
-    again = lab.build(lambda spec, rng: MaskedTable(spec, rng))
+    again = lab.build(lambda spec, rng: PackedTable(spec, rng))
     assert len(lab.phases) == 2  # trained once
     values = dict(again.named_parameters())
     assert all(torch.equal(p, values[name]) for name, p in model.named_parameters())

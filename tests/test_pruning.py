@@ -14,12 +14,19 @@ from dslbench.methods import _masked, lth_mrs
 from dslbench.methods.lth_mrs import IterativePruning, LotteryTickets, TicketOptions
 from dslbench.methods.omp import OneShotOptions, OneShotPruning
 from dslbench.methods.pep import SoftThresholds
-from dslbench.tables import MaskedTable, TableSpec, keep_count
+from dslbench.tables import MaskedTable, PackedTable, Table, TableSpec, keep_count
 from dslbench.tables.base import normal
 from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
 from dslbench.train import Hooks, Lab, Loop, Phase
 from test_contract import parameters, train
+
+
+def values(table: Table) -> torch.Tensor:
+    """A copy of what a table is trained on, (n, d)."""
+    kept = table.dense() if isinstance(table, MaskedTable) else table.weight.detach()
+    assert isinstance(kept, torch.Tensor)
+    return kept.clone()
 
 
 @pytest.fixture
@@ -31,9 +38,9 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.Tensor, tor
     def watched(self: Lab, model, phase: str = "train", hooks: Hooks | None = None, **kw) -> Phase:  # type: ignore[no-untyped-def]
         (table,) = model.tables().values()
         mask = table.mask if isinstance(table, MaskedTable) else torch.ones(1)
-        seen.append((phase, table.weight.detach().clone(), mask.clone()))
+        seen.append((phase, values(table), mask.clone()))
         record = original(self, model, phase, hooks, **kw)
-        seen.append((f"{phase} end", table.weight.detach().clone(), mask.clone()))
+        seen.append((f"{phase} end", values(table), mask.clone()))
         return record
 
     monkeypatch.setattr(Lab, "fit", watched)
@@ -131,13 +138,13 @@ def test_omp_variants(interactions: Interactions, starts: list) -> None:  # type
     model, _, _ = train(interactions, "lightgcn", "omp", 0.5, 2, "omp.variant=no-retrain")
     assert [name for name, _, _ in starts] == ["dense", "dense end"]
     table = model.tables()["embedding"]
-    assert torch.equal(table.weight.detach(), starts[1][1] * table.mask)
+    assert torch.equal(table.dense(), starts[1][1] * table.mask)
 
 
 def test_protected_rows_keep_their_largest_entries() -> None:
     method = OneShotPruning(OneShotOptions(min_per_row=1), 0.5)
     weights = np.array([[9, 8, 7, 6], [0.1, 0.3, 0.2, 0.0]], dtype=np.float32)
-    table = MaskedTable(
+    table = PackedTable(
         TableSpec("t", (("user", 2),), 4, lambda *_: weights), np.random.default_rng(0)
     )
     method.model = type("M", (), {"tables": lambda self: {"t": table}})()  # type: ignore[assignment]

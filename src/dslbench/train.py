@@ -32,6 +32,9 @@ class Hooks:
     def begin(self, loop: Loop) -> None:
         """Before the first step; the model and the optimiser are made."""
 
+    def before_step(self, loop: Loop) -> None:
+        """An iteration begins; nothing of it has been computed."""
+
     def extra_loss(self, loop: Loop, batch: Any) -> Tensor | None:
         """A term added to the backbone's loss."""
         return None
@@ -231,6 +234,7 @@ class Lab:
         total, last_report = 0.0, time.monotonic()
         for step, batch in enumerate(sampler.epoch(), start=1):
             loop.t += 1
+            hooks.before_step(loop)
             loss = loop.model.loss(batch)
             extra = hooks.extra_loss(loop, batch)
             if extra is not None:

@@ -92,7 +92,7 @@ class CDAE(Backbone):
         )  # fmt: skip
         if self.hyper.reg == 0:
             return fit
-        norms: Tensor = self.user.full().norm() + self.encoder.full().norm()
+        norms: Tensor = self.user.squared_norm().sqrt() + self.encoder.squared_norm().sqrt()
         return fit + self.hyper.reg * norms
 
     def hidden(self, batch: UserRows, dropout: float = 0.0) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
 from dslbench.ops import lookup_kernels
-from dslbench.ops.lookup import LookupScores, squared_norm
+from dslbench.ops.lookup import LookupScores
 from dslbench.ops.scores import FullScores
 from dslbench.ops.threads import balanced_bounds, run_rows
 from dslbench.sampling_pairs import Grouped, GroupedSampler
@@ -106,7 +106,7 @@ class UltraGCN(Backbone):
         negative = h.w3 + h.w4 * beta.unsqueeze(1) * self.beta_items[batch.negatives]
         pulled = (weights * softplus(-wanted)).sum()
         pushed = (negative * softplus(unwanted)).sum() * (h.negative_weight / unwanted.shape[1])
-        norms = squared_norm(self.user.full()) + squared_norm(items)
+        norms = self.user.squared_norm() + self.item.squared_norm()
         total: Tensor = pulled + pushed + h.gamma / 2 * norms
         return total
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from dslbench.backbones.base import Backbone
 from dslbench.methods.base import Method, Options
 from dslbench.tables import (
+    DenseMaskedTable,
     DenseTable,
     MaskedTable,
     MaskScope,
+    PackedTable,
     Table,
     TableSpec,
     keep_count,
@@ -46,8 +48,12 @@ class MaskedMethod(Method):
 
     def make_table(self, spec: TableSpec, rng: np.random.Generator) -> Table:
         """A masked table where the scope has it, else a dense one."""
-        kind = MaskedTable if spec.in_scope(self.options.mask_scope) else DenseTable
-        return kind(spec, rng)
+        in_scope = spec.in_scope(self.options.mask_scope)
+        return (self.table_type(spec) if in_scope else DenseTable)(spec, rng)
+
+    def table_type(self, spec: TableSpec) -> type[MaskedTable]:
+        """Packed, but for rows shorter than the 16 entries that are unpacked at a time."""
+        return PackedTable if spec.dim >= 16 else DenseMaskedTable
 
     @property
     def masked(self) -> list[MaskedTable]:
@@ -67,10 +73,10 @@ class MaskedMethod(Method):
     def prune_by_magnitude(self, sparsity: float) -> None:
         """Keep the largest live weights of each group, exactly so many that `sparsity` is reached."""
         for table in self.masked:
-            mask = table.mask.clone()
+            values, before = table.dense(), table.mask
+            mask = torch.zeros_like(before)
             for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
-                count = keep_count(size, sparsity)
-                mask[rows] = select_largest(table.weight.detach()[rows], table.mask[rows], count)
+                mask[rows] = select_largest(values[rows], before[rows], keep_count(size, sparsity))
             table.set_mask(mask)
 
     def after_backward(self, loop: Loop) -> bool:
@@ -89,15 +95,29 @@ class MaskedMethod(Method):
 
 
 def copy_weights(model: Backbone) -> Weights:
-    """The parameters of a model, bit for bit."""
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+    """The parameters of a model, bit for bit; of masked tables the (n, d) values."""
+    tables = _masked_tables(model)
+    return {
+        name: tables[name].dense().clone() if name in tables else p.detach().clone()
+        for name, p in model.named_parameters()
+    }
 
 
 @torch.no_grad()
 def restore_weights(model: Backbone, weights: Weights) -> None:
     """Rewind the parameters of a model; masks stay in force."""
+    tables = _masked_tables(model)
     for name, p in model.named_parameters():
-        p.copy_(weights[name])
-    for table in model.tables().values():
-        if isinstance(table, MaskedTable):
-            table.apply_mask()
+        if name in tables:
+            tables[name].assign(weights[name])
+        else:
+            p.copy_(weights[name])
+
+
+def _masked_tables(model: Backbone) -> dict[str, MaskedTable]:
+    """The masked tables by the name of their parameter in the model."""
+    return {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, MaskedTable)
+    }

@@ -8,14 +8,18 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
-from dslbench.tables import MaskedTable, select_largest
+from dslbench.tables import MaskedTable, TableSpec, WarmMaskedTable, select_largest
 from dslbench.tables.select import kth_largest
 from dslbench.train import Lab, Loop
+
+# Weight of the past in the mean gradient (`growth=momentum`), and the iterations it looks back:
+# what is further back weighs less than a fiftieth.
+_MOMENTUM, _MOMENTUM_WINDOW = 0.9, 40
 
 
 class DSLOptions(RandomPruningOptions):
@@ -33,6 +37,16 @@ class DSLOptions(RandomPruningOptions):
         default="cosine", description="how the update ratio falls (paper, Table 4)"
     )
     eta_min: float = Field(default=0.0, ge=0, le=1, description="update ratio at the end (cosine)")
+    prune: Literal["magnitude", "set", "taylor"] = Field(
+        default="magnitude",
+        description="drop the smallest |w|; as SET the same share of the positive and of the negative "
+        "weights nearest to zero; or the smallest |w g|",
+    )
+    growth: Literal["gradient", "random", "momentum"] = Field(
+        default="gradient",
+        description="grow where |gradient| is largest, anywhere, or where the exponential mean of the "
+        "gradient over the last iterations is largest",
+    )
     step_on_explore: bool = Field(
         default=False, description="also take the optimiser step in an exploring iteration"
     )
@@ -52,6 +66,12 @@ class DSLOptions(RandomPruningOptions):
     mask_init: Literal["exact", "bernoulli"] = Field(
         default="exact", description="exact count, or each entry by its own coin"
     )
+
+    @model_validator(mode="after")
+    def _agree(self) -> DSLOptions:
+        if self.drop == "threshold" and self.prune != "magnitude":
+            raise ValueError("drop=threshold goes with prune=magnitude only")
+        return self
 
 
 class DynamicSparseLearning(RandomPruning):
@@ -90,17 +110,30 @@ class DynamicSparseLearning(RandomPruning):
             return rng.random(tuple(table.mask.shape)) >= self.sparsity
         return super().draw_mask(table, rng)
 
+    def table_type(self, spec: TableSpec) -> type[MaskedTable]:
+        """Moments off the mask need a table that has a place for them."""
+        return super().table_type(spec) if self.options.mask_moments else WarmMaskedTable
+
     def begin(self, loop: Loop) -> None:
         published = loop.model.published_delta_t
         self.delta_t = self.options.delta_t or min(published, max(20, round(loop.total / 40)))
         self.budget = [table.live() for table in self.masked]
-        self.ever_active = [table.mask.clone() for table in self.masked]
-        self.scores: list[Tensor] | None = None
-        if (self.options.grow_score or self._default_score(loop)) == "accum":
-            self.scores = [torch.zeros_like(table.weight) for table in self.masked]
-            rows = max(table.spec.n_rows for table in self.masked)
-            self.window = min(self.delta_t, -(-rows // loop.batch_size))
+        self.ever_active = [_bits(table.mask) for table in self.masked]
+        self.sums: list[Tensor] | None = None
+        self.window = self.score_window(loop)
         self.explorations = self.grown = self.grown_without_gradient = 0
+
+    def score_window(self, loop: Loop) -> int:
+        """Iterations up to an exploration whose gradients score the growth; 0: none are needed."""
+        if self.options.growth == "random":
+            return int(self.options.prune == "taylor")
+        if self.options.growth == "momentum":
+            return min(self.delta_t, _MOMENTUM_WINDOW)
+        usual = "instant" if loop.model.dense_gradients else "accum"
+        if (self.options.grow_score or usual) == "instant":
+            return 1
+        rows = max(table.spec.n_rows for table in self.masked)
+        return min(self.delta_t, -(-rows // loop.batch_size))
 
     def update_ratio(self, t: int, total: int) -> float:
         """rho_t: share of the live weights replaced at iteration t of `total` (paper, Eq. 2)."""
@@ -111,39 +144,44 @@ class DynamicSparseLearning(RandomPruning):
             return float(rho0)
         return float(end + (rho0 - end) / 2 * (1 + math.cos(math.pi * t / total)))
 
-    @staticmethod
-    def _default_score(loop: Loop) -> str:
-        return "instant" if loop.model.dense_gradients else "accum"
+    def before_step(self, loop: Loop) -> None:
+        wanted = -loop.t % self.delta_t < self.window
+        for table in self.masked:
+            table.keep_gradient(wanted)
 
     @torch.no_grad()
     def watch(self, loop: Loop) -> None:
-        """Add |gradient| up over the last iterations before an exploration (`grow_score=accum`).
+        """Gather what scores the growth over the last iterations before an exploration.
 
         In look-up models one batch has gradients in its own rows only, so that most growth by the
-        gradient of a single batch would be arbitrary.
+        gradient of a single batch would be arbitrary: |gradient| is summed (`grow_score=accum`).
         """
         left = -loop.t % self.delta_t
-        if self.scores is None or left >= self.window:
+        if self.window < 2 or left >= self.window:
             return
-        for score, table in zip(self.scores, self.masked, strict=True):
-            if left == self.window - 1:
-                score.zero_()
-            if table.weight.grad is not None:
-                score += table.weight.grad.abs()
+        if self.sums is None:
+            self.sums = [torch.zeros_like(table.dense()) for table in self.masked]
+        for total, table in zip(self.sums, self.masked, strict=True):
+            gradient = table.gradient()
+            if self.options.growth == "momentum":
+                total.mul_(_MOMENTUM)
+                if gradient is not None:
+                    total.add_(gradient, alpha=1 - _MOMENTUM)
+            elif gradient is not None:
+                total.add_(gradient.abs())
 
     def after_backward(self, loop: Loop) -> bool:
         explored = False
         self.watch(loop)
         if not self.options.step_on_explore and loop.t % self.delta_t == 0:
             explored = self.explore(loop)
-        if self.options.mask_moments:
-            for table in self.masked:
-                table.mask_gradient()
+        for table in self.masked:
+            table.mask_gradient()
         return not explored
 
     def after_step(self, loop: Loop) -> None:
-        if not self.options.mask_moments:
-            for table in self.masked:
+        for table in self.masked:
+            if isinstance(table, WarmMaskedTable):
                 table.apply_mask()
         if self.options.step_on_explore and loop.t % self.delta_t == 0:
             self.explore(loop)
@@ -153,61 +191,96 @@ class DynamicSparseLearning(RandomPruning):
         rho = self.update_ratio(loop.t, loop.total)
         replaced = 0
         for number, (table, budget) in enumerate(zip(self.masked, self.budget, strict=True)):
-            before, active = table.mask.clone(), self.ever_active[number]
-            score = table.weight.grad if self.scores is None else self.scores[number]
-            assert score is not None
+            score = table.gradient() if self.sums is None else self.sums[number]
+            before, weight = table.mask, table.dense()
+            if score is None:  # random growth asks for none; or no batch had one
+                score = torch.zeros_like(weight)
+            after = before.clone()
             for rows in self.groups(table):
-                replaced += self.prune_and_grow(table, rows, rho, score[rows])
-            table.apply_mask()
-            if self.options.mask_moments:
-                clear_moments(loop.optimiser, table)
-            live = table.live()
-            if live != budget:
-                raise AssertionError(f"{live} live weights after exploring, budget {budget}")
-            active |= table.mask
-            loop.note("moved", float((table.mask & ~before).sum()) / budget)
-            loop.note("itop_rate", float(active.float().mean()))
+                after[rows], count = self.prune_and_grow(
+                    weight[rows], before[rows], score[rows], rho
+                )
+                replaced += count
+            moved = int((after & ~before).sum())
+            if moved:
+                table.move_mask(after, loop.optimiser)
+            table.keep_gradient(False)
+            if table.live() != budget:
+                raise AssertionError(f"{table.live()} live weights after exploring, not {budget}")
+            self.ever_active[number] |= _bits(after)
+            loop.note("moved", moved / budget)
+            loop.note("itop_rate", self.itop_rate(number))
+        self.sums = None
         if replaced:
             self.explorations += 1
             loop.note("update_ratio", rho)
         return replaced > 0
 
     @torch.no_grad()
-    def prune_and_grow(self, table: MaskedTable, rows: slice, rho: float, score: Tensor) -> int:
-        """Move the mask of one group; returns the number of weights dropped and grown.
+    def prune_and_grow(
+        self, weight: Tensor, mask: Tensor, score: Tensor, rho: float
+    ) -> tuple[Tensor, int]:
+        """The new mask of one group, and the number of weights dropped and grown.
 
         Candidates for growth are all entries off the mask, those dropped just now included.
+
+        Args:
+            weight, mask, score: (n, d) values, live entries and gradient of the group.
+            rho: share of the live weights to drop.
         """
-        mask, weight = table.mask[rows], table.weight.detach()[rows]
         live = int(mask.count_nonzero())
         if live == mask.numel():
-            return 0  # nothing is off the mask, so nothing can be exchanged
-        if self.options.drop == "threshold":
-            kept = keep_above(weight, mask, math.ceil(rho * live))
-        else:
-            kept = select_largest(weight, mask, live - round(rho * live))
+            return mask, 0  # nothing is off the mask, so nothing can be exchanged
+        kept = self.prune(weight, mask, score, rho, live)
         count = live - int(kept.count_nonzero())
         if count == 0:
-            return 0
-        grown = select_largest(score, ~kept, count, self.growth)
-        table.mask[rows] = kept | grown
+            return mask, 0
+        if self.options.growth == "random":
+            grown = select_largest(torch.zeros_like(score), ~kept, count, self.growth)
+        else:
+            grown = select_largest(score, ~kept, count, self.growth)
+            self.grown_without_gradient += int((score[grown] == 0).sum())
         self.grown += count
-        self.grown_without_gradient += int((score[grown] == 0).sum())
-        return count
+        return kept | grown, count
+
+    def prune(self, weight: Tensor, mask: Tensor, score: Tensor, rho: float, live: int) -> Tensor:
+        """The live entries of a group that are not dropped."""
+        if self.options.drop == "threshold":
+            return keep_above(weight, mask, math.ceil(rho * live))
+        if self.options.prune == "set":
+            # Sparse evolutionary training (Mocanu et al., 2018) drops by sign. A live zero, just
+            # grown, counts as positive: the smallest of them.
+            kept = torch.zeros_like(mask)
+            for side in (mask & (weight >= 0), mask & (weight < 0)):
+                of_side = int(side.count_nonzero())
+                kept |= select_largest(weight, side, of_side - round(rho * of_side))
+            return kept
+        of_size = weight * score if self.options.prune == "taylor" else weight
+        return select_largest(of_size, mask, live - round(rho * live))
+
+    def itop_rate(self, number: int) -> float:
+        """Share of a table's entries that were ever live."""
+        entries = self.masked[number].spec.n_rows * self.masked[number].spec.dim
+        return float(np.bitwise_count(self.ever_active[number]).sum(dtype=np.int64)) / entries
 
     def diagnostics(self) -> dict[str, Any]:
         """Explorations, ITOP rate (share of entries ever live), growth without a gradient."""
-        rates = [float(active.float().mean()) for active in self.ever_active]
-        sizes = [active.numel() for active in self.ever_active]
+        rates = [self.itop_rate(number) for number in range(len(self.masked))]
+        sizes = [table.spec.n_rows * table.spec.dim for table in self.masked]
         return {
             "delta_t": self.delta_t,
             "explorations": self.explorations,
             "itop_rate": float(np.average(rates, weights=sizes)),
             "grown": self.grown,
             "zero_score_growth_fraction": self.grown_without_gradient / self.grown
-            if self.grown
+            if self.grown and self.options.growth != "random"
             else None,
         }
+
+
+def _bits(mask: Tensor) -> npt.NDArray[np.uint8]:
+    """A mask at a bit an entry."""
+    return np.packbits(mask.cpu().numpy())
 
 
 def keep_above(weight: Tensor, mask: Tensor, drop: int) -> Tensor:
@@ -216,16 +289,3 @@ def keep_above(weight: Tensor, mask: Tensor, drop: int) -> Tensor:
     if drop == 0:
         return mask.clone()
     return mask & (weight.abs() > kth_largest(weight, mask, live - drop + 1))
-
-
-def clear_moments(optimiser: torch.optim.Optimizer, table: MaskedTable) -> None:
-    """Put the optimiser's state off the mask back to its start, so that a grown weight starts cold.
-
-    Adam's moments start at 0, Adagrad's sum at the value it was given.
-    """
-    state = optimiser.state.get(table.weight, {})
-    for name in ("exp_avg", "exp_avg_sq"):
-        if name in state:
-            state[name].mul_(table.mask)
-    if "sum" in state:
-        state["sum"].masked_fill_(~table.mask, optimiser.defaults["initial_accumulator_value"])

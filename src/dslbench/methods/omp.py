@@ -71,7 +71,8 @@ class OneShotPruning(MaskedMethod):
         """
         least = self.options.min_per_row
         for table in self.masked:
-            weight, mask = table.weight.detach(), torch.zeros_like(table.mask)
+            weight = table.dense()
+            mask = torch.zeros_like(weight, dtype=torch.bool)
             for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
                 part = weight[rows]
                 safe = torch.zeros_like(mask[rows])

@@ -137,7 +137,8 @@ class _Search(Hooks):
         """Exactly k* entries of largest margin in every group of every table."""
         masks = []
         for table, own, counts in zip(self.tables, self.method.masked, self.budgets, strict=True):
-            margin, mask = table.margin(), torch.zeros_like(own.mask)
+            margin = table.margin()
+            mask = torch.zeros_like(margin, dtype=torch.bool)
             for rows, count in zip(self.method.groups(own), counts, strict=True):
                 mask[rows] = select_greatest(margin[rows], count)
             masks.append(mask)

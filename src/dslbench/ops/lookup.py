@@ -52,7 +52,7 @@ class _LookupScores(torch.autograd.Function):
         ctx.save_for_backward(users, table, items)
         out = torch.empty(tuple(items.shape), dtype=users.dtype)
         run_rows(
-            lookup_kernels.gather_dots, even_bounds(len(users), _parts(items.numel(), users)),
+            lookup_kernels.gather_dots, even_bounds(len(users), parts=_parts(items.numel(), users)),
             users.detach().numpy(), table.detach().numpy(), items.numpy(), out.numpy(),
         )  # fmt: skip
         return out
@@ -65,7 +65,7 @@ class _LookupScores(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             on_users = torch.empty(users.shape)
             run_rows(
-                lookup_kernels.gather_sums, even_bounds(len(users), _parts(items.size, users)),
+                lookup_kernels.gather_sums, even_bounds(len(users), parts=_parts(items.size, users)),
                 weights, table, items, on_users.numpy(),
             )  # fmt: skip
         if ctx.needs_input_grad[1]:

@@ -155,7 +155,7 @@ class Propagate(nn.Module):
         unique = self._number(rows.numpy())
         small = self._buffer("rows", (len(unique), base.shape[1]))
         run_rows(
-            kernels.spmm_rows, even_bounds(len(unique), 64), unique, self._indptr, self._indices,
+            kernels.spmm_rows, even_bounds(len(unique), parts=64), unique, self._indptr, self._indices,
             self._values, h, base, self._scale, small,
         )  # fmt: skip
         slots = torch.from_numpy(self._slot[rows.numpy()])
@@ -168,7 +168,7 @@ class Propagate(nn.Module):
         small = [np.zeros((len(unique), d), dtype=np.float32) for _ in range(2)]
         for gradient, total in zip((grad_final, grad_ego), small, strict=True):
             run_rows(
-                kernels.add_by_slot, even_bounds(d, 2), rows.numpy(), self._slot,
+                kernels.add_by_slot, even_bounds(d, parts=2), rows.numpy(), self._slot,
                 gradient.contiguous().numpy(), total,
             )  # fmt: skip
         out = torch.empty((self.n_rows, d), dtype=torch.float32)

@@ -45,9 +45,9 @@ def _worthwhile(work: int, least: int) -> int:
     return max(1, min(4 * thread_count(), work // least))
 
 
-def even_bounds(n_rows: int, parts: int | None = None) -> Bounds:
-    """Cut `n_rows` rows into ranges of equal length."""
-    parts = parts or _worthwhile(n_rows, 256)
+def even_bounds(n_rows: int, width: int = 64, parts: int | None = None) -> Bounds:
+    """Cut `n_rows` rows of about `width` entries into ranges of equal length."""
+    parts = parts or _worthwhile(n_rows * width, 1 << 14)
     return np.linspace(0, n_rows, min(parts, max(n_rows, 1)) + 1).astype(np.int64)
 
 

@@ -2,17 +2,27 @@
 
 from dslbench.tables.base import MakeTable, MaskScope, StoredTable, Table, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
-from dslbench.tables.masked import MaskedTable, random_masks, segment_slices
+from dslbench.tables.masked import (
+    DenseMaskedTable,
+    MaskedTable,
+    PackedTable,
+    WarmMaskedTable,
+    random_masks,
+    segment_slices,
+)
 from dslbench.tables.select import select_largest
 
 __all__ = [
+    "DenseMaskedTable",
     "DenseTable",
     "MakeTable",
     "MaskScope",
     "MaskedTable",
+    "PackedTable",
     "StoredTable",
     "Table",
     "TableSpec",
+    "WarmMaskedTable",
     "keep_count",
     "random_masks",
     "segment_slices",

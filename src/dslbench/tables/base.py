@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from dslbench.ops.lookup import squared_norm
+
 Float32 = npt.NDArray[np.float32]
 MaskScope = Literal["embeddings", "official", "all"]
 Init = Callable[[np.random.Generator, int, int], Float32]
@@ -108,6 +110,10 @@ class Table(nn.Module, ABC):
     @abstractmethod
     def rows(self, ids: Tensor) -> Tensor:
         """The rows of `ids` (B,) int64, as (B, d), differentiable."""
+
+    def squared_norm(self) -> Tensor:
+        """Sum of the squares of all entries, a scalar, differentiable."""
+        return squared_norm(self.full())
 
     @abstractmethod
     def live(self) -> int:
