@@ -193,7 +193,7 @@ class Lab:
             loop.epoch = epoch
             rate = lr_factor * learning_rate(self.hyper, epoch, self.epochs)
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_factor", 1.0)
             began = time.perf_counter()
             before = loop.t
             loss = self._epoch(loop, sampler, hooks)

@@ -19,6 +19,11 @@ from dslbench.tables.soft import Granularity, SoftThresholdTable
 from dslbench.train import Hooks, Lab, Loop
 
 
+# How far below the weights thresholds start at least: sigmoid(t) a hundredth of their size. Nearer,
+# weights that pass through zero stay there, and the search prunes by chance before it has learned.
+_LEAST_PATH = math.log(100)
+
+
 class PEPOptions(MaskedOptions):
     """Settings of PEP."""
 
@@ -27,7 +32,14 @@ class PEPOptions(MaskedOptions):
     )
     threshold_init: float | None = Field(
         default=None,
-        description="t at the start; none: such that decay alone reaches the weights half-way",
+        description="t at the start; none: such that decay alone reaches the weights half-way, from "
+        "thresholds at most a hundredth of the weights",
+    )
+    threshold_lr: float | None = Field(
+        default=None,
+        gt=0,
+        description="learning rate of t; none: that of the model, in short runs as much more as it "
+        "takes to reach the weights half-way",
     )
     threshold_decay: float = Field(default=1e-5, ge=0, description="coupled decay of t")
     value_decay: float = Field(
@@ -103,17 +115,21 @@ class _Search(Hooks):
 
     def begin(self, loop: Loop) -> None:
         self.check_every = self.options.check_every or max(1, loop.total // 200)
+        rate = float(loop.optimiser.param_groups[0]["lr"])
+        # Under Adam a decaying t moves by about its learning rate an iteration, whatever the decay.
+        path = max(0.5 * rate * loop.total, _LEAST_PATH)
+        faster = (self.options.threshold_lr or path / (0.5 * loop.total)) / rate
         for table in self.tables:
-            table.threshold.detach().fill_(self.start(table, loop))
+            table.threshold.detach().fill_(self.start(table, path))
+        own_rate(loop.optimiser, [table.threshold for table in self.tables], faster)
 
-    def start(self, table: SoftThresholdTable, loop: Loop) -> float:
-        """t0 = logit(w) - lr I / 2: decay moves t by about lr an iteration under Adam."""
+    def start(self, table: SoftThresholdTable, path: float) -> float:
+        """t0 = logit(w) - path, for weights of typical size w."""
         if self.options.threshold_init is not None:
             return float(self.options.threshold_init)
         typical = float(table.weight.detach().abs().mean())
         typical = min(max(typical, 1e-6), 1 - 1e-6)
-        rate = float(loop.optimiser.param_groups[0]["lr"])
-        return math.log(typical / (1 - typical)) - 0.5 * rate * loop.total
+        return math.log(typical / (1 - typical)) - path
 
     @torch.no_grad()
     def after_backward(self, loop: Loop) -> bool:
@@ -143,3 +159,12 @@ class _Search(Hooks):
                 mask[rows] = select_greatest(margin[rows], count)
             masks.append(mask)
         return masks
+
+
+def own_rate(optimiser: torch.optim.Optimizer, parameters: list[Tensor], factor: float) -> None:
+    """Give parameters a learning rate of `factor` times the others', now and after each epoch."""
+    chosen = {id(p) for p in parameters}
+    for group in optimiser.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in chosen]
+    rate = optimiser.param_groups[0]["lr"]
+    optimiser.add_param_group({"params": parameters, "lr": factor * rate, "lr_factor": factor})
