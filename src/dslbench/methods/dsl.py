@@ -115,6 +115,11 @@ class DynamicSparseLearning(RandomPruning):
     def _default_score(loop: Loop) -> str:
         return "instant" if loop.model.dense_gradients else "accum"
 
+    def dense_gradient(self, loop: Loop) -> bool:
+        """In exploring iterations, in those watched before them, and wherever moments are unmasked."""
+        watched = 1 if self.scores is None else self.window
+        return not self.options.mask_moments or -loop.t % self.delta_t < watched
+
     @torch.no_grad()
     def watch(self, loop: Loop) -> None:
         """Add |gradient| up over the last iterations before an exploration (`grow_score=accum`).
