@@ -223,4 +223,4 @@ def full_ranking(model: Backbone, n_users: int, n_items: int) -> tuple[int, int]
         everybody = torch.linspace(0, n_users - 1, affordable).long()
     block = max(1, BLOCK_BYTES // (4 * n_items))
     counted = sum(cost(part) for part in torch.split(everybody, block))
-    return shared.forward + round(counted * n_users / len(everybody)), len(everybody)
+    return shared.forward + counted * n_users // len(everybody), len(everybody)

@@ -8,9 +8,16 @@ from typing import Any
 
 from dslbench import registry
 from dslbench.errors import UsageError
-from dslbench.report.columns import COLUMNS, Record
+from dslbench.report.columns import COLUMNS, Column, Record
 
 EQUAL_COST = ["epochs", "budget_share"]  # columns that such a comparison has beside the usual ones
+USERS_COUNTED = Column(
+    "Users counted",
+    ("cost", "counted", "exact", "infer_users_counted"),
+    None,
+    "counted",
+    "{:.0f}".format,
+)
 
 
 def with_ratios(records: Sequence[Record]) -> list[Record]:
@@ -50,6 +57,15 @@ def mac_notes(records: Sequence[Record]) -> list[str]:
     lines = [
         "Exact MACs: multiply-accumulates with realised non-zeros; training is forward and backward "
         "of all phases, inference one scoring of all items for all users."
+    ]
+    sampled = [
+        (users, record["data"]["users"])
+        for record in records
+        if (users := USERS_COUNTED.value(record)) and users < record["data"]["users"]
+    ]
+    lines += [
+        f"Inference MACs are extrapolated from {few:.0f} evenly spaced ones of {all_:,} users."
+        for few, all_ in dict.fromkeys(sampled)
     ]
     reached = {
         f"{r['spec']['method']} {r['equal_cost']['share']:.1%}": None
