@@ -48,7 +48,9 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         measured = r["cost"]["measured"]
         assert measured["train_seconds"] > 0
         assert 50 << 20 < measured["peak_rss_bytes"] < 4 << 30
-        assert r["cost"]["counted"]["exact"]["train_macs"] is None
+        exact = r["cost"]["counted"]["exact"]
+        assert exact["train_macs"] == sum(p["train_macs"] for p in exact["phases"]) > 0
+        assert exact["infer_macs"] > 1000 * 800 * 8 and exact["infer_users_counted"] == 1000
         assert r["selection"] == {"epoch": r["selection"]["epoch"], "on": "valid"}
         assert len(json.loads((store.folder(r["id"]) / "history.json").read_text())) == 2
     # A third method: the two stored runs are not made again, damaged ones are.

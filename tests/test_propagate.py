@@ -55,7 +55,7 @@ def test_batch_and_full_match_the_dense_reference(
     expected = reference(data, table.detach().numpy(), layers)
     np.testing.assert_allclose(full.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
-    final, ego = op.batch(table, rows)
+    final, ego = op(table, rows)
     np.testing.assert_allclose(final.detach().numpy(), expected[rows.numpy()], rtol=1e-5, atol=1e-5)
     assert torch.equal(ego, table[rows])
 
@@ -80,7 +80,7 @@ def test_same_bits_whatever_the_number_of_threads(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("DSLBENCH_THREADS", count)
         table = torch.from_numpy(values.copy()).requires_grad_()
         op = Propagate(data.train, 3)
-        final, ego = op.batch(table, rows)
+        final, ego = op(table, rows)
         (final.square().sum() + ego.sum()).backward()
         assert table.grad is not None
         results.append((op(table).detach(), final.detach(), table.grad))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from dslbench import home
+from dslbench.errors import RunError
 from dslbench.report.formats import render
 from dslbench.report.tables import build
-from dslbench.runs import store
+from dslbench.runs import budget, store
 
 
 def record(
@@ -70,11 +71,11 @@ def test_table_3_in_markdown() -> None:
     assert cells[0][:5] == ["Category", "Method", "Sparsity", "Table params", "MACs (Tr.)"]
     by_method = {row[1]: row for row in cells[2:]}
     assert list(by_method) == ["Baseline", "DSL", "RP"]
-    assert by_method["Baseline"][7] == "**0.1005<sub>(.0007)</sub>**"
-    assert by_method["DSL"][7] == "<u>0.0920<sub>(.0028)</sub></u>"
-    assert by_method["RP"][7] == "0.0805<sub>(.0007)</sub>"
-    assert by_method["DSL"][2:5] == ["50.0%", "57,600", "-"]  # not counted yet: never 0
-    assert by_method["DSL"][5:7] == ["512 MiB", "12.5 s"]
+    assert by_method["Baseline"][10] == "**0.1005<sub>(.0007)</sub>**"
+    assert by_method["DSL"][10] == "<u>0.0920<sub>(.0028)</sub></u>"
+    assert by_method["RP"][10] == "0.0805<sub>(.0007)</sub>"
+    assert by_method["DSL"][2:8] == ["50.0%", "57,600", "-", "-", "-", "-"]  # not counted: never 0
+    assert by_method["DSL"][8:10] == ["512 MiB", "12.5 s"]
     footer = "\n".join(lines[-6:])
     for text in (
         "Seeds: 0, 1",
@@ -90,7 +91,7 @@ def test_different_settings_are_never_averaged_together() -> None:
     mixed[-1]["selection"]["on"] = "test"
     tables = build("3", mixed)
     assert len(tables) == 3
-    assert tables[0].rows[0][7].text == "0.1005"
+    assert tables[0].rows[0][10].text == "0.1005"
     assert "selected on the TEST set" in "\n".join(tables[2].footer)
     changed = record("dense", 0.9)
     changed["data"]["valid_digest"] = "d" * 64
@@ -119,7 +120,7 @@ def test_a_missing_value_is_a_dash_not_a_mean_of_the_rest() -> None:
     partial = record("dsl", 0.09, seed=2)
     partial["cost"]["measured"]["peak_rss_bytes"] = None
     (table,) = build("3", [*RUNS, partial])
-    assert [row[5].text for row in table.rows] == ["512 MiB", "-", "512 MiB"]
+    assert [row[8].text for row in table.rows] == ["512 MiB", "-", "512 MiB"]
 
 
 @pytest.mark.parametrize("width", [50, 60, 80, 200])
@@ -189,3 +190,47 @@ def test_what_is_stored_can_be_read_by_others(own_home: Path, tmp_path: Path) ->
         os.umask(before)
     assert store.folder(RUNS[0]["id"]).stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "table.md").stat().st_mode & 0o777 == 0o644
+
+
+def counted(run: dict[str, Any], train: int, epochs: int = 10) -> dict[str, Any]:
+    run["cost"]["counted"]["exact"] = {"train_macs": train, "infer_macs": train // 10}
+    run["spec"]["epochs"] = epochs
+    return run
+
+
+def test_exact_macs_stand_beside_those_of_the_dense_run_of_the_same_seed() -> None:
+    runs = [
+        counted(record("dense"), 1000), counted(record("dense", seed=1), 1200),
+        counted(record("dsl"), 800), counted(record("dsl", seed=1), 840), record("rp"),
+    ]  # fmt: skip
+    (table,) = build("3", runs)
+    place = table.headers.index("of dense (Tr.)")
+    assert [row[place].text for row in table.rows] == ["1.000x", "0.750x", "-"]
+    assert table.rows[1][place - 1].text == "8.20e+02"
+    assert any("realised non-zeros" in line for line in table.footer)
+
+
+def test_equal_macs_scale_the_epochs_of_the_cheaper_runs() -> None:
+    asked = []
+
+    def make(wanted: list[tuple[dict[str, Any], int]]) -> list[dict[str, Any]]:
+        asked.extend((run["spec"]["method"], epochs) for run, epochs in wanted)
+        return [
+            counted(record(run["spec"]["method"]), 100 * epochs, epochs) for run, epochs in wanted
+        ]
+
+    runs = [
+        counted(record("dense"), 1000),
+        counted(record("omp"), 1830),
+        counted(record("rp"), 1000),
+    ]
+    found = budget.equal_macs(runs, make)
+    assert asked == [("dense", 18), ("rp", 18)]  # 18.3 epochs
+    assert [r["equal_cost"]["budget_macs"] for r in found] == [1830] * 3
+    (table,) = build("3", found)
+    assert table.title.startswith("Table 3: equal training MACs, toy, LightGCN")
+    shares = {row[1].text: row[4].text for row in table.rows}
+    assert shares == {"Baseline": "98.4%", "OMP": "100.0%", "RP": "98.4%"}
+    assert any("budget 1.830e+03" in line and "omp 100.0%" in line for line in table.footer)
+    with pytest.raises(RunError, match="not counted"):
+        budget.equal_macs([record("dense")], make)

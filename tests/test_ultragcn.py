@@ -15,7 +15,8 @@ from dslbench.backbones.ultragcn import UltraGCN, UltraGCNHyper, degree_weights,
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import DataError
 from dslbench.ops import threads
-from dslbench.ops.lookup import LookupScores, squared_norm
+from dslbench.ops.lookup import LookupScores
+from dslbench.ops.norms import SquaredNorm
 from dslbench.sampling_pairs import GroupedSampler, PointwiseSampler
 from dslbench.seeds import Streams
 from dslbench.spec import resolve
@@ -117,7 +118,7 @@ def test_loss_equals_the_slow_one() -> None:
 
 def test_squared_norm() -> None:
     x = torch.randn(7, 3, requires_grad=True)
-    squared_norm(x).backward()  # type: ignore[no-untyped-call]
+    SquaredNorm()(x).backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     torch.testing.assert_close(x.grad, 2 * x.detach())
 

@@ -137,6 +137,14 @@ def compare(
     set_: Settings = None,
     protocol: Protocol = "default",
     device: Device = "auto",
+    budget_by: Annotated[
+        Literal["epochs", "macs"],
+        typer.Option(
+            "--budget-by",
+            help="epochs: all train equally long; macs: then again, each for as many epochs as cost "
+            "what the costliest one did.",
+        ),
+    ] = "epochs",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run even what is stored.")] = False,
     format_: Format = "terminal",
@@ -161,8 +169,23 @@ def compare(
         for m in (method or applicable)
     ]  # fmt: skip
     records = _make(specs, device=device, force=force, dry_run=dry_run)
-    if not dry_run:
-        _print_report(format_, "3", records)
+    if dry_run:
+        return
+    if budget_by == "macs":
+        from dslbench.runs import budget
+
+        def make_longer(wanted: list[tuple[dict[str, Any], int]]) -> list[dict[str, Any]]:
+            again = [
+                _resolve(
+                    **{key: r["spec"][key] for key in ("method", "sparsity", "seed")}, epochs=n,
+                    dataset=name, backbone=backbone, protocol=protocol, settings=set_ or (),
+                )
+                for r, n in wanted
+            ]  # fmt: skip
+            return _make(again, device=device, force=force, dry_run=False)
+
+        records = budget.equal_macs(records, make_longer)
+    _print_report(format_, "3", records)
 
 
 @app.command(epilog="Example: `dslbench report --table 3 --format markdown --output table3.md`")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from dslbench import home
+from dslbench.errors import RunError
 
 
 def report_machine() -> None:
@@ -33,6 +34,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "cores", f"{facts['cores']}, kernels use {facts['threads']} (DSLBENCH_THREADS overrides)"
     yield "cuda", facts["device"] if device.type == "cuda" else "none; everything runs on the CPU"
     yield "kernels", f"compiled by numba; imported and loaded in {kernel_seconds:.2f} s"
+    yield "MACs", _counting()
     yield "store", f"{home.home()} ({_free_space()} free)"
     statuses = commands.dataset_status()
     for status in statuses:
@@ -44,6 +46,15 @@ def _facts() -> Iterator[tuple[str, str]]:
     missing = [s.name for s in statuses if not s.on_disk and not s.problem]
     if missing:
         yield "not at hand", f"{', '.join(missing)} (dslbench download NAME)"
+
+
+def _counting() -> str:
+    from dslbench.cost import counted
+
+    try:
+        return f"counted by {counted.engine()}, with rules of our own"
+    except RunError as error:
+        return f"NOT POSSIBLE: {error.message} ({error.hint})"
 
 
 def _touch(kernels: object) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dslbench.backbones.base import Backbone, Hyper
+from dslbench.cost import counted
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
 from dslbench.evaluate import Evaluation, evaluate, evaluate_sampled
@@ -38,6 +40,17 @@ class Hooks:
     def extra_loss(self, loop: Loop, batch: Any) -> Tensor | None:
         """A term added to the backbone's loss."""
         return None
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Modules that `extra_loss` calls, the model's aside: what runs in them is counted.
+
+        By default all that are attributes of the hooks.
+        """
+        return (value for value in vars(self).values() if isinstance(value, nn.Module))
+
+    def dense_gradient(self, loop: Loop) -> bool:
+        """Whether this iteration uses the gradients of pruned entries, too; a question of cost."""
+        return False
 
     def after_backward(self, loop: Loop) -> bool:
         """Gradients are there. Return False to leave out this iteration's optimiser step."""
@@ -82,6 +95,7 @@ class Phase:
     selected_epoch: int | None = None
     selected_value: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    ledger: counted.Ledger = field(default_factory=counted.Ledger)
 
 
 class Lab:
@@ -196,7 +210,7 @@ class Lab:
                 group["lr"] = rate * group.get("lr_factor", 1.0)
             began = time.perf_counter()
             before = loop.t
-            loss = self._epoch(loop, sampler, hooks)
+            loss = self._epoch(loop, sampler, hooks, record.ledger)
             if not all(bool(p.isfinite().all()) for p in model.parameters()):
                 raise RunError(
                     f"weights of the model stopped being numbers in epoch {epoch}",
@@ -211,7 +225,9 @@ class Lab:
             record.steps += loop.t - before
             if select and self._is_due(epoch):
                 began = time.perf_counter()
-                value = self.evaluate(model, self.selects_on).means
+                value = record.ledger.evaluation(
+                    lambda: self.evaluate(model, self.selects_on), counted.ops_of(model)
+                ).means
                 row |= value | {"eval_seconds": time.perf_counter() - began}
                 record.eval_seconds += row["eval_seconds"]
                 if record.selected_value is None or value[SELECTION_METRIC] > record.selected_value:
@@ -226,19 +242,30 @@ class Lab:
         return record
 
     def _is_due(self, epoch: int) -> bool:
-        every = self.hyper.eval_every or max(1, round(self.epochs / 20))
+        every = self.hyper.eval_every or self._twentieth
         return epoch % every == 0 or epoch == self.epochs
 
-    def _epoch(self, loop: Loop, sampler: Sampler, hooks: Hooks) -> float:
-        """One pass; returns the mean loss over its batches."""
+    @property
+    def _twentieth(self) -> int:
+        """Epochs between what is done about 20 times a phase."""
+        return max(1, round(self.epochs / 20))
+
+    def _epoch(self, loop: Loop, sampler: Sampler, hooks: Hooks, ledger: counted.Ledger) -> float:
+        """One pass; returns the mean loss over its batches.
+
+        Cost is counted in the first and the last batch of every so many epochs: live weights move.
+        """
+        ops = counted.ops_of(loop.model, *hooks.modules())
+        due = (loop.epoch - 1) % self._twentieth == 0
         total, last_report = 0.0, time.monotonic()
         for step, batch in enumerate(sampler.epoch(), start=1):
             loop.t += 1
             hooks.before_step(loop)
-            loss = loop.model.loss(batch)
-            extra = hooks.extra_loss(loop, batch)
-            if extra is not None:
-                loss = loss + extra
+            last = step == sampler.steps
+            loss = ledger.step(
+                partial(_loss, loop, hooks, batch), ops, count_it=due and (last or step == 1),
+                last=last, dense=hooks.dense_gradient(loop),
+            )  # fmt: skip
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise RunError(
@@ -261,6 +288,12 @@ class Lab:
                      "epochs": self.epochs, "loss": total / step}
                 )  # fmt: skip
         return total / sampler.steps
+
+
+def _loss(loop: Loop, hooks: Hooks, batch: Any) -> Tensor:
+    """The backbone's loss of a batch and what the method adds to it."""
+    loss, extra = loop.model.loss(batch), hooks.extra_loss(loop, batch)
+    return loss if extra is None else loss + extra
 
 
 def learning_rate(hyper: Hyper, epoch: int, epochs: int) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import TableLinear
+from dslbench.ops.norms import Norm
 from dslbench.ops.output_loss import BinaryLoss
 from dslbench.ops.scores import FullScores
 from dslbench.ops.sparse_input import SparseInput, drop_entries
@@ -68,13 +69,14 @@ class CDAE(Backbone):
         if hyper.user_projection:
             self.projection = TableLinear(
                 make_table, "projection", width, width, rng,
-                init=xavier_normal, bias=None, official=True,
+                init=xavier_normal, bias=None, official=True, skips_zeros=True,
             )  # fmt: skip
         self.hidden_bias = nn.Parameter(torch.zeros(width))
         self.item_bias = nn.Parameter(torch.zeros(data.n_items))
         self.sparse_input = SparseInput()
         self.binary = BinaryLoss()
-        self.full_scores = FullScores()
+        self.full_scores = FullScores(skips_zeros=False)
+        self.norm = Norm()
 
     def sampler(
         self, data: Interactions, hyper: CDAEHyper, streams: Streams, device: torch.device
@@ -92,7 +94,7 @@ class CDAE(Backbone):
         )  # fmt: skip
         if self.hyper.reg == 0:
             return fit
-        norms: Tensor = self.user.squared_norm().sqrt() + self.encoder.squared_norm().sqrt()
+        norms: Tensor = self.norm(self.user.entries()) + self.norm(self.encoder.entries())
         return fit + self.hyper.reg * norms
 
     def hidden(self, batch: UserRows, dropout: float = 0.0) -> Tensor:

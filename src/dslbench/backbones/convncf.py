@@ -13,7 +13,7 @@ from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer
 from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.outer import OuterMap
-from dslbench.ops.scores import FullScores
+from dslbench.ops.scores import FullScores, PairScores
 from dslbench.sampling_pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -92,7 +92,9 @@ class ConvNCF(Backbone):
         self.outer = OuterMap(d)
         start = truncated_normal(0.1)
         self.convolutions = nn.ModuleList(
-            TableLinear(make_table, f"conv{k}", 4 * before, c, rng, init=start, bias=0.1)
+            TableLinear(
+                make_table, f"conv{k}", 4 * before, c, rng, init=start, bias=0.1, skips_zeros=k == 1
+            )
             for k, before in enumerate([1] + [c] * (d.bit_length() - 2), start=1)
         )
         self.head = TableLinear(make_table, "head", c, 1, rng, init=start, bias=start)
@@ -203,7 +205,8 @@ class MatrixFactorisation(ConvNCF):
     name = "convncf-mf"
 
     def add_network(self, hyper: ConvNCFHyper, make_table: MakeTable, streams: Streams) -> None:
-        """None."""
+        """None; scores are dot products."""
+        self.pair_scores = PairScores()
 
     @classmethod
     def pretraining(cls, hyper: ConvNCFHyper) -> list[str]:
@@ -213,7 +216,8 @@ class MatrixFactorisation(ConvNCF):
         return torch.zeros((), device=self.user.full().device)
 
     def score_pairs(self, p: Tensor, q: Tensor) -> Tensor:
-        return (p * q).sum(dim=1)
+        scores: Tensor = self.pair_scores(p, q)
+        return scores
 
     @torch.no_grad()
     def scorer(self) -> Scorer:

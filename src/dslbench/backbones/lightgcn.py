@@ -66,11 +66,12 @@ class LightGCN(Backbone):
         rows = torch.cat(
             [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users]
         )
-        propagated, ego = self.propagate.batch(self.embedding.full(), rows)
+        propagated, ego = self.propagate(self.embedding.full(), rows)
         users, positives, negatives = torch.split(propagated, size)
         margin = self.pair_scores(users, negatives) - self.pair_scores(users, positives)
         ranking = torch.nn.functional.softplus(margin).mean()
-        return ranking + self.reg / (2 * size) * ego.square().sum()
+        total: Tensor = ranking + self.reg / (2 * size) * ego.square().sum()
+        return total
 
     @torch.no_grad()
     def scorer(self) -> Scorer:

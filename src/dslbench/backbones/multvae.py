@@ -85,7 +85,7 @@ class MultVAE(Backbone):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.sparse_input = SparseInput()
         self.multinomial = MultinomialLoss()
-        self.full_scores = FullScores()
+        self.full_scores = FullScores(skips_zeros=False)
 
     def sampler(
         self, data: Interactions, hyper: MultVAEHyper, streams: Streams, device: torch.device

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, embedding, linear, relu
+from torch.nn.functional import binary_cross_entropy_with_logits, embedding, relu
 
 from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer
 from dslbench.data.interactions import Interactions
-from dslbench.ops.layers import SeededDropout, TableLinear, uniform
+from dslbench.ops.layers import Product, SeededDropout, TableLinear, uniform
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.scores import FullScores
 from dslbench.sampling import Sampler
@@ -76,8 +76,8 @@ class NeuMF(Backbone):
     """Four tables: a user's and an item's for the product (GMF), another two for the perceptron.
 
     logit = predict [ gmf_u * gmf_i ; h_n ], h_k = relu(W_k h_{k-1} + b_k), h_0 = [ mlp_u ; mlp_i ].
-    The first layer is computed as W_u mlp_u + W_i mlp_i, so that its user half is computed once for
-    all of a user's items. The released DSL code masks the two MLP tables only.
+    The first layer is computed as W_u mlp_u + W_i mlp_i, so that its user half is computed (and
+    counted) once for all of a user's items. The released DSL code masks the two MLP tables only.
     """
 
     name = "neumf"
@@ -129,6 +129,7 @@ class NeuMF(Backbone):
         self.predict = layer("predict", joined, 1)
         self.dropout = SeededDropout(hyper.dropout, streams.fresh("dropout"))
         self.lookup_scores = LookupScores()
+        self.project, self.head_scores = Product(skips_zeros=True), Product()
         self.full_scores = FullScores()
 
     @classmethod
@@ -190,12 +191,12 @@ class NeuMF(Backbone):
             total = total + self.lookup_scores(weighted, self.gmf_item.full(), items.int())
         if of_mlp is not None:
             on_user, on_item, bias = self._first_layer()
-            user_part = linear(self.mlp_user.rows(users), on_user, bias)
+            user_part = self.project(self.mlp_user.rows(users), on_user, bias)
             flat = items.reshape(-1)
             if len(flat) < self.n_items:
-                item_part = linear(self.mlp_item.rows(flat), on_item)
+                item_part = self.project(self.mlp_item.rows(flat), on_item)
             else:  # fewer items than pairs: project each item once
-                item_part = embedding(flat, linear(self.mlp_item.full(), on_item))
+                item_part = embedding(flat, self.project(self.mlp_item.full(), on_item))
             first = user_part.unsqueeze(1) + item_part.view(*items.shape, -1)
             total = total + self._upper_layers(first, of_mlp)
         return total
@@ -221,7 +222,7 @@ class NeuMF(Backbone):
         hidden = self.dropout(relu(first, inplace=True))
         for layer in self.layers[1:]:
             hidden = self.dropout(relu(layer(hidden), inplace=True))
-        logits: Tensor = hidden @ head
+        logits: Tensor = self.head_scores(hidden, head)
         return logits
 
     @torch.no_grad()
@@ -233,8 +234,8 @@ class NeuMF(Backbone):
             gmf_users, gmf_items = self.gmf_user.full() * of_gmf, self.gmf_item.full()
         if of_mlp is not None:
             on_user, on_item, first_bias = self._first_layer()
-            user_part = linear(self.mlp_user.full(), on_user, first_bias)
-            item_part = linear(self.mlp_item.full(), on_item)
+            user_part = self.project(self.mlp_user.full(), on_user, first_bias)
+            item_part = self.project(self.mlp_item.full(), on_item)
             step = max(1, _BLOCK_BYTES // (4 * self.n_items * max(self.widths)))
 
         @torch.no_grad()

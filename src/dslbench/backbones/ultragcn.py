@@ -14,6 +14,7 @@ from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
 from dslbench.ops import lookup_kernels
 from dslbench.ops.lookup import LookupScores
+from dslbench.ops.norms import SquaredNorm
 from dslbench.ops.scores import FullScores
 from dslbench.ops.threads import balanced_bounds, run_rows
 from dslbench.sampling_pairs import Grouped, GroupedSampler
@@ -80,6 +81,7 @@ class UltraGCN(Backbone):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
         self.lookup_scores = LookupScores()
         self.full_scores = FullScores()
+        self.squared_norm = SquaredNorm()
 
     def sampler(
         self, data: Interactions, hyper: UltraGCNHyper, streams: Streams, device: torch.device
@@ -106,7 +108,7 @@ class UltraGCN(Backbone):
         negative = h.w3 + h.w4 * beta.unsqueeze(1) * self.beta_items[batch.negatives]
         pulled = (weights * softplus(-wanted)).sum()
         pushed = (negative * softplus(unwanted)).sum() * (h.negative_weight / unwanted.shape[1])
-        norms = self.user.squared_norm() + self.item.squared_norm()
+        norms = self.squared_norm(self.user.entries()) + self.squared_norm(self.item.entries())
         total: Tensor = pulled + pushed + h.gamma / 2 * norms
         return total
 

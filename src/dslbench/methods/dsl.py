@@ -144,10 +144,13 @@ class DynamicSparseLearning(RandomPruning):
             return float(rho0)
         return float(end + (rho0 - end) / 2 * (1 + math.cos(math.pi * t / total)))
 
+    def dense_gradient(self, loop: Loop) -> bool:
+        """In exploring iterations, in those watched before them, and wherever moments are unmasked."""
+        return not self.options.mask_moments or -loop.t % self.delta_t < self.window
+
     def before_step(self, loop: Loop) -> None:
-        wanted = -loop.t % self.delta_t < self.window
         for table in self.masked:
-            table.keep_gradient(wanted)
+            table.keep_gradient(self.dense_gradient(loop))
 
     @torch.no_grad()
     def watch(self, loop: Loop) -> None:

@@ -18,7 +18,6 @@ from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
 from dslbench.train import Hooks, Lab, Loop
 
-
 # How far below the weights thresholds start at least: sigmoid(t) a hundredth of their size. Nearer,
 # weights that pass through zero stay there, and the search prunes by chance before it has learned.
 _LEAST_PATH = math.log(100)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dslbench.ops.base import Macs, Op, product_macs
 from dslbench.tables.base import Float32, Init, MakeTable, TableSpec
 
 
@@ -35,6 +36,26 @@ def truncated_normal(std: float) -> Init:
     return draw
 
 
+class Product(Op):
+    """y = x W^T + b.
+
+    Args:
+        skips_zeros: whether zeros of x are left out of the count: where x holds rows of tables.
+    """
+
+    def __init__(self, skips_zeros: bool = False) -> None:
+        super().__init__()
+        self.skips_zeros = skips_zeros
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(..., in), (out, in) and (out,) to (..., out); a weight (in,) gives (...)."""
+        return nn.functional.linear(x, weight, bias)
+
+    def macs(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Macs:
+        """A matrix product; the bias is an addition."""
+        return product_macs(x, weight, self.skips_zeros)
+
+
 class TableLinear(nn.Module):
     """y = x W^T + b, with W (out, in) a table of role "layer" and b an ordinary parameter.
 
@@ -47,6 +68,7 @@ class TableLinear(nn.Module):
         bias: its constant initial value; an `Init`, called for a (1, out) matrix; or None for a
             layer without bias.
         official: whether the paper's released code masks the weight.
+        skips_zeros: whether the input holds rows of tables, whose zeros cost nothing.
     """
 
     def __init__(
@@ -60,6 +82,7 @@ class TableLinear(nn.Module):
         init: Init,
         bias: float | Init | None = 0.0,
         official: bool = False,
+        skips_zeros: bool = False,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
@@ -72,6 +95,7 @@ class TableLinear(nn.Module):
             official=official,
         )
         self.table = make_table(spec, rng)
+        self.product = Product(skips_zeros)
         self.bias: nn.Parameter | None = None
         if bias is not None:
             start = (
@@ -88,7 +112,8 @@ class TableLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        return nn.functional.linear(x, self.weight, self.bias)
+        y: Tensor = self.product(x, self.weight, self.bias)
+        return y
 
 
 class SeededDropout(nn.Module):

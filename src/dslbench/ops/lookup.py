@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dslbench.ops import lookup_kernels
+from dslbench.ops.base import Macs, Op, live, live_by_row, trained
 from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 
 # Multiplications below which handing the work to threads costs more than the work.
@@ -20,7 +21,7 @@ def _parts(pairs: int, users: Any) -> int | None:
     return 1 if pairs * users.shape[1] < _SMALL else None
 
 
-class LookupScores(nn.Module):
+class LookupScores(Op):
     """out[b, c] = users[b] . table[items[b, c]].
 
     Written with tensors, `table[items]` is a (B, C, d) copy: 200 MB for UltraGCN's 1,500 negatives
@@ -43,6 +44,22 @@ class LookupScores(nn.Module):
             return torch.bmm(table[items], users.unsqueeze(2)).squeeze(2)
         scores: Tensor = _LookupScores.apply(users, table, items)  # type: ignore[no-untyped-call]
         return scores
+
+    def macs(self, users: Tensor, table: Tensor, items: Tensor) -> Macs:
+        """The places where both rows of a pair are live, and those again for each gradient."""
+        if live(users) == users.numel() and live(table) == table.numel():
+            overlap = items.numel() * users.shape[1]
+        else:
+            with torch.no_grad():  # scores of the supports: exact, as they are small whole numbers
+                users_live, table_live = (x.detach().ne(0).to(x.dtype) for x in (users, table))
+                scores = self.forward(users_live, table_live, items)
+                overlap = int(scores.sum(dtype=torch.float64))
+        dense = 0
+        if trained(users):
+            dense += int(live_by_row(table)[items.long()].sum())
+        if trained(table):
+            dense += live(users) * items.shape[1]
+        return Macs(overlap, overlap * (trained(users) + trained(table)), dense)
 
 
 class _LookupScores(torch.autograd.Function):
@@ -79,23 +96,3 @@ class _LookupScores(torch.autograd.Function):
                 np.int32(items.shape[1]), weights.reshape(-1), users, on_table.numpy(),
             )  # fmt: skip
         return on_users, on_table, None
-
-
-def squared_norm(x: Tensor) -> Tensor:
-    """Sum of squares, a scalar; neither direction makes a squared copy of a whole table."""
-    total: Tensor = _SquaredNorm.apply(x)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _SquaredNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        flat = x.detach().reshape(-1)
-        return torch.dot(flat, flat)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        gradient: Tensor = 2 * gradients[0] * x.detach()
-        return gradient

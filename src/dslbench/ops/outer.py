@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dslbench.ops import outer_kernels
+from dslbench.ops.base import Macs, Op, live, live_by_row, trained
 from dslbench.ops.threads import even_bounds, run_rows
 
 Int64 = npt.NDArray[np.int64]
@@ -30,7 +31,7 @@ def z_order(d: int) -> tuple[Int64, Int64]:
     return rows, columns
 
 
-class OuterMap(nn.Module):
+class OuterMap(Op):
     """p q^T for each pair, (B, d * d), in Z-order (ConvNCF, Eq. 5)."""
 
     def __init__(self, d: int) -> None:
@@ -43,6 +44,13 @@ class OuterMap(nn.Module):
             return p[:, self.rows] * q[:, self.columns]
         result: Tensor = _OuterMap.apply(p, q, self)  # type: ignore[no-untyped-call]
         return result
+
+    def macs(self, p: Tensor, q: Tensor) -> Macs:
+        """The cells with two live factors, and those again for each gradient."""
+        d = p.shape[1]
+        cells = int((live_by_row(p) * live_by_row(q)).sum())
+        dense = d * (trained(p) * live(q) + trained(q) * live(p))
+        return Macs(cells, cells * (trained(p) + trained(q)), dense)
 
 
 class _OuterMap(torch.autograd.Function):

@@ -7,17 +7,19 @@ target nor the (B, M) scores of a large batch ever exist as a whole.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dslbench.ops.base import Macs, Op, product_macs
 
 # Bytes of one block of scores.
 BLOCK_BYTES = 64 << 20
 
 
-class OutputLoss(nn.Module, ABC):
+class OutputLoss(Op):
     """A sum over users and all items of a loss of scores and binary targets."""
 
     def __init__(self, block_bytes: int = BLOCK_BYTES) -> None:
@@ -41,6 +43,12 @@ class OutputLoss(nn.Module, ABC):
             loss: Tensor = _OutputLoss.apply(hidden, table, bias, indptr, items, self)  # type: ignore[no-untyped-call]
             return loss
         return self.compute(hidden, table, bias, indptr, items, gradients=False)[0]
+
+    def macs(
+        self, hidden: Tensor, table: Tensor, bias: Tensor, indptr: Tensor, items: Tensor
+    ) -> Macs:
+        """The product of an activation and a table."""
+        return product_macs(hidden, table, skips_zeros=False)
 
     @abstractmethod
     def block(self, scores: Tensor, flat: Tensor, counts: Tensor, gradients: bool) -> Tensor:

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from torch import Tensor, nn
+from torch import Tensor
 
 from dslbench.ops import kernels
+from dslbench.ops.base import Macs, Op, live_by_row, trained
 from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 
 _NOTHING = np.empty((0, 0), dtype=np.float32)
@@ -36,7 +37,7 @@ def normalised_adjacency(train: sparse.csr_matrix) -> sparse.csr_matrix:
     )
 
 
-class Propagate(nn.Module):
+class Propagate(Op):
     """Mean over the layers 0..L of A^l E, for all rows or for the rows of one batch.
 
     Written by Horner's rule, E + A(E + A(E + ...)), each hop is one product with one addition.
@@ -45,6 +46,10 @@ class Propagate(nn.Module):
     starts from those rows alone: with L = 3, four full hops and two small ones instead of six.
 
     On the CPU this runs through compiled kernels, elsewhere through torch's sparse CSR product.
+
+    Counted is the whole propagation, L hops in either direction: what the kernels save on hops that
+    are restricted to a batch, and spend on zeros of the table, is our implementation's and not the
+    method's. Only the table itself has zeros; after one hop everything is dense.
     """
 
     def __init__(self, train: sparse.csr_matrix, layers: int) -> None:
@@ -62,32 +67,35 @@ class Propagate(nn.Module):
         self._work: dict[str, npt.NDArray[np.float32]] = {}
         self._torch_adjacency: Tensor | None = None
 
-    def forward(self, table: Tensor) -> Tensor:
-        """All propagated rows.
+    def forward(self, table: Tensor, rows: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """All propagated rows, or propagated and layer-0 rows of one batch.
 
         Args:
             table: (N + M, d) layer-0 embeddings, users first.
-
-        Returns:
-            (N + M, d); differentiable with respect to `table`.
-        """
-        result: Tensor = _PropagateAll.apply(table, self)  # type: ignore[no-untyped-call]
-        return result
-
-    def batch(self, table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Propagated and layer-0 rows of one batch.
-
-        Args:
-            table: (N + M, d) layer-0 embeddings.
             rows: (R,) int64 row numbers, repeats allowed.
 
         Returns:
-            Two (R, d) tensors: propagated rows, and rows of `table` itself.
+            Without `rows` (N + M, d), with them two (R, d) tensors: propagated rows, and rows of
+            `table` itself; all differentiable with respect to `table`.
         """
-        if table.device.type != "cpu" or self.layers == 0:
-            return self(table)[rows], table[rows]
-        propagated, ego = _PropagateBatch.apply(table, rows, self)  # type: ignore[no-untyped-call]
-        return propagated, ego
+        if rows is not None and table.device.type == "cpu" and self.layers > 0:
+            propagated, ego = _PropagateBatch.apply(table, rows, self)  # type: ignore[no-untyped-call]
+            return propagated, ego
+        result: Tensor = _PropagateAll.apply(table, self)  # type: ignore[no-untyped-call]
+        return result if rows is None else (result[rows], table[rows])
+
+    def macs(self, table: Tensor, rows: Tensor | None = None) -> Macs:
+        """sum_j degree(j) live(E_j) for the hop that reads E, nnz(A) d for each of the others.
+
+        Backward as much: A is symmetric and there are no weights. The last hop backward gives the
+        gradient of E, at its live entries only, or at all of them.
+        """
+        if self.layers == 0:
+            return Macs(0)
+        degrees = torch.from_numpy(np.diff(self._indptr)).to(table.device)
+        whole = self.nnz * table.shape[1]
+        total = int((degrees * live_by_row(table)).sum()) + (self.layers - 1) * whole
+        return Macs(total, trained(table) * total, trained(table) * self.layers * whole)
 
     def polynomial(self, x: Tensor) -> Tensor:
         """(x + A x + ... + A^L x) / (L + 1) without gradient tracking."""

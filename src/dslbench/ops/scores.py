@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dslbench.ops.base import Macs, Op, live, product_macs, trained
 
 
-class PairScores(nn.Module):
+class PairScores(Op):
     """Row-wise dot products."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B, d) and (B, d) to (B,)."""
         return (a * b).sum(dim=1)
 
+    def macs(self, a: Tensor, b: Tensor) -> Macs:
+        """The places where both rows are live, and those again for each gradient."""
+        overlap = live((a != 0) & (b != 0))
+        dense = trained(a) * live(b) + trained(b) * live(a)
+        return Macs(overlap, overlap * (trained(a) + trained(b)), dense)
 
-class FullScores(nn.Module):
-    """Users against all items, into one buffer that is used again for the next block."""
 
-    def __init__(self) -> None:
+class FullScores(Op):
+    """Users against all items, into one buffer that is used again for the next block.
+
+    Args:
+        skips_zeros: whether zeros of the users' rows are left out of the count; not where these
+            are activations.
+    """
+
+    def __init__(self, skips_zeros: bool = True) -> None:
         super().__init__()
+        self.skips_zeros = skips_zeros
         self._buffer: Tensor | None = None
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
@@ -32,3 +46,7 @@ class FullScores(nn.Module):
         ):
             self._buffer = torch.empty(shape, dtype=users.dtype, device=users.device)
         return torch.mm(users, items.T, out=self._buffer[: shape[0]])
+
+    def macs(self, users: Tensor, items: Tensor) -> Macs:
+        """A matrix product of rows with their zeros."""
+        return product_macs(users, items, self.skips_zeros)

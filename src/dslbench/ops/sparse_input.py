@@ -10,11 +10,12 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from dslbench.ops.base import Macs, Op, live_by_row, trained
 from dslbench.ops.kernels import kernel
 from dslbench.ops.threads import balanced_bounds, run_rows
 
 
-class SparseInput(nn.Module):
+class SparseInput(Op):
     """X @ table for a sparse (B, M) X and an (M, K) table; no dense (B, M) input is made.
 
     The gradient of the table is dense, (M, K). On the CPU both directions run through one compiled
@@ -29,6 +30,11 @@ class SparseInput(nn.Module):
         return nn.functional.embedding_bag(
             items, table, indptr, mode="sum", per_sample_weights=values, include_last_offset=True
         )
+
+    def macs(self, table: Tensor, indptr: Tensor, items: Tensor, values: Tensor) -> Macs:
+        """The live entries of each row that is added, twice: the input has no gradient."""
+        added = int(live_by_row(table)[items].sum())
+        return Macs(added, trained(table) * added, trained(table) * len(items) * table.shape[1])
 
 
 class _SparseInput(torch.autograd.Function):

@@ -11,6 +11,14 @@ from typing import Any, Literal
 from dslbench import registry
 from dslbench.errors import UsageError
 from dslbench.report.columns import COLUMNS, Column, Record
+from dslbench.report.relative import (
+    EQUAL_COST,
+    is_equal_cost,
+    mac_notes,
+    setting_of,
+    with_ratios,
+    without_epochs,
+)
 
 Mark = Literal["", "best", "second"]
 MISSING = "-"
@@ -37,15 +45,6 @@ class TableModel:
     rules: list[int] = field(default_factory=list)  # rows after which a rule is drawn
 
 
-def setting_key(record: Record) -> str:
-    """What runs must share to stand in one table: all but method, variant, sparsity and seed."""
-    spec = {k: record["spec"].get(k) for k in (
-        "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
-    )}  # fmt: skip
-    digests = {k: v for k, v in record["data"].items() if k.endswith("_digest")}
-    return json.dumps([spec, digests], sort_keys=True)
-
-
 def group(records: Iterable[Record], key: Callable[[Record], Any]) -> list[list[Record]]:
     """Records by key, in order of first appearance."""
     groups: dict[Any, list[Record]] = {}
@@ -56,11 +55,15 @@ def group(records: Iterable[Record], key: Callable[[Record], Any]) -> list[list[
 
 def table3(records: Sequence[Record]) -> list[TableModel]:
     """Methods on one backbone: cost and quality (paper, Table 3); one table per setting."""
-    return [_table3(part) for part in group(records, setting_key)]
+    return [_table3(part) for part in group(records, setting_of)]
 
 
 def _table3(records: list[Record]) -> TableModel:
-    shown = ["params", "train_macs", "memory", "train_time", "recall", "ndcg", "hr"]
+    records = with_ratios(records)
+    shown = ["params", "train_macs", "exact_train_macs", "train_ratio", "exact_infer_macs"]
+    shown += ["memory", "train_time", "recall", "ndcg", "hr"]
+    if is_equal_cost(records[0]):
+        shown = EQUAL_COST + shown
     columns = [COLUMNS[name] for name in shown]
     order = {name: place for place, name in enumerate(registry.names("method"))}
     rows = group(
@@ -101,7 +104,7 @@ def _table3(records: list[Record]) -> TableModel:
             ]
         )
         previous = family
-    table.footer = _footer(records, columns)
+    table.footer = _footer(records, columns) + mac_notes(records)
     return table
 
 
@@ -114,7 +117,8 @@ def table2(records: Sequence[Record]) -> list[TableModel]:
 
 
 def _table2(records: list[Record]) -> TableModel:
-    columns = [COLUMNS[name] for name in ("train_macs", "infer_macs", "recall", "ndcg")]
+    shown = ["train_macs", "infer_macs", "exact_train_macs", "exact_infer_macs", "recall", "ndcg"]
+    columns = [COLUMNS[name] for name in shown]
     sets = list(dict.fromkeys(r["spec"]["dataset"] for r in records))
     first = records[0]["spec"]
     table = TableModel(
@@ -142,7 +146,7 @@ def _table2(records: list[Record]) -> TableModel:
             table.rows.append([Cell(label), *cells])
         table.rules.append(len(table.rows) - 1)
     table.rules = table.rules[:-1]
-    table.footer = _footer(records, columns)
+    table.footer = _footer(records, columns) + mac_notes(records)
     return table
 
 
@@ -221,19 +225,22 @@ def _shape(spec: Record) -> str:
     named = ("layers", "embedding_size")
     changed = [f"{k}={v}" for k, v in spec["changed_hyper"].items() if k not in named]
     preset = f"{spec['preset']} preset" + (f" with {', '.join(changed)}" if changed else "")
-    return f"{layers}d={spec['embedding_size']}, {preset}, {spec['epochs']} epochs"
+    epochs = "" if spec["epochs"] is None else f", {spec['epochs']} epochs"
+    return f"{layers}d={spec['embedding_size']}, {preset}{epochs}"
 
 
 def _protocol(spec: Record) -> str:
     text = f"protocol {spec['protocol']}"
-    if spec["epochs"] < spec["full_epochs"]:
+    if spec["epochs"] is not None and spec["epochs"] < spec["full_epochs"]:
         text += f", REDUCED: {spec['epochs']} of {spec['full_epochs']} epochs"
     return text
 
 
 def _setting(record: Record) -> str:
-    spec = record["spec"]
-    return f"{spec['dataset']}, {_backbone(spec['backbone'])} ({_shape(spec)}), {_protocol(spec)}"
+    equal_cost = is_equal_cost(record)
+    spec = without_epochs(record["spec"]) if equal_cost else record["spec"]
+    text = f"{spec['dataset']}, {_backbone(spec['backbone'])} ({_shape(spec)}), {_protocol(spec)}"
+    return f"equal training MACs, {text}" if equal_cost else text
 
 
 def _footer(records: Sequence[Record], columns: Sequence[Column]) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 
 from dslbench import artefact, registry
 from dslbench import data as datasets
-from dslbench.cost import measured
+from dslbench.cost import counted, measured
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError, DslbenchError, UsageError
 from dslbench.runs import store
@@ -60,6 +60,7 @@ def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any 
 def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     """Make one run, judge the model rebuilt from its stored tables, and return its record."""
     started = datetime.now(UTC)
+    counted.engine()
     data = datasets.load(spec.dataset, protocol=spec.protocol)
     lab = make_lab(spec, data, device, emit)
     method_type = registry.method(spec.method)
@@ -74,6 +75,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     began = time.perf_counter()
     result = lab.evaluate(rebuilt, "test")
     test_seconds = time.perf_counter() - began
+    infer_macs, users_counted = counted.full_ranking(rebuilt.eval(), data.n_users, data.n_items)
     embeddings = {
         name: table
         for name, table in packed.tables.items()
@@ -101,7 +103,14 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         "cost": {
             "counted": {
                 "paper": {"train_macs": None, "infer_macs": None},
-                "exact": {"train_macs": None, "infer_macs": None, "phases": None},
+                "exact": {
+                    "train_macs": sum(phase.ledger.train_macs for phase in lab.phases),
+                    "infer_macs": infer_macs,
+                    "infer_users_counted": users_counted,
+                    "phases": [
+                        {"phase": phase.name} | phase.ledger.summary() for phase in lab.phases
+                    ],
+                },
             },
             "measured": {
                 "train_seconds": sum(phase.train_seconds for phase in lab.phases),

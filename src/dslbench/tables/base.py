@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from dslbench.ops.lookup import squared_norm
-
 Float32 = npt.NDArray[np.float32]
 MaskScope = Literal["embeddings", "official", "all"]
 Init = Callable[[np.random.Generator, int, int], Float32]
@@ -111,9 +109,9 @@ class Table(nn.Module, ABC):
     def rows(self, ids: Tensor) -> Tensor:
         """The rows of `ids` (B,) int64, as (B, d), differentiable."""
 
-    def squared_norm(self) -> Tensor:
-        """Sum of the squares of all entries, a scalar, differentiable."""
-        return squared_norm(self.full())
+    def entries(self) -> Tensor:
+        """All entries that may not be zero, in any shape, differentiable: for norms."""
+        return self.full()
 
     @abstractmethod
     def live(self) -> int:

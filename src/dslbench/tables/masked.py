@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dslbench.ops import kernels, packed_kernels
-from dslbench.ops.lookup import squared_norm
 from dslbench.ops.threads import even_bounds, run_rows, thread_count
 from dslbench.tables.base import StoredTable, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
@@ -119,8 +118,8 @@ class PackedTable(MaskedTable):
         chosen: Tensor = _SpreadRows.apply(self.weight, ids, self)  # type: ignore[no-untyped-call]
         return chosen
 
-    def squared_norm(self) -> Tensor:
-        return squared_norm(self.weight)
+    def entries(self) -> Tensor:
+        return self.weight
 
     @torch.no_grad()
     def assign(self, values: Tensor) -> None:

@@ -1,0 +1,226 @@
+"""Counted cost: multiply-accumulates of what really runs, from realised non-zeros.
+
+thop walks the operations and adds up; what each one costs is its own rule (`ops.base.Op.macs`).
+thop's own rules are never used: they know no sparsity, no look-ups and no backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from dslbench.backbones.base import Backbone
+from dslbench.errors import RunError
+from dslbench.evaluate import BLOCK_BYTES
+from dslbench.ops.base import Macs, Op
+from dslbench.ops.layers import SeededDropout
+
+T = TypeVar("T")
+
+# Modules that may run uncounted: they only pass on, or work entry by entry.
+FREE: frozenset[type[nn.Module]] = frozenset(
+    {nn.Dropout, nn.Flatten, nn.GELU, nn.Identity, nn.LeakyReLU, nn.ReLU, nn.Sequential}
+    | {nn.Sigmoid, nn.SiLU, nn.Softmax, nn.LogSoftmax, nn.Softplus, nn.Tanh, SeededDropout}
+)
+# A full ranking is counted on all users up to so many MACs, else on as many users as they buy.
+RANKING_MACS = 10**11
+
+
+def engine() -> str:
+    """Name and version of the installed thop.
+
+    Raises:
+        RunError: when it cannot be imported, or when ultralytics-thop (AGPL-3.0, another package under the
+            same import name) is installed: which of the two is imported cannot be told.
+    """
+    hint = "pip uninstall -y ultralytics-thop thop && pip install thop"
+    try:
+        fork = version("ultralytics-thop")
+    except PackageNotFoundError:
+        pass
+    else:
+        raise RunError(f"MACs are not counted with ultralytics-thop {fork}, only with thop", hint)
+    try:
+        import_module("thop")  # which needs distutils, gone from Python 3.12 but for setuptools
+        return f"thop {version('thop')}"
+    except ImportError as error:
+        raise RunError(f"thop, which counts MACs, cannot be imported: {error}", hint) from None
+
+
+def ops_of(*roots: nn.Module) -> list[Op]:
+    """The operations below some modules, each once."""
+    found = {id(m): m for root in roots for m in root.modules() if isinstance(m, Op)}
+    return list(found.values())
+
+
+def count(call: Callable[[], T], ops: list[Op]) -> tuple[T, Macs]:
+    """Call a function, and count the operations that run in it.
+
+    The call is made once, in the present gradient mode, and its result is that of an uncounted one:
+    operations have no mode, and thop leaves no hook and no buffer behind, also when the call fails.
+
+    Raises:
+        RunError: when a module runs that has no rule, or an operation that is not among `ops`.
+    """
+    import thop
+
+    probe = _Probe(call, ops)
+    modes = [op.training for op in ops]
+    backward = dense_backward = 0
+
+    def rule(op: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal backward, dense_backward
+        macs = op.macs(*inputs)
+        op.total_ops += macs.forward
+        backward += macs.backward
+        dense_backward += macs.dense_backward
+
+    rules = {type(op): rule for op in ops}
+    with _nothing_uncounted(ops):
+        forward, _ = thop.profile(probe, inputs=(), custom_ops=rules, verbose=False)
+    for op, mode in zip(ops, modes, strict=True):
+        op.training = mode
+    if probe.error is not None:
+        raise probe.error
+    return probe.result, Macs(int(forward), backward, dense_backward)
+
+
+class _Probe(nn.Module, Generic[T]):
+    """What thop profiles: the operations side by side, and a call that runs them.
+
+    A flat list, because thop counts a module twice that is reached by two paths. The call's error
+    is kept until thop is through, because thop cleans up only after a forward without errors.
+    """
+
+    result: T
+
+    def __init__(self, call: Callable[[], T], ops: list[Op]) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(ops)
+        self.call, self.gradients = call, torch.is_grad_enabled()
+        self.error: BaseException | None = None
+
+    def forward(self) -> None:
+        try:
+            with torch.set_grad_enabled(self.gradients):  # thop turns gradients off
+                self.result = self.call()
+        except BaseException as error:
+            self.error = error
+
+
+@contextmanager
+def _nothing_uncounted(ops: list[Op]) -> Iterator[None]:
+    """Raise an error from any module that runs without being counted."""
+    known = {id(op) for op in ops}
+
+    def check(module: nn.Module, inputs: Any, output: Any) -> None:
+        kind = type(module)
+        if id(module) in known or kind in FREE or kind is _Probe:
+            return
+        if isinstance(module, Op):
+            raise RunError(
+                f"{kind.__name__} runs outside the model and would not be counted",
+                "keep it as an attribute of the model or of the method",
+            )
+        # A module of modules is seen through its parts, but torch's own also call functions.
+        if not list(module.children()) or kind.__module__.startswith("torch.nn"):
+            raise RunError(
+                f"no rule says how many MACs {kind.__name__} takes",
+                "write it as an operation with a rule: dslbench.ops.base.Op",
+            )
+
+    handle = nn.modules.module.register_module_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class Ledger:
+    """MACs of the steps and evaluations of one phase.
+
+    Steps are counted now and then, the others taken as the last one counted. The last batch of an
+    epoch is apart: it may be smaller.
+
+    Attributes:
+        steps: iterations.
+        dense_steps: those that needed the gradients of pruned entries.
+        train_macs: forward and backward of all steps.
+        eval_macs: scoring for the selection of the epoch, which `train_macs` leaves out.
+    """
+
+    def __init__(self) -> None:
+        self.steps = self.dense_steps = self.train_macs = self.eval_macs = 0
+        self._usual = self._last = Macs(0)
+        self._evaluation: int | None = None
+
+    def step(
+        self, loss: Callable[[], T], ops: list[Op], *, count_it: bool, last: bool, dense: bool
+    ) -> T:
+        """Compute the loss of a step and enter its cost.
+
+        Args:
+            count_it: count this step anew.
+            last: whether it is the last of its epoch.
+            dense: whether the step needs the gradients of pruned entries.
+        """
+        if count_it:
+            value, macs = count(loss, ops)
+            if last:
+                self._last = macs
+            else:
+                self._usual = macs
+        else:
+            value = loss()
+        macs = self._last if last else self._usual
+        self.steps += 1
+        self.dense_steps += dense
+        self.train_macs += macs.forward + (macs.dense_backward if dense else macs.backward)
+        return value
+
+    def evaluation(self, evaluate: Callable[[], T], ops: list[Op]) -> T:
+        """Evaluate and enter the cost; the phase's first evaluation is counted, others are like it."""
+        if self._evaluation is None:
+            value, macs = count(evaluate, ops)
+            self._evaluation = macs.forward
+        else:
+            value = evaluate()
+        self.eval_macs += self._evaluation
+        return value
+
+    def summary(self) -> dict[str, Any]:
+        """Its numbers, for the record."""
+        return {
+            "steps": self.steps,
+            "dense_gradient_steps": self.dense_steps,
+            "macs_per_step": self.train_macs / self.steps if self.steps else None,
+            "train_macs": self.train_macs,
+            "eval_macs": self.eval_macs,
+        }
+
+
+def full_ranking(model: Backbone, n_users: int, n_items: int) -> tuple[int, int]:
+    """MACs of scoring all items for all users once, and the number of users that were counted.
+
+    What all users share (`Backbone.scorer`) is counted once. Where scoring everybody would take
+    more than `RANKING_MACS`, as with ConvNCF, evenly spaced users stand for all.
+    """
+    ops, device = ops_of(model), next(model.parameters()).device
+    score, shared = count(model.scorer, ops)
+
+    def cost(users: torch.Tensor) -> int:
+        return count(lambda: score(users.to(device)), ops)[1].forward
+
+    everybody = torch.arange(n_users)
+    affordable = max(1, RANKING_MACS // max(1, cost(everybody[:1])))
+    if affordable < n_users:
+        everybody = torch.linspace(0, n_users - 1, affordable).long()
+    block = max(1, BLOCK_BYTES // (4 * n_items))
+    counted = sum(cost(part) for part in torch.split(everybody, block))
+    return shared.forward + counted * n_users // len(everybody), len(everybody)

@@ -1,0 +1,82 @@
+"""What a heavy operation is: a leaf module that knows what it costs.
+
+One MAC is one multiplication whose product is added to a sum. Zeros that come from tables (pruned
+entries) are left out; activations count as dense, as their zeros are others for each input. Look-ups,
+elementwise work (activations, losses, norms of a batch's rows) and the optimiser count nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Macs(NamedTuple):
+    """Multiply-accumulates of one call.
+
+    Attributes:
+        forward: of the result.
+        backward: of the gradients that the caller asks for, at live entries only.
+        dense_backward: the same with the gradients of pruned entries, too.
+    """
+
+    forward: int
+    backward: int = 0
+    dense_backward: int = 0
+
+
+class Op(nn.Module, ABC):
+    """A heavy operation: without children, called with positional arguments only."""
+
+    @abstractmethod
+    def macs(self, *inputs: Any) -> Macs:
+        """Cost of `forward` with the same arguments, in the present gradient mode."""
+
+
+def trained(x: Tensor) -> bool:
+    """Whether a gradient with respect to `x` will be computed."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def live(x: Tensor) -> int:
+    """Number of entries that are not zero."""
+    return int(x.count_nonzero())
+
+
+def live_by_column(x: Tensor) -> Tensor:
+    """Number of non-zero entries in each place of the last axis, int64."""
+    return (x.detach().reshape(-1, x.shape[-1]) != 0).sum(dim=0)
+
+
+def live_by_row(x: Tensor) -> Tensor:
+    """Number of non-zero entries of each row of a matrix, int64."""
+    return (x.detach() != 0).sum(dim=1)
+
+
+def product_macs(x: Tensor, weight: Tensor, skips_zeros: bool) -> Macs:
+    """Cost of x W^T for x (..., in) and W (out, in), or (in,) for one output.
+
+    Forward every pair of x[b, k] and W[o, k] that are both live, and the same pairs once more for
+    each of the two gradients. Those pairs are counted by columns, which is exact. With the gradients
+    of pruned entries: each live x[b, k] for all of W[:, k], each live W[o, k] for all of x[:, k].
+
+    Args:
+        skips_zeros: whether the zeros of x are left out: where x holds rows of tables, but not
+            where it is an activation.
+    """
+    weight = weight.reshape(-1, weight.shape[-1])
+    rows = x.numel() // x.shape[-1]
+    if skips_zeros:
+        pairs = int((live_by_column(x) * live_by_column(weight)).sum())
+        live_x = live(x)
+    else:
+        pairs, live_x = rows * live(weight), x.numel()
+    dense = 0
+    if trained(weight):
+        dense += live_x * len(weight)
+    if trained(x):
+        dense += rows * live(weight)
+    return Macs(pairs, pairs * (trained(weight) + trained(x)), dense)
