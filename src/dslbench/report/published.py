@@ -11,6 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dslbench import registry
+from dslbench.errors import UsageError
+
 _PRINTED = re.compile(r"([+-]?\d+(?:\.(\d+))?)(?:e([+-]?\d+))?M?(?: \((\.\d+)\))?")
 
 
@@ -135,3 +138,12 @@ def find(source: str, quantity: str, **setting: Any) -> Figure:
     if len(found) != 1:
         raise LookupError(f"{len(found)} values of {quantity} in {source} with {setting}")
     return found[0]
+
+
+def label(kind: str, name: str) -> str:
+    """How a backbone or method is written in tables; a name that is not ours stays as it is."""
+    try:
+        found = registry.backbone(name) if kind == "backbone" else registry.method(name)
+    except UsageError:
+        return name
+    return found.label
