@@ -176,12 +176,9 @@ def _ultragcn(setting: Setting, quantity: str, printed: Figure) -> Found:
 def _neumf(setting: Setting, quantity: str, printed: Figure) -> Found:
     pair = paper.neumf_pair(16, 16, (32, 16, 8), _density(setting))
     computed, notes = _pairwise(setting, quantity, pair)
-    basis: Basis = "formula" if setting.method == "dense" else "fitted"
-    if quantity == "infer_macs":
-        return computed, basis, ("tower",)
-    if setting.dataset == "citeulike":
+    if quantity == "train_macs" and setting.dataset == "citeulike":
         notes = ("neumf-rows",)
-    return computed, basis, ("tower", *notes)
+    return computed, "fitted", ("tower", *notes)
 
 
 def _convncf(setting: Setting, quantity: str, printed: Figure) -> Found:
@@ -236,6 +233,7 @@ def _table3() -> Iterator[Entry]:
         "wr": ("rounds",),
         "lth_mrs": ("rounds",),
         "pep": ("search",),
+        "rkd": ("student",),
         "tkd": ("tkd",),
         "autoemb": ("automl",),
         "esapn": ("automl",),
