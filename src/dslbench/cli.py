@@ -190,7 +190,13 @@ def compare(
 
 @app.command(epilog="Example: `dslbench report --table 3 --format markdown --output table3.md`")
 def report(
-    table: Annotated[str, typer.Option("--table", help="2: backbones; 3: methods.")] = "3",
+    table: Annotated[
+        str,
+        typer.Option("--table", help="2: backbones; 3: methods; audit: the paper's own figures."),
+    ] = "3",
+    published: Annotated[
+        bool, typer.Option("--published", help="Published results, with ours beside them.")
+    ] = False,
     format_: Format = "terminal",
     output: Annotated[
         Path | None, typer.Option("--output", help="File to write; default: stdout.")
@@ -198,9 +204,23 @@ def report(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.")] = None,
 ) -> None:
-    """Print tables of the runs in the store."""
+    """Print tables of the runs in the store, published results, or the audit of the paper."""
     from dslbench.runs import store
 
+    if table == "audit":
+        from dslbench.report import audit_tables
+
+        figures = audit_tables.chosen(dataset, backbone)
+        data = audit_tables.data(figures)
+        _print_tables(format_, lambda: audit_tables.build(figures), data, output)
+        return
+    if published:
+        from dslbench.report import published_tables
+
+        rows = published_tables.rows(store.read_all(_warn), dataset, backbone)
+        data = published_tables.data(rows)
+        _print_tables(format_, lambda: published_tables.tables(rows), data, output)
+        return
     wanted = {"dataset": dataset, "backbone": backbone}
     records = [
         record
@@ -324,16 +344,27 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
 
 
 def _print_report(format_name: str, table: str, records: Any, output: Path | None = None) -> None:
-    from dslbench.report import formats
-
     if isinstance(records, dict):
         import json
 
-        text = json.dumps(records, indent=1) + "\n"
+        _print(json.dumps(records, indent=1) + "\n", output)
     else:
-        to_terminal = output is None and sys.stdout.isatty()
-        width = None if to_terminal else 160
-        text = formats.render(format_name, table, records, width=width, color=to_terminal)
+        from dslbench.report.tables import build
+
+        _print_tables(format_name, lambda: build(table, records), records, output)
+
+
+def _print_tables(format_name: str, tables: Any, data: Any, output: Path | None) -> None:
+    """Print what the function `tables` builds; for json, the data it shows."""
+    from dslbench.report import formats
+
+    to_terminal = output is None and sys.stdout.isatty()
+    width = None if to_terminal else 160
+    text = formats.render_tables(format_name, tables, data, width=width, color=to_terminal)
+    _print(text, output)
+
+
+def _print(text: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(text)
         return

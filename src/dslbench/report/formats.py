@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence, Sized
+from typing import Any
 
 from dslbench.errors import UsageError, did_you_mean
 from dslbench.report.columns import Record
@@ -116,10 +117,24 @@ def render(
     format_name: str, number: str, records: Sequence[Record], *, width: int | None, color: bool
 ) -> str:
     """A table (or, for json, the records themselves) in the given format."""
+    return render_tables(
+        format_name, lambda: build(number, records), list(records), width=width, color=color
+    )
+
+
+def render_tables(
+    format_name: str,
+    tables: Callable[[], Sequence[TableModel]],
+    data: Sequence[Any],
+    *,
+    width: int | None,
+    color: bool,
+) -> str:
+    """Tables (or, for json, the data they show) in the given format."""
     renderers: dict[str, Callable[[], str]] = {
-        "terminal": lambda: terminal(build(number, records), width, color),
-        "markdown": lambda: markdown(build(number, records)),
-        "json": lambda: json.dumps(list(records), indent=1) + "\n",
+        "terminal": lambda: terminal(tables(), width, color),
+        "markdown": lambda: markdown(tables()),
+        "json": lambda: json.dumps(data, indent=1) + "\n",
     }
     check_format(format_name)
     return renderers[format_name]()

@@ -17,7 +17,7 @@ import torch
 
 from dslbench import artefact, registry
 from dslbench import data as datasets
-from dslbench.cost import counted, measured
+from dslbench.cost import counted, measured, paper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError, DslbenchError, UsageError
 from dslbench.runs import store
@@ -102,7 +102,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         "diagnostics": method.diagnostics(),
         "cost": {
             "counted": {
-                "paper": {"train_macs": None, "infer_macs": None},
+                "paper": paper.paper_costs(spec, data)._asdict(),
                 "exact": {
                     "train_macs": sum(phase.ledger.train_macs for phase in lab.phases),
                     "infer_macs": infer_macs,
