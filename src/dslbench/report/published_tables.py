@@ -12,7 +12,8 @@ from dslbench.errors import UsageError
 from dslbench.report import published
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.published import Result
-from dslbench.report.tables import MISSING, Cell, TableModel, group, setting_key
+from dslbench.report.relative import setting_of
+from dslbench.report.tables import MISSING, Cell, TableModel, group
 
 _TITLES = {
     "train_macs": "MACs (Tr.)",
@@ -97,7 +98,7 @@ def matches(result: Result, run: Record) -> bool:
 def _row_key(run: Record) -> Any:
     spec = run["spec"]
     options = json.dumps(spec["options"], sort_keys=True)
-    return setting_key(run), spec["method"], spec["variant"], spec["sparsity"], options
+    return setting_of(run), spec["method"], spec["variant"], spec["sparsity"], options
 
 
 def _value(run: Record, quantity: str) -> float | None:
