@@ -1,0 +1,65 @@
+"""Time RecBole's training steps and full ranking; run by the Python of RecBole's own environment.
+
+    python recbole_steps.py FOLDER MODEL STEPS EVALUATE SETTINGS
+
+FOLDER holds the split as `split/split.{train,valid,test}.inter`; SETTINGS is RecBole configuration as
+JSON. Prints one line of JSON: seconds of each step (batch included) and of each evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+
+import torch
+
+# RecBole 1.2.1 stores more than weights in its checkpoints, which torch 2.6 refuses by default.
+torch.load = functools.partial(torch.load, weights_only=False)
+
+from recbole.config import Config  # noqa: E402
+from recbole.data import create_dataset, data_preparation  # noqa: E402
+from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
+
+
+def main() -> None:
+    folder, name, steps, evaluations = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    settings = {
+        "data_path": folder, "benchmark_filename": ["train", "valid", "test"],
+        "load_col": {"inter": ["user_id", "item_id"]}, "metrics": ["Recall", "NDCG", "Hit"],
+        "topk": [20], "valid_metric": "Recall@20", "use_gpu": False, "show_progress": False,
+        "eval_args": {"split": {"RS": [8, 1, 1]}, "group_by": "user", "order": "RO", "mode": "full"},
+        "eval_batch_size": 4_000_000, "checkpoint_dir": f"{folder}/saved",
+    } | json.loads(sys.argv[5])  # fmt: skip
+    sys.argv = sys.argv[:1]
+    config = Config(model=name, dataset="split", config_dict=settings)
+    init_seed(0, False)
+    dataset = create_dataset(config)
+    train, valid, _ = data_preparation(config, dataset)
+    model = get_model(name)(config, train.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    model.train()
+    times: list[float] = []
+    while len(times) < steps:
+        batches = iter(train)
+        while len(times) < steps:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                break
+            trainer.optimizer.zero_grad()
+            loss = model.calculate_loss(batch)
+            sum(loss).backward() if isinstance(loss, tuple) else loss.backward()
+            trainer.optimizer.step()
+            times.append(time.perf_counter() - began)
+    ranking = []
+    for _ in range(evaluations):
+        began = time.perf_counter()
+        trainer.evaluate(valid, load_best_model=False, show_progress=False)
+        ranking.append(time.perf_counter() - began)
+    print(json.dumps({"steps": times, "evaluations": ranking, "batches": len(train)}))
+
+
+if __name__ == "__main__":
+    main()
