@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,10 @@ class Hooks:
 
     def begin(self, loop: Loop) -> None:
         """Before the first step; the model and the optimiser are made."""
+
+    def loss(self, loop: Loop, batch: Any) -> Tensor:
+        """The backbone's loss; a method whose term shares work with it computes both here."""
+        return loop.model.loss(batch)
 
     def extra_loss(self, loop: Loop, batch: Any) -> Tensor | None:
         """A term added to the backbone's loss."""
@@ -79,10 +84,15 @@ class Phase:
     selected_epoch: int | None = None
     selected_value: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    run: str | None = None  # id of the stored run whose bill this is, shared by all that need it
 
 
 class Lab:
-    """What a method works with: data, a way to build the backbone, and the training loop."""
+    """What a method works with: data, a way to build the backbone, and the training loop.
+
+    `hyper` is the size of the models that are built, `full_hyper` that of the dense run they are
+    compared with. `find_teacher` returns that run's trained model, and its bill as one phase.
+    """
 
     def __init__(
         self,
@@ -94,7 +104,10 @@ class Lab:
         seed: int,
         device: torch.device | None = None,
         emit: Emit | None = None,
+        full_hyper: Hyper | None = None,
+        find_teacher: Callable[[], tuple[Backbone, Phase]] | None = None,
     ) -> None:
+        self.full_hyper, self.find_teacher = full_hyper or hyper, find_teacher
         self.data, self.hyper, self.epochs, self.seed = data, hyper, epochs, seed
         self.backbone = backbone
         self.streams = Streams(seed)
@@ -141,6 +154,26 @@ class Lab:
         model = other.build()
         other.fit(model, phase)
         return model
+
+    def teacher(self) -> Backbone:
+        """The trained model of the dense run of the same setting, frozen; its bill is ours too.
+
+        Raises `RunError` where there is none.
+        """
+        if self.find_teacher is None:
+            raise RunError("this training has no teacher to learn from")
+        model, bill = self.find_teacher()
+        self.phases.append(bill)
+        return model.eval().requires_grad_(False)
+
+    @contextmanager
+    def working(self, phase: str) -> Iterator[None]:
+        """Work outside a training loop, billed as a phase without steps."""
+        record = Phase(phase, epochs=0)
+        self.phases.append(record)
+        began = time.perf_counter()
+        yield
+        record.train_seconds = time.perf_counter() - began
 
     def evaluate(self, model: Backbone, part: str) -> Evaluation:
         """Rank on "valid" or "test": all items but those of earlier parts, or the sampled ones."""
@@ -231,7 +264,7 @@ class Lab:
         total, last_report = 0.0, time.monotonic()
         for step, batch in enumerate(sampler.epoch(), start=1):
             loop.t += 1
-            loss = loop.model.loss(batch)
+            loss = hooks.loss(loop, batch)
             extra = hooks.extra_loss(loop, batch)
             if extra is not None:
                 loss = loss + extra
