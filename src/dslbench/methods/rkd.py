@@ -131,7 +131,7 @@ class RankingDistillation(Student):
         repeated = users.cpu().numpy().repeat(self.options.sampled)
         rng = self.lab.streams["distillation"]
         drawn = draw_unseen(self.lab.data.train, repeated, rng, np.int64)
-        return torch.from_numpy(drawn).view(len(users), -1).to(users.device)
+        return torch.from_numpy(drawn).view(len(users), self.options.sampled).to(users.device)
 
     def finished(self, model: Backbone) -> Backbone:
         """The model over ordinary tables: a projection is multiplied out, its teacher dropped."""
