@@ -90,7 +90,7 @@ class RankingDistillation(Student):
             lists = top_lists(teacher.scorer(), data.seen_before_valid, self.options.k, device)
             present = lists >= 0
             self.lists = torch.from_numpy(np.maximum(lists, 0)).to(device, torch.int64)
-            places = np.exp(-np.arange(1, lists.shape[1] + 1) / self.options.decay) * present
+            places = np.exp(-np.arange(lists.shape[1]) / self.options.decay) * present
             total = places.sum(axis=1, keepdims=True)
             places = np.divide(places, total, out=np.zeros_like(places), where=total > 0)
             self.places = torch.from_numpy(places.astype(np.float32)).to(device)
@@ -122,7 +122,7 @@ class RankingDistillation(Student):
                 weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
         term = (weights * softplus(-scores)).sum()
         if not loop.model.sums_loss:
-            term = term / size
+            term = term / max(1, size)  # a small batch may be all negatives
         loop.note("distillation", float(term.detach()))
         return loss + self.alpha * term
 

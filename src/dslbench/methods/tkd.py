@@ -61,7 +61,8 @@ class TopologyDistillation(Student):
 
     A base loss that is a mean over the batch gets lambda L divided by the batch's size. FTD costs
     b (d^2 + d e + e^2) multiplications for b entities, not the published b^2 (d + e): see
-    `ops.topology`. HTD costs the sum of b_g^2 (d + e) over groups and K b h (d + e), h = (d + e) / 2.
+    `ops.topology`. HTD costs the sum of b_g^2 (d + e) over its groups, and h (d + e), h = (d + e) / 2, for
+    each entity and each group it is mixed from.
     """
 
     name = "tkd"
@@ -89,7 +90,9 @@ class TopologyDistillation(Student):
         if form == "htd":
             rng = self.lab.streams.fresh("distillation")
             self.grouping = Grouping(self.options, self.of_users.shape[1], e, rng).to(device)
-            self.networks = torch.optim.Adam(self.grouping.parameters(), lr=self.options.lr)
+            self.networks = torch.optim.Adam(
+                self.grouping.parameters(), lr=self.options.lr, fused=True
+            )
 
     def loss(self, loop: Loop, batch: Any) -> Tensor:
         """Both models' vectors of the batch's entities, the student's beside its own loss."""
@@ -151,6 +154,8 @@ class Grouping(nn.Module):
             groups.append(logits.detach().argmax(dim=1) + side * self.k)
             noise = self.rng.gumbel(size=tuple(logits.shape)).astype(np.float32)
             mixed = ((logits + torch.from_numpy(noise).to(logits.device)) / tau).softmax(dim=1)
+            # Shares below float32's resolution of their sum, 1, are cut: most become zeros.
+            mixed = mixed * (mixed > 1e-8)
             assignment = assignment + (t - self.restore[side](s, mixed)).square().sum()
         topology = self.distance(torch.cat(teacher), torch.cat(student), torch.cat(groups))
         total: Tensor = self.balance * topology + (1 - self.balance) * assignment

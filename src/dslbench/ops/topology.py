@@ -64,8 +64,9 @@ class GroupTopologyDistance(nn.Module):
 class MixedMaps(nn.Module):
     """sum_k z_k f_k(x) with f_k = Linear(e -> h), ReLU, Linear(h -> d), h = (d + e) // 2.
 
-    The reconstruction of HTD's group assignment. The K maps are two matrix products over K h hidden
-    units, the second fed with hidden units already weighted by z.
+    The reconstruction of HTD's group assignment. Each f_k is computed for the rows whose z_k is not
+    zero: a softmax at a low temperature is a single one in most rows, and where it underflows to
+    zero neither value nor gradient depends on f_k.
     """
 
     def __init__(self, maps: int, e: int, d: int, rng: np.random.Generator) -> None:
@@ -76,17 +77,22 @@ class MixedMaps(nn.Module):
             values = (rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
             return nn.Parameter(torch.from_numpy(values))
 
-        self.maps = maps
-        self.first = uniform(1 / math.sqrt(e), e, maps * h)
-        self.first_bias = uniform(1 / math.sqrt(e), maps * h)
-        self.second = uniform(1 / math.sqrt(h), maps * h, d)
+        self.first = uniform(1 / math.sqrt(e), maps, e, h)
+        self.first_bias = uniform(1 / math.sqrt(e), maps, h)
+        self.second = uniform(1 / math.sqrt(h), maps, h, d)
         self.second_bias = uniform(1 / math.sqrt(h), maps, d)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """(b, e) and (b, K) to (b, d)."""
-        hidden = torch.addmm(self.first_bias, x, self.first).relu()
-        weighted = hidden.view(len(x), self.maps, -1) * z.unsqueeze(2)
-        return weighted.reshape(len(x), -1) @ self.second + z @ self.second_bias
+        maps = zip(self.first_bias, self.first, self.second_bias, self.second, strict=True)
+        rows, parts = [], []
+        for column, (bias, first, last_bias, second) in zip(z.unbind(1), maps, strict=True):
+            members = column.nonzero().squeeze(1)
+            hidden = torch.addmm(bias, x[members], first).relu()
+            parts.append(torch.addmm(last_bias, hidden, second) * column[members].unsqueeze(1))
+            rows.append(members)
+        total = x.new_zeros(len(x), self.second.shape[2])
+        return total.index_add(0, torch.cat(rows), torch.cat(parts))
 
 
 class ProjectRows(nn.Module):
