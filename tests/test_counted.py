@@ -371,7 +371,8 @@ def test_steps_between_counts_take_the_last_one() -> None:
 def test_every_method_has_its_bill(backbone: str, method: str) -> None:
     model, _, lab = train(DATA, backbone, method, 0.5, 1, *TWO_ROUNDS)
     for phase in lab.phases:
-        assert phase.ledger.train_macs > 0 and phase.ledger.steps == phase.steps
+        assert phase.ledger.steps == phase.steps
+        assert phase.ledger.train_macs > 0 or not phase.steps  # vectors of look-up models are free
         assert (phase.ledger.eval_macs > 0) == (phase.eval_seconds > 0)
     assert counted.full_ranking(model.eval(), N, M)[0] > 0
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dslbench.errors import DslbenchError, UsageError
+from dslbench.errors import DslbenchError, UnsuitableError, UsageError
 
 if TYPE_CHECKING:
     from dslbench.spec import RunSpec
@@ -155,19 +156,21 @@ def compare(
 
     check_format(format_)
     name = _dataset(dataset)
-    refused = registry.backbone(backbone).refuses
-    for m, reason in refused.items():
-        _say(f"left out: {m} ({reason})")
-    applicable = [m for m in registry.names("method") if m not in refused]
-    specs = [
-        _resolve(
-            dataset=name, backbone=backbone, method=m, sparsity=s, seed=seed, epochs=epochs,
-            scale=scale, protocol=protocol, settings=set_ or (),
-        )
-        for seed in range(seeds)
-        for s in sparsity
-        for m in (method or applicable)
-    ]  # fmt: skip
+    specs, left_out = [], {}
+    for seed, s, m in product(range(seeds), sparsity, method or registry.names("method")):
+        try:
+            spec = _resolve(
+                dataset=name, backbone=backbone, method=m, sparsity=s, seed=seed, epochs=epochs,
+                scale=scale, protocol=protocol, settings=set_ or (),
+            )  # fmt: skip
+        except UnsuitableError as error:
+            if method:  # it was asked for
+                raise
+            left_out[m, s] = error.message
+        else:
+            specs.append(spec)
+    for (m, s), reason in left_out.items():
+        _say(f"left out: {m} at sparsity {s:g} ({reason})")
     records = _make(specs, device=device, force=force, dry_run=dry_run)
     if dry_run:
         return
@@ -311,6 +314,9 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
         raise UsageError(f"unknown device '{device}'", "use auto, cpu or cuda")
     planned = execute.plan(specs, force, _warn)
     missing = [run for run in planned if not run.done]
+    for run in missing:
+        if not run.asked:
+            _say(f"not stored, made first as the teacher of the others: {run.spec.title}")
     trainings = sum(run.trainings for run in missing)
     summary = f"{len(planned)} runs: {len(planned) - len(missing)} stored, {len(missing)} to make"
     if missing:
@@ -340,7 +346,7 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
             if len(missing) > 1
             else failures[0]
         )
-    return [store.read(run.id) for run in planned]
+    return [store.read(run.id) for run in planned if run.asked]
 
 
 def _print_report(format_name: str, table: str, records: Any, output: Path | None = None) -> None:

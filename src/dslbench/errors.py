@@ -33,6 +33,10 @@ class UsageError(DslbenchError):
     exit_code = 2
 
 
+class UnsuitableError(UsageError):
+    """A method that makes no sense for the backbone or the sparsity; comparisons leave it out."""
+
+
 class DataError(DslbenchError):
     """Data is missing, malformed, or not what it claims to be."""
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dslbench import registry
 from dslbench.data.protocols import PROTOCOLS
-from dslbench.errors import UsageError, did_you_mean
+from dslbench.errors import UnsuitableError, UsageError, did_you_mean
 
 Scale = Literal["quick", "laptop", "paper", "custom"]
 
@@ -53,6 +53,14 @@ class RunSpec(BaseModel):
         variant = "" if self.variant == "default" else f" ({self.variant})"
         return f"{self.backbone} {self.method}{variant}{at} seed {self.seed}"
 
+    @property
+    def teacher(self) -> RunSpec | None:
+        """The dense run of the same setting where the method learns from one, else None."""
+        if not registry.method(self.method).distils or self.sparsity == 0:
+            return None
+        dense = {"method": "dense", "variant": "default", "sparsity": 0.0, "options": {}}
+        return self.model_copy(update=dense | {"changed_options": {}})
+
     def identity(self, data_digests: Mapping[str, Any]) -> str:
         """Hash over the resolved spec, the data's digests and the versions of the code.
 
@@ -90,6 +98,7 @@ def resolve(
 
     Raises:
         UsageError: for anything unknown or out of range, with the closest known name.
+        UnsuitableError: for a method that makes no sense for the backbone or at the sparsity.
     """
     if not 0 <= sparsity < 1:
         raise UsageError(f"sparsity {sparsity:g} is outside [0, 1)", "--sparsity 0.5")
@@ -101,7 +110,9 @@ def resolve(
         raise UsageError(f"--epochs {epochs} is less than 1")
     backbone_type, method_type = registry.backbone(backbone), registry.method(method)
     if method in backbone_type.refuses:
-        raise UsageError(f"{method} on {backbone} makes no sense: {backbone_type.refuses[method]}")
+        raise UnsuitableError(
+            f"{method} on {backbone} makes no sense: {backbone_type.refuses[method]}"
+        )
     own, per_method = _split_settings(settings)
     preset = str(own.pop("preset", "")) or None
     preset_name, values = _preset(backbone, dataset, preset)
@@ -124,6 +135,8 @@ def resolve(
     of_variant = _validated(method_type.options_type, method_type.variants[variant], method)
     options = _validated(method_type.options_type, method_type.variants[variant] | chosen, method)
     hyper = _validated(backbone_type.hyper_type, values | own, backbone)
+    if method_type.distils and sparsity:
+        backbone_type.hyper_type.model_validate(hyper).narrowed(1 - sparsity)  # raises if too small
     full_epochs = hyper.pop("epochs")
     if epochs is None:
         share, least = _SCALES[scale]

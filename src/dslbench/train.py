@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import DenseTable, MakeTable
 
+T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
 
 # Model selection looks at this metric on validation (on test under the paper's protocol).
@@ -37,12 +38,16 @@ class Hooks:
     def before_step(self, loop: Loop) -> None:
         """An iteration begins; nothing of it has been computed."""
 
+    def loss(self, loop: Loop, batch: Any) -> Tensor:
+        """The backbone's loss; a method whose term shares work with it computes both here."""
+        return loop.model.loss(batch)
+
     def extra_loss(self, loop: Loop, batch: Any) -> Tensor | None:
         """A term added to the backbone's loss."""
         return None
 
     def modules(self) -> Iterator[nn.Module]:
-        """Modules that `extra_loss` calls, the model's aside: what runs in them is counted.
+        """Modules that `loss` and `extra_loss` call, the model's aside: what runs in them is counted.
 
         By default all that are attributes of the hooks.
         """
@@ -96,10 +101,15 @@ class Phase:
     selected_value: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     ledger: counted.Ledger = field(default_factory=counted.Ledger)
+    run: str | None = None  # id of the stored run whose bill this is, shared by all that need it
 
 
 class Lab:
-    """What a method works with: data, a way to build the backbone, and the training loop."""
+    """What a method works with: data, a way to build the backbone, and the training loop.
+
+    `hyper` is the size of the models that are built, `full_hyper` that of the dense run they are
+    compared with. `find_teacher` returns that run's trained model, and its bill as one phase.
+    """
 
     def __init__(
         self,
@@ -111,7 +121,10 @@ class Lab:
         seed: int,
         device: torch.device | None = None,
         emit: Emit | None = None,
+        full_hyper: Hyper | None = None,
+        find_teacher: Callable[[], tuple[Backbone, Phase]] | None = None,
     ) -> None:
+        self.full_hyper, self.find_teacher = full_hyper or hyper, find_teacher
         self.data, self.hyper, self.epochs, self.seed = data, hyper, epochs, seed
         self.backbone = backbone
         self.streams = Streams(seed)
@@ -158,6 +171,27 @@ class Lab:
         model = other.build()
         other.fit(model, phase)
         return model
+
+    def teacher(self) -> Backbone:
+        """The trained model of the dense run of the same setting, frozen; its bill is ours too.
+
+        Raises `RunError` where there is none.
+        """
+        if self.find_teacher is None:
+            raise RunError("this training has no teacher to learn from")
+        model, bill = self.find_teacher()
+        self.phases.append(bill)
+        return model.eval().requires_grad_(False)
+
+    def work(self, phase: str, call: Callable[[], T], model: Backbone) -> T:
+        """Use a model outside a training loop, billed as a phase without steps; its result."""
+        record = Phase(phase, epochs=0)
+        self.phases.append(record)
+        began = time.perf_counter()
+        result, macs = counted.count(call, counted.ops_of(model))
+        record.train_seconds = time.perf_counter() - began
+        record.ledger.train_macs = macs.forward
+        return result
 
     def evaluate(self, model: Backbone, part: str) -> Evaluation:
         """Rank on "valid" or "test": all items but those of earlier parts, or the sampled ones."""
@@ -292,7 +326,7 @@ class Lab:
 
 def _loss(loop: Loop, hooks: Hooks, batch: Any) -> Tensor:
     """The backbone's loss of a batch and what the method adds to it."""
-    loss, extra = loop.model.loss(batch), hooks.extra_loss(loop, batch)
+    loss, extra = hooks.loss(loop, batch), hooks.extra_loss(loop, batch)
     return loss if extra is None else loss + extra
 
 

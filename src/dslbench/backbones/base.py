@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dslbench.data.interactions import Interactions
+from dslbench.errors import UnsuitableError, UsageError
 from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
@@ -45,6 +47,29 @@ class Hyper(BaseModel):
         description="epochs between evaluations; none: about 20 evaluations a run",
     )
 
+    def width(self, table: str) -> int:
+        """Width of the rows of an embedding table, by the table's name."""
+        return self.embedding_size
+
+    def narrowed(self, share: float) -> Self:
+        """The same model with embedding rows of `share` of their width, rounded down.
+
+        What lies between the tables keeps its widths. Raises `UnsuitableError` where nothing
+        would be left of a row.
+        """
+        return self.model_copy(update={"embedding_size": narrow(self.embedding_size, share)})
+
+
+def narrow(width: int, share: float) -> int:
+    """floor(share * width); the product is rounded to 9 places first, so that 0.3 * 10 is 3."""
+    found = math.floor(round(share * width, 9))
+    if found < 1:
+        raise UnsuitableError(
+            f"{share:.2%} of an embedding size of {width} is less than 1",
+            f"--set embedding_size={math.ceil(1 / share)} is the least at this sparsity",
+        )
+    return found
+
 
 class Backbone(nn.Module, ABC):
     """A recommender built from tables that a method provides.
@@ -63,6 +88,10 @@ class Backbone(nn.Module, ABC):
     folds_in: ClassVar[bool] = False
     # Methods that make no sense for the model, each with the reason.
     refuses: ClassVar[dict[str, str]] = {}
+    # Whether `loss` adds up its examples instead of averaging them, and whether it compares pairs
+    # of items (BPR) instead of fitting labels: added terms are scaled to match.
+    sums_loss: ClassVar[bool] = False
+    pairwise_loss: ClassVar[bool] = False
     # Published interval between explorations (DSL's delta T), in iterations.
     published_delta_t: ClassVar[int] = 2000
 
@@ -115,6 +144,43 @@ class Backbone(nn.Module, ABC):
         """
         score = self.scorer()
         return lambda users, items: score(users).gather(1, items)
+
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of users (B,) with items of their own (B, C), as (B, C), differentiable."""
+        raise UsageError(f"{self.name} has no scores of single pairs that can be trained")
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Final representations of users (U,) and of items (I,), (U, w) and (I, w), differentiable.
+
+        They are what scores are computed from: propagated where the model propagates.
+        """
+        raise UsageError(f"{self.name} has no vectors of users and items")
+
+    def loss_and_scores(
+        self, batch: Any, users: Tensor, items: Tensor, others: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The batch's loss, and scores of pairs beside it, as in ranking: without dropout.
+
+        Args:
+            users: (B,).
+            items: (B, C), scored with gradients.
+            others: (B, D), scored without.
+
+        A model that shares work between loss and scores overrides this.
+        """
+        loss = self.loss(batch)
+        self.eval()
+        scores = self.pair_scores(users, items)
+        with torch.no_grad():
+            apart = None if others is None else self.pair_scores(users, others)
+        self.train()
+        return loss, scores, apart
+
+    def loss_and_vectors(
+        self, batch: Any, users: Tensor, items: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch's loss, and `vectors` beside it; a model that shares work overrides this."""
+        return self.loss(batch), *self.vectors(users, items)
 
     def tables(self) -> dict[str, Table]:
         """The embedding tables by name: what methods make small."""

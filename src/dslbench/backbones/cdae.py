@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import TableLinear
+from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import Norm
 from dslbench.ops.output_loss import BinaryLoss
 from dslbench.ops.scores import FullScores
@@ -49,6 +50,7 @@ class CDAE(Backbone):
     label = "CDAE"
     hyper_type = CDAEHyper
     dense_gradients = False  # the user rows outside a batch have none to tell them apart
+    sums_loss = True
     published_delta_t = 100  # Mult-VAE's: none is published for CDAE
 
     def __init__(
@@ -75,6 +77,7 @@ class CDAE(Backbone):
         self.item_bias = nn.Parameter(torch.zeros(data.n_items))
         self.sparse_input = SparseInput()
         self.binary = BinaryLoss()
+        self.lookup_scores = LookupScores()
         self.full_scores = FullScores(skips_zeros=False)
         self.norm = Norm()
 
@@ -110,14 +113,25 @@ class CDAE(Backbone):
         hidden: Tensor = _ACTIVATIONS[self.hyper.activation](total)
         return hidden
 
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        hidden = self._from_known(users)
+        scores: Tensor = self.lookup_scores(hidden, self.decoder.full(), items.int())
+        return scores + self.item_bias[items]
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden layer of the users' uncorrupted rows, and rows of the decoder."""
+        return self._from_known(users), self.decoder.rows(items)
+
+    def _from_known(self, users: Tensor) -> Tensor:
+        return self.hidden(take_rows(self._known, users.cpu().numpy(), users.device))
+
     @torch.no_grad()
     def scorer(self) -> Scorer:
         items = self.decoder.full()
 
         @torch.no_grad()
         def score(users: Tensor) -> Tensor:
-            rows = take_rows(self._known, users.cpu().numpy(), users.device)
-            block: Tensor = self.full_scores(self.hidden(rows), items)
+            block: Tensor = self.full_scores(self._from_known(users), items)
             return block.add_(self.item_bias)
 
         return score

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer
+from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer, narrow
 from dslbench.data.interactions import Interactions
+from dslbench.errors import UnsuitableError
 from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.outer import OuterMap
 from dslbench.ops.scores import FullScores, PairScores
@@ -51,6 +52,16 @@ class ConvNCFHyper(Hyper):
             )
         return size
 
+    def narrowed(self, share: float) -> Self:
+        """The largest power of two within the share; channels stay."""
+        size = 1 << (narrow(self.embedding_size, share).bit_length() - 1)
+        if size < 2:
+            raise UnsuitableError(
+                f"{share:.2%} of an embedding size of {self.embedding_size} leaves ConvNCF no map",
+                "it takes an embedding size of 2 or more at this sparsity",
+            )
+        return self.model_copy(update={"embedding_size": size})
+
 
 class ConvNCF(Backbone):
     """A user and an item table, log2(d) convolutions over p q^T, a linear output.
@@ -63,6 +74,8 @@ class ConvNCF(Backbone):
     name = "convncf"
     label = "ConvNCF"
     hyper_type = ConvNCFHyper
+    sums_loss = True
+    pairwise_loss = True
 
     def __init__(
         self, data: Interactions, hyper: ConvNCFHyper, make_table: MakeTable, streams: Streams
@@ -157,6 +170,16 @@ class ConvNCF(Backbone):
         total: Tensor = h.reg_output * norms[-1] + h.reg_network * torch.stack(norms).sum()
         return total
 
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        p = self.user.rows(users).repeat_interleave(items.shape[1], dim=0)
+        q = self.item.rows(items.reshape(-1))
+        if torch.is_grad_enabled():
+            return self.score_pairs(p, q).view(items.shape)
+        return self._score_in_blocks(p, q).view(items.shape)
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        return self.user.rows(users), self.item.rows(items)
+
     def score_pairs(self, p: Tensor, q: Tensor) -> Tensor:
         """Scores of embeddings (B, d) of users and (B, d) of items, as (B,)."""
         cells = self.outer(p, q)
@@ -206,7 +229,7 @@ class MatrixFactorisation(ConvNCF):
 
     def add_network(self, hyper: ConvNCFHyper, make_table: MakeTable, streams: Streams) -> None:
         """None; scores are dot products."""
-        self.pair_scores = PairScores()
+        self.dot = PairScores()
 
     @classmethod
     def pretraining(cls, hyper: ConvNCFHyper) -> list[str]:
@@ -216,7 +239,7 @@ class MatrixFactorisation(ConvNCF):
         return torch.zeros((), device=self.user.full().device)
 
     def score_pairs(self, p: Tensor, q: Tensor) -> Tensor:
-        scores: Tensor = self.pair_scores(p, q)
+        scores: Tensor = self.dot(p, q)
         return scores
 
     @torch.no_grad()

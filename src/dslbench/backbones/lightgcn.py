@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
+from dslbench.ops.lookup import LookupScores, distinct
 from dslbench.ops.propagate import Propagate
 from dslbench.ops.scores import FullScores, PairScores
 from dslbench.sampling import Triples, TripleSampler
@@ -34,6 +35,7 @@ class LightGCN(Backbone):
     label = "LightGCN"
     hyper_type = LightGCNHyper
     dense_gradients = True  # propagation reaches every row
+    pairwise_loss = True
     published_delta_t = 3000
 
     def __init__(
@@ -49,7 +51,8 @@ class LightGCN(Backbone):
         )
         self.embedding = make_table(spec, streams.fresh("init"))
         self.propagate = Propagate(data.train, hyper.layers)
-        self.pair_scores = PairScores()
+        self.dot = PairScores()
+        self.lookup_scores = LookupScores()
         self.full_scores = FullScores()
 
     def sampler(
@@ -62,16 +65,48 @@ class LightGCN(Backbone):
 
         mean softplus(s_uj - s_ui) + reg / (2 B) * (|e_u|^2 + |e_i|^2 + |e_j|^2)
         """
+        return self._loss_and_rows(batch, batch.users[:0])[0]
+
+    def _loss_and_rows(self, batch: Triples, more: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and more rows (R,) out of the same propagation, (R, d)."""
         size = len(batch.users)
         rows = torch.cat(
-            [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users]
+            [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users, more]
         )
         propagated, ego = self.propagate(self.embedding.full(), rows)
-        users, positives, negatives = torch.split(propagated, size)
-        margin = self.pair_scores(users, negatives) - self.pair_scores(users, positives)
+        users, positives, negatives, beside = torch.split(propagated, [size, size, size, len(more)])
+        margin = self.dot(users, negatives) - self.dot(users, positives)
         ranking = torch.nn.functional.softplus(margin).mean()
-        total: Tensor = ranking + self.reg / (2 * size) * ego.square().sum()
-        return total
+        norms = ego[: 3 * size].square().sum()
+        return ranking + self.reg / (2 * size) * norms, beside
+
+    def loss_and_scores(
+        self, batch: Triples, users: Tensor, items: Tensor, others: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        wanted = items if others is None else torch.cat([items, others], dim=1)
+        found, places = distinct(wanted, self.n_items)
+        loss, of_users, of_items = self.loss_and_vectors(batch, users, found)
+        scores = self.lookup_scores(of_users, of_items, places[:, : items.shape[1]])
+        if others is None:
+            return loss, scores, None
+        apart = of_users.detach(), of_items.detach(), places[:, items.shape[1] :]
+        return loss, scores, self.lookup_scores(*apart)
+
+    def loss_and_vectors(
+        self, batch: Triples, users: Tensor, items: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        loss, rows = self._loss_and_rows(batch, torch.cat([users, items + self.n_users]))
+        return loss, rows[: len(users)], rows[len(users) :]
+
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        found, places = distinct(items, self.n_items)
+        scores: Tensor = self.lookup_scores(*self.vectors(users, found), places)
+        return scores
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = torch.cat([users, items + self.n_users])
+        rows = self.propagate(self.embedding.full(), wanted)[0]
+        return rows[: len(users)], rows[len(users) :]
 
     @torch.no_grad()
     def scorer(self) -> Scorer:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dslbench.backbones.base import Backbone, Hyper, Scorer
+from dslbench.backbones.base import Backbone, Hyper, Scorer, narrow
 from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import TableLinear, truncated_normal
+from dslbench.ops.lookup import LookupScores
 from dslbench.ops.output_loss import MultinomialLoss
 from dslbench.ops.scores import FullScores
 from dslbench.ops.sparse_input import SparseInput, drop_entries
@@ -35,6 +36,11 @@ class MultVAEHyper(Hyper):
     bias_std: float = Field(
         ge=0, description="standard deviation of the biases at the start, truncated at two of them"
     )
+
+    def narrowed(self, share: float) -> Self:
+        """Hidden layers of this share; the code stays as wide as it is, or as they are."""
+        size = narrow(self.embedding_size, share)
+        return self.model_copy(update={"embedding_size": size, "latent": min(self.latent, size)})
 
 
 class MultVAE(Backbone):
@@ -85,6 +91,7 @@ class MultVAE(Backbone):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.sparse_input = SparseInput()
         self.multinomial = MultinomialLoss()
+        self.lookup_scores = LookupScores()
         self.full_scores = FullScores(skips_zeros=False)
 
     def sampler(
@@ -130,15 +137,27 @@ class MultVAE(Backbone):
         """Last hidden layer, (B, K)."""
         return torch.tanh(self.from_code(code))
 
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        hidden = self._from_known(users)
+        scores: Tensor = self.lookup_scores(hidden, self.decoder.full(), items.int())
+        return scores + self.item_bias[items]
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden layer, and rows of the decoder, of the same width; the code has another."""
+        return self._from_known(users), self.decoder.rows(items)
+
+    def _from_known(self, users: Tensor) -> Tensor:
+        """Last hidden layer of the users' uncorrupted rows, from the mean of the code."""
+        rows = take_rows(self._known, users.cpu().numpy(), users.device)
+        return self.decode(self.encode(rows)[:, : self.hyper.latent])
+
     @torch.no_grad()
     def scorer(self) -> Scorer:
         items = self.decoder.full()
 
         @torch.no_grad()
         def score(users: Tensor) -> Tensor:
-            rows = take_rows(self._known, users.cpu().numpy(), users.device)
-            hidden = self.decode(self.encode(rows)[:, : self.hyper.latent])
-            block: Tensor = self.full_scores(hidden, items)
+            block: Tensor = self.full_scores(self._from_known(users), items)
             return block.add_(self.item_bias)
 
         return score

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding, relu
 
-from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer
+from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer, narrow
 from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import Product, SeededDropout, TableLinear, uniform
 from dslbench.ops.lookup import LookupScores
@@ -70,6 +70,19 @@ class NeuMFHyper(Hyper):
     def mlp_size(self) -> int:
         """Embedding size of each MLP table."""
         return self.mlp_embedding_size or self.embedding_size << (self.hidden_layers - 1)
+
+    def width(self, table: str) -> int:
+        return self.mlp_size if table.startswith("mlp") else self.embedding_size
+
+    def narrowed(self, share: float) -> Self:
+        """Each table at this share of its own width; the hidden layers keep theirs."""
+        return self.model_copy(
+            update={
+                "embedding_size": narrow(self.embedding_size, share),
+                "mlp_embedding_size": narrow(self.mlp_size, share),
+                "hidden": self.widths,
+            }
+        )
 
 
 class NeuMF(Backbone):
@@ -197,9 +210,19 @@ class NeuMF(Backbone):
                 item_part = self.project(self.mlp_item.rows(flat), on_item)
             else:  # fewer items than pairs: project each item once
                 item_part = embedding(flat, self.project(self.mlp_item.full(), on_item))
-            first = user_part.unsqueeze(1) + item_part.view(*items.shape, -1)
+            first = user_part.unsqueeze(1) + item_part.view(*items.shape, item_part.shape[-1])
             total = total + self._upper_layers(first, of_mlp)
         return total
+
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.logits(users, items)
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of GMF and MLP side by side."""
+        return (
+            torch.cat([self.gmf_user.rows(users), self.mlp_user.rows(users)], dim=1),
+            torch.cat([self.gmf_item.rows(items), self.mlp_item.rows(items)], dim=1),
+        )
 
     def _heads(self) -> tuple[Tensor | None, Tensor | None]:
         """The parts of predict's weight that belong to GMF and to the last hidden layer, (width,)."""

@@ -44,6 +44,7 @@ class UltraGCN(Backbone):
     name = "ultragcn"
     label = "UltraGCN"
     hyper_type = UltraGCNHyper
+    sums_loss = True
 
     beta_users: Tensor
     beta_items: Tensor
@@ -111,6 +112,13 @@ class UltraGCN(Backbone):
         norms = self.squared_norm(self.user.entries()) + self.squared_norm(self.item.entries())
         total: Tensor = pulled + pushed + h.gamma / 2 * norms
         return total
+
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        scores: Tensor = self.lookup_scores(self.user.rows(users), self.item.full(), items.int())
+        return scores
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        return self.user.rows(users), self.item.rows(items)
 
     @torch.no_grad()
     def scorer(self) -> Scorer:

@@ -29,6 +29,9 @@ class Method(Hooks, ABC):
     label: ClassVar[str]
     family: ClassVar[str]  # row group of the paper's Table 3: KD, AutoML, MP; empty for dense
     version: ClassVar[int] = 1  # part of a run's identity: raise it when results change
+    # Whether the model is built narrower, at a share 1 - s of its embedding size, and learns from
+    # the dense run of the same setting.
+    distils: ClassVar[bool] = False
     options_type: ClassVar[type[Options]] = Options
     # Named sets of option values; a paper and its code often differ.
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}

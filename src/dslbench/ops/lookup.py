@@ -21,6 +21,17 @@ def _parts(pairs: int, users: Any) -> int | None:
     return 1 if pairs * users.shape[1] < _SMALL else None
 
 
+def distinct(items: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
+    """The distinct values among items below `n_items`, ascending, and each item's place in them.
+
+    (I,) int64, and int32 of the shape of `items`. No sorting: one flag for each possible item.
+    """
+    flags = torch.zeros(n_items, dtype=torch.bool, device=items.device)
+    flags[items.reshape(-1)] = True
+    places = flags.cumsum(0, dtype=torch.int32) - 1
+    return flags.nonzero().squeeze(1), places[items]
+
+
 class LookupScores(Op):
     """out[b, c] = users[b] . table[items[b, c]].
 

@@ -91,7 +91,7 @@ def _table3(records: list[Record]) -> TableModel:
         label, family = _method(runs[0]["spec"]["method"])
         if previous is not None and family != previous:
             table.rules.append(place - 1)
-        name = label + _variant(runs[0]["spec"])
+        name = label + _variant(runs[0]["spec"]) + _width(runs[0])
         table.rows.append(
             [
                 Cell(family if family != previous else ""),
@@ -202,6 +202,14 @@ def _variant(spec: Record) -> str:
     parts = [] if spec["variant"] == "default" else [spec["variant"]]
     parts += [f"{key}={value}" for key, value in spec["changed_options"].items()]
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _width(record: Record) -> str:
+    """Size of a narrower model whose share of the embedding size was not a whole number."""
+    found = record.get("diagnostics") or {}
+    if found.get("exact_share", True):
+        return ""
+    return f" (d={'+'.join(str(width) for width in sorted(set(found['student_widths'].values())))})"
 
 
 def _method(name: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rich.console import Console
@@ -26,11 +27,16 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with its identity, and whether the store has it already."""
+    """A run with its identity, and whether the store has it already.
+
+    `asked` is false for a run that is made only because others learn from it; it comes before
+    them.
+    """
 
     spec: RunSpec
     id: str
     done: bool
+    asked: bool = True
 
     @property
     def trainings(self) -> int:
@@ -41,16 +47,33 @@ class PlannedRun:
 
 
 def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> list[PlannedRun]:
-    """Identify the runs; equal ones are planned once."""
+    """Identify the runs; equal ones are planned once.
+
+    A run that is missing and learns from a teacher is preceded by the teacher's dense run: one
+    that is stored with its model stands there as done.
+    """
     digests: dict[tuple[str, str], dict[str, str | None]] = {}
-    planned: dict[str, PlannedRun] = {}
-    for spec in specs:
+
+    def identity(spec: RunSpec) -> str:
         key = (spec.dataset, spec.protocol)
         if key not in digests:
             digests[key] = datasets.load(spec.dataset, protocol=spec.protocol).digests
-        run_id = spec.identity(digests[key])
-        if run_id not in planned:
-            planned[run_id] = PlannedRun(spec, run_id, not force and store.has(run_id, warn))
+        return spec.identity(digests[key])
+
+    @cache
+    def is_stored(run_id: str) -> bool:
+        return store.has(run_id, warn)
+
+    asked = {identity(spec): spec for spec in specs}
+    planned: dict[str, PlannedRun] = {}
+    for run_id, spec in asked.items():
+        done = not force and is_stored(run_id)
+        if not done and spec.teacher is not None:
+            teacher = identity(spec.teacher)
+            again = force and teacher in asked
+            has_model = not again and is_stored(teacher) and store.has_model(teacher)
+            planned[teacher] = PlannedRun(spec.teacher, teacher, has_model, teacher in asked)
+        planned.setdefault(run_id, PlannedRun(spec, run_id, done))
     return list(planned.values())
 
 

@@ -74,6 +74,11 @@ def model_bytes(run_id: str) -> bytes:
         ) from None
 
 
+def has_model(run_id: str) -> bool:
+    """Whether a run's packed model is there."""
+    return (folder(run_id) / "model.safetensors").exists()
+
+
 def read(run_id: str) -> dict[str, Any]:
     """A stored record; raises `ValueError` in one line when it is damaged or not one of ours."""
     path = folder(run_id) / "run.json"

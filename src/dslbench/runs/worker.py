@@ -11,15 +11,17 @@ import sys
 import time
 import traceback
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
 
 from dslbench import artefact, registry
 from dslbench import data as datasets
+from dslbench.backbones.base import Backbone
 from dslbench.cost import counted, measured, paper
 from dslbench.data.interactions import Interactions
-from dslbench.errors import DataError, DslbenchError, UsageError
+from dslbench.errors import DataError, DslbenchError, RunError, UsageError
 from dslbench.runs import store
 from dslbench.spec import RunSpec
 from dslbench.train import Lab, Phase
@@ -53,8 +55,44 @@ def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any 
             "its users have too few items",
             "--protocol paper selects on test, and says so",
         )
-    hyper = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
-    return Lab(data, backbone, hyper, epochs=spec.epochs, seed=spec.seed, device=device, emit=emit)
+    full = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
+    dense = spec.teacher
+    return Lab(
+        data, backbone, full if dense is None else full.narrowed(1 - spec.sparsity),
+        epochs=spec.epochs, seed=spec.seed, device=device, emit=emit, full_hyper=full,
+        find_teacher=None if dense is None else partial(stored_teacher, dense, data, device),
+    )  # fmt: skip
+
+
+def stored_teacher(
+    spec: RunSpec, data: Interactions, device: torch.device
+) -> tuple[Backbone, Phase]:
+    """The model of a stored run, and the run's whole bill as one phase.
+
+    Raises `RunError` when the store has it no longer.
+    """
+    run_id = spec.identity(data.digests)
+    try:
+        record, packed = store.read(run_id), artefact.from_bytes(store.model_bytes(run_id))
+    except (ValueError, DslbenchError) as error:
+        raise RunError(
+            f"the teacher ({spec.title}, run {run_id}) cannot be read: {error}",
+            f"train it again: dslbench train --backbone {spec.backbone} --fresh, other settings alike",
+        ) from None
+    model = make_lab(spec, data, device).build(pretrained=False)
+    artefact.fill(model, packed)
+    phases = record["cost"]["measured"]["phases"]
+    bill = Phase("teacher", sum(phase["epochs"] for phase in phases), run=run_id)
+    bill.steps = sum(phase["steps"] for phase in phases)
+    bill.train_seconds = sum(phase["train_seconds"] for phase in phases)
+    bill.eval_seconds = sum(phase["eval_seconds"] for phase in phases)
+    bill.selected_epoch = record["selection"]["epoch"]
+    for phase in record["cost"]["counted"]["exact"]["phases"]:
+        bill.ledger.steps += phase["steps"]
+        bill.ledger.dense_steps += phase["dense_gradient_steps"]
+        bill.ledger.train_macs += phase["train_macs"]
+        bill.ledger.eval_macs += phase["eval_macs"]
+    return model, bill
 
 
 def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
@@ -76,13 +114,12 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     result = lab.evaluate(rebuilt, "test")
     test_seconds = time.perf_counter() - began
     infer_macs, users_counted = counted.full_ranking(rebuilt.eval(), data.n_users, data.n_items)
-    embeddings = {
-        name: table
-        for name, table in packed.tables.items()
-        if model.tables()[name].spec.role == "embedding"
-    }
-    table_params = sum(table.stored for table in embeddings.values())
-    dense_params = sum(n * d for n, d in (table.shape for table in embeddings.values()))
+    embeddings = [
+        (table.spec.n_rows * lab.full_hyper.width(name), packed.tables[name].stored)
+        for name, table in model.tables().items()
+        if table.spec.role == "embedding"
+    ]
+    dense_params, table_params = (sum(column) for column in zip(*embeddings, strict=True))
     all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
     final = lab.phases[-1]
     record = {
@@ -163,6 +200,7 @@ def _phase_summary(phase: Phase) -> dict[str, Any]:
         "train_seconds": phase.train_seconds,
         "eval_seconds": phase.eval_seconds,
         "selected_epoch": phase.selected_epoch,
+        "shared_run": phase.run,
     }
 
 

@@ -303,7 +303,7 @@ class _SpreadRows(torch.autograd.Function):
             packed_kernels.spread_chosen, even_bounds(*out.shape), _WIDE, flat.numpy(),
             *table._arrays(weight), out.numpy(),
         )  # fmt: skip
-        return out.view(*ids.shape, -1)
+        return out.view(*ids.shape, out.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
