@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -24,9 +25,6 @@ app = typer.Typer(
     "downloaded it runs on an embedded data set.",
 )
 
-Sparsity = Annotated[
-    list[float], typer.Option("--sparsity", help="Share of table weights removed, in [0, 1).")
-]
 Backbone = Annotated[str, typer.Option("--backbone", help="Recommendation model.")]
 Dataset = Annotated[
     str | None,
@@ -55,7 +53,9 @@ Protocol = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Format = Annotated[str, typer.Option("--format", help="terminal, markdown or json.")]
+Format = Annotated[
+    str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")
+]
 
 
 @app.callback()
@@ -118,95 +118,202 @@ def train(
         from dslbench.runs import store
 
         _write(export, store.model_bytes(records[0]["id"]))
-    _print_report("json" if json_ else "terminal", "3", records[0] if json_ else records)
+    if json_:
+        import json
+
+        _deliver(json.dumps(records[0], indent=1) + "\n")
+    else:
+        _print_table("terminal", "3", records)
 
 
 @app.command(epilog="Example: `dslbench compare --backbone lightgcn --sparsity 0.5 --seeds 3`")
 def compare(
-    backbone: Backbone,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Recommendation model (or use --plan).")
+    ] = None,
     dataset: Dataset = None,
-    sparsity: Sparsity = [0.5],  # noqa: B006 - typer copies it
+    sparsity: Annotated[
+        list[float] | None,
+        typer.Option("--sparsity", help="Share of table weights removed; default: 0.5."),
+    ] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Methods; default: all, dense first.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Runs per method: seeds 0 to N-1.")
-    ] = 1,
+        int | None, typer.Option("--seeds", min=1, help="Runs per method: seeds 0 to N-1.")
+    ] = None,
     epochs: Epochs = None,
-    scale: Scale = "quick",
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            "--scale", help="Epochs relative to the preset's: quick (default), laptop, paper."
+        ),
+    ] = None,
     set_: Settings = None,
-    protocol: Protocol = "default",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="default, paper, ...: see data/README.md")
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", help="A plan's name or file; other options replace what it says."),
+    ] = None,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run even what is stored.")] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Add item popularity, ItemKNN and EASE.")
+    ] = False,
     format_: Format = "terminal",
 ) -> None:
     """Run the methods side by side, skip what is stored, and end with the table."""
-    from dslbench import registry
-    from dslbench.report.formats import check_format
+    from dslbench import plan as plans
+    from dslbench.report import formats
 
-    check_format(format_)
-    name = _dataset(dataset)
-    refused = registry.backbone(backbone).refuses
-    for m, reason in refused.items():
-        _say(f"left out: {m} ({reason})")
-    applicable = [m for m in registry.names("method") if m not in refused]
-    specs = [
-        _resolve(
-            dataset=name, backbone=backbone, method=m, sparsity=s, seed=seed, epochs=epochs,
-            scale=scale, protocol=protocol, settings=set_ or (),
-        )
-        for seed in range(seeds)
-        for s in sparsity
-        for m in (method or applicable)
-    ]  # fmt: skip
+    formats.check_format(format_)
+    chosen = plans.Chosen(
+        dataset=dataset, backbone=backbone, method=method, sparsity=sparsity, seeds=seeds,
+        epochs=epochs, scale=scale, protocol=protocol, settings=tuple(set_ or ()),
+    )  # fmt: skip
+    if plan is not None:
+        file = plans.read(plan)
+    elif backbone is not None:
+        file = plans.of_command_line(backbone)
+    else:
+        raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
+    needs_default = dataset is None and any(grid.dataset is None for grid in file.plan.grid)
+    specs, left_out = plans.runs(file, chosen, _dataset(None) if needs_default else "")
+    for line in left_out:
+        _say(f"left out: {line}")
     records = _make(specs, device=device, force=force, dry_run=dry_run)
-    if not dry_run:
-        _print_report(format_, "3", records)
+    if dry_run:
+        return
+    if file.plan.figure is not None and format_ != "json":
+        from dslbench.report import build, command
+
+        models = build.build_figure(file.plan.figure, records)
+        width = command.looks(to_file=False)[0] or _console().width
+        _deliver(formats.figures(format_, models, width=width))
+    else:
+        _print_table(format_, file.plan.table or "3", records, reference=references)
 
 
-@app.command(epilog="Example: `dslbench report --table 3 --format markdown --output table3.md`")
+@app.command(epilog="Example: `dslbench reproduce --scale quick --import ~/data`")
+def reproduce(
+    scale: Annotated[
+        str, typer.Option("--scale", help="quick (minutes), laptop (days) or paper (weeks).")
+    ] = "quick",
+    source: Annotated[
+        Path | None, typer.Option("--import", help="Folder with gowalla/, ml-1m/, ... at hand.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the report.")] = Path(
+        "reproduction"
+    ),
+    device: Device = "auto",
+) -> None:
+    """Get the data, run the plans, and write one HTML report with its tables and figures."""
+    from dslbench.reproduce import reproduce as implementation
+
+    implementation(
+        scale, source, output,
+        lambda specs: _make(specs, device=device, force=False, dry_run=False, show=False), _say,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: `dslbench report --table 3 --output table3.tex`")
 def report(
-    table: Annotated[str, typer.Option("--table", help="2: backbones; 3: methods.")] = "3",
-    format_: Format = "terminal",
+    table: Annotated[
+        str | None,
+        typer.Option(
+            "--table",
+            help="1: what is saved; 2: backbones; 3: methods (default); 4: decays; cost; pareto; stats.",
+        ),
+    ] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            "--figure",
+            help="2: sparsity; 3: update interval; 4: where entries lie; 5: loss; pareto.",
+        ),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="terminal, markdown, latex, csv, html or json; default: by the output's suffix. "
+            "html without a table is the whole report, json without one the runs' records.",
+        ),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="File to write; default: stdout.")
+        Path | None,
+        typer.Option("--output", help="File to write (figures: also png, svg, pdf)."),
     ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Only this method.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Only this protocol.")] = None,
+    scale: Annotated[str | None, typer.Option("--scale", help="Only this scale.")] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Add intervals and paired tests over seeds and users.")
+    ] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Add item popularity, ItemKNN and EASE.")
+    ] = False,
 ) -> None:
-    """Print tables of the runs in the store."""
-    from dslbench.runs import store
+    """Print tables and figures of the runs in the store; nothing is trained."""
+    from dslbench.report import build, command, formats
 
-    wanted = {"dataset": dataset, "backbone": backbone}
-    records = [
-        record
-        for record in store.read_all(_warn)
-        if all(value in (None, record["spec"][key]) for key, value in wanted.items())
-    ]
-    if not records:
-        chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
-        raise UsageError(
-            "no stored runs" + (f" of {' and '.join(chosen)}" if chosen else ""),
-            "make some: dslbench compare --backbone lightgcn --sparsity 0.5",
+    if table is not None and figure is not None:
+        raise UsageError("--table and --figure exclude each other", "leave one of them out")
+    chosen = command.chosen_format(format_, output, figure is not None)
+    if table is not None:
+        build.check_table(table)
+    if figure is not None:
+        build.check_figure(figure)
+    records: Any = []
+    if table is None or build.TABLES[table].needs_runs:
+        records = command.select(
+            _warn, dataset=dataset, backbone=backbone, method=method, protocol=protocol, scale=scale
         )
-    _print_report(format_, table, records, output)
+    width, color = command.looks(output is not None)
+    if figure is not None and chosen in command.PICTURES:
+        assert output is not None
+        contents = command.pictures(figure, chosen, records)
+        for path, content in zip(command.numbered(output, len(contents)), contents, strict=True):
+            _write(path, content)
+        return
+    if figure is not None:
+        models = build.build_figure(figure, records)
+        text = formats.figures(chosen, models, width=width or _console().width)
+    elif chosen == "html" and table is None:
+        text = command.whole("dslbench report", records, stats=True, reference=references)
+    elif chosen == "json" and table is None:
+        text = formats.record_json(records)
+    else:
+        found = command.tables(table or "3", records, stats=stats, reference=references)
+        text = formats.tables(chosen, found, width=width, color=color)
+    _deliver(text, output)
 
 
 @app.command("list", epilog="Example: `dslbench list methods`")
 def list_(
     what: Annotated[
-        Literal["datasets", "backbones", "methods", "runs"], typer.Argument(help="What to list.")
+        Literal["datasets", "backbones", "methods", "plans", "runs"],
+        typer.Argument(help="What to list."),
     ],
     json_: Annotated[bool, typer.Option("--json", help="As JSON (data sets and runs).")] = False,
 ) -> None:
-    """List data sets, backbones, methods or stored runs."""
+    """List data sets, backbones, methods, plans or stored runs."""
     if what == "datasets":
         from dslbench.data import commands
 
         commands.list_datasets(json_)
     elif what == "runs":
         _list_runs(json_)
+    elif what == "plans":
+        from dslbench import plan
+
+        for name in plan.names():
+            print(f"{name:12} {plan.read(name).plan.title}")
     else:
         from dslbench import registry
 
@@ -258,8 +365,13 @@ def _resolve(**arguments: Any) -> RunSpec:
     return resolve(**arguments)
 
 
-def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> list[dict[str, Any]]:
-    """Make the runs that are missing and return the records of all, in order."""
+def _make(
+    specs: list[RunSpec], *, device: str, force: bool, dry_run: bool, show: bool = True
+) -> list[dict[str, Any]]:
+    """Make the runs that are missing and return the records of all, in order.
+
+    Where some fail, `show` prints the table of the others before the error.
+    """
     from dslbench.errors import RunError
     from dslbench.report.columns import seconds
     from dslbench.runs import execute, store
@@ -289,8 +401,8 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
         )
         raise typer.Exit(130) from None
     made = [run for run in planned if (store.folder(run.id) / "run.json").exists()]
-    if failures and made:
-        _print_report("terminal", "3", [store.read(run.id) for run in made])
+    if failures and made and show:
+        _print_table("terminal", "3", [store.read(run.id) for run in made])
     if failures:
         raise RunError(
             f"{len(failures)} of {len(missing)} runs failed, see above"
@@ -300,21 +412,25 @@ def _make(specs: list[RunSpec], *, device: str, force: bool, dry_run: bool) -> l
     return [store.read(run.id) for run in planned]
 
 
-def _print_report(format_name: str, table: str, records: Any, output: Path | None = None) -> None:
-    from dslbench.report import formats
+def _print_table(format_name: str, table: str, records: Any, *, reference: bool = False) -> None:
+    """A table of these runs; json is the records themselves."""
+    from dslbench.report import command, formats
 
-    if isinstance(records, dict):
-        import json
-
-        text = json.dumps(records, indent=1) + "\n"
-    else:
-        to_terminal = output is None and sys.stdout.isatty()
-        width = None if to_terminal else 160
-        text = formats.render(format_name, table, records, width=width, color=to_terminal)
-    if output is None:
-        sys.stdout.write(text)
+    if format_name == "json":
+        _deliver(formats.record_json(records))
         return
-    _write(output, text.encode("utf-8"))
+    width, color = command.looks(to_file=False)
+    found = command.tables(table, records, reference=reference)
+    _deliver(formats.tables(format_name, found, width=width, color=color))
+
+
+def _deliver(text: str, output: Path | None = None) -> None:
+    if output is not None:
+        _write(output, text.encode("utf-8"))
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"
+    sys.stdout.write(text)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,0 +1,186 @@
+"""Which runs may stand together, and the words for what they share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dslbench import registry
+from dslbench.errors import UsageError
+from dslbench.report.columns import Record
+from dslbench.report.tables import group
+
+
+def setting_key(record: Record) -> str:
+    """What runs must share to stand in one table: all but method, variant, sparsity and seed."""
+    spec = {k: record["spec"].get(k) for k in (
+        "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
+    )}  # fmt: skip
+    digests = {k: v for k, v in record["data"].items() if k.endswith("_digest")}
+    return json.dumps([spec, digests], sort_keys=True)
+
+
+def row_key(record: Record) -> tuple[Any, ...]:
+    """Runs of one row: all but the seed is the same."""
+    spec = record["spec"]
+    options = json.dumps(spec["options"], sort_keys=True)
+    return spec["method"], spec["variant"], spec["sparsity"], options
+
+
+def latest(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
+    """The newest run of each setting, row and seed; older ones come from other code and are left out."""
+    newest: dict[tuple[Any, ...], Record] = {}
+    for record in records:  # the store gives them oldest first
+        newest[setting_key(record), row_key(record), record["spec"]["seed"]] = record
+    if left := len(records) - len(newest):
+        warn(
+            f"{left} older runs of the same settings, made by other versions of the code, left out"
+        )
+    return list(newest.values())
+
+
+def rows(records: Sequence[Record]) -> list[list[Record]]:
+    """Runs by row, dense first, then by family, sparsity and method."""
+    order = {name: place for place, name in enumerate(registry.names("method"))}
+    return group(
+        sorted(
+            records,
+            key=lambda r: (
+                r["spec"]["method"] != "dense",
+                method_names(r["spec"]["method"])[1],
+                r["spec"]["sparsity"],
+                order.get(r["spec"]["method"], len(order)),
+                r["spec"]["variant"],
+                r["spec"]["seed"],
+            ),
+        ),
+        row_key,
+    )
+
+
+def dense_of(records: Sequence[Record]) -> list[Record]:
+    """The dense runs among those of one setting."""
+    return [r for r in records if r["spec"]["method"] == "dense"]
+
+
+def method_names(name: str) -> tuple[str, str]:
+    """Label and family; a method that is no longer known keeps its name."""
+    try:
+        found = registry.method(name)
+    except UsageError:
+        return name, ""
+    return found.label, found.family
+
+
+def row_label(spec: Record, without: Sequence[str] = ()) -> str:
+    """The method's label and what sets the row apart from its defaults."""
+    parts = [] if spec["variant"] == "default" else [spec["variant"]]
+    parts += [f"{k}={v}" for k, v in spec["changed_options"].items() if k not in without]
+    return method_names(spec["method"])[0] + (f" ({', '.join(parts)})" if parts else "")
+
+
+def backbone_label(name: str) -> str:
+    """The backbone's label; one that is no longer known keeps its name."""
+    try:
+        return registry.backbone(name).label
+    except UsageError:
+        return name
+
+
+def model(spec: Record) -> str:
+    """Backbone, its size and where its hyper-parameters come from."""
+    layers = f"l={spec['layers']}, " if spec.get("layers") is not None else ""
+    named = ("layers", "embedding_size")
+    changed = [f"{k}={v}" for k, v in spec["changed_hyper"].items() if k not in named]
+    preset = f"{spec['preset']} preset" + (f" with {', '.join(changed)}" if changed else "")
+    return f"{backbone_label(spec['backbone'])} ({layers}d={spec['embedding_size']}, {preset})"
+
+
+def protocol(spec: Record) -> str:
+    """Protocol and epochs; reduced settings are named as such."""
+    epochs, full = spec["epochs"], spec["full_epochs"]
+    reduced = f"REDUCED: {epochs} of {full} epochs" if epochs < full else f"{epochs} epochs"
+    return f"protocol {spec['protocol']}, {reduced}"
+
+
+def setting(spec: Record) -> str:
+    """Data set, model and protocol in words."""
+    return f"{spec['dataset']}, {model(spec)}, {protocol(spec)}"
+
+
+def footer(records: Sequence[Record], *notes: str) -> list[str]:
+    """What a reader needs to defend the numbers: seeds, scale, selection, data, costs, machine."""
+    return [*notes, *_seeds(records), *_training(records), *_data(records), *_measurement(records)]
+
+
+def _seeds(records: Sequence[Record]) -> list[str]:
+    seeds = sorted({r["spec"]["seed"] for r in records})
+    counts = {len(runs) for part in group(records, setting_key) for runs in rows(part)}
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        text = "one run per row: no spread can be given"
+    elif fewest == most:
+        text = "mean and standard deviation"
+    else:
+        text = f"mean and standard deviation; rows have {fewest} to {most} runs"
+    lines = [f"Seeds: {', '.join(map(str, seeds))} ({text})."]
+    if most > 1 and fewest < 3:
+        lines.append("Fewer than 3 seeds in some rows: their spread says little.")
+    return lines
+
+
+def _training(records: Sequence[Record]) -> list[str]:
+    lines = [
+        f"Reduced settings: {backbone_label(backbone)} on {name}, {epochs} of the preset's {full} "
+        "epochs; quality is below the full protocol's."
+        for backbone, name, epochs, full in sorted(
+            {(s["backbone"], s["dataset"], s["epochs"], s["full_epochs"])
+             for s in (r["spec"] for r in records) if s["epochs"] < s["full_epochs"]}
+        )
+    ]  # fmt: skip
+    parts = {"valid": "validation", "test": "the TEST set, as the paper's code did"}
+    chosen = sorted({r["selection"]["on"] for r in records}, reverse=True)
+    return [*lines, f"The epoch was selected on {' or '.join(parts[name] for name in chosen)}."]
+
+
+def _data(records: Sequence[Record]) -> list[str]:
+    lines = []
+    parts = ("train", "valid", "test")
+    of_splits = group(
+        records,
+        lambda r: (r["spec"]["dataset"], *(r["data"][f"{part}_digest"] for part in parts)),
+    )
+    for runs in of_splits:
+        data = runs[0]["data"]
+        digests = ", ".join(
+            f"{part} {data[f'{part}_digest'][:12]}" for part in parts if data[f"{part}_digest"]
+        )
+        lines.append(
+            f"{data['name']}: {data['users']:,} users, {data['items']:,} items, "
+            f"{data['train_pairs']:,} training pairs; digests: {digests}."
+        )
+        lines += [f"{data['name']}: {note}" for note in data.get("notes", [])]
+    return lines
+
+
+def _measurement(records: Sequence[Record]) -> list[str]:
+    lines = [
+        "Quality, time and memory are measured (memory: peak of the run's own process, data and "
+        "libraries included); parameters and MACs are counted. '-': not available."
+    ]
+    tied = max(r["quality"].get("tied_users") or 0 for r in records)
+    if tied:
+        lines.append(
+            f"Ties: up to {tied} users' lists were in part decided by the seeded tie-break."
+        )
+    machines = {(e["cpu"], e["cores"], e["device"]) for e in (r["environment"] for r in records)}
+    lines.append(
+        "Machine: "
+        + "; ".join(f"{cpu}, {cores} cores, {device}" for cpu, cores, device in sorted(machines))
+        + (". Compare times only within one of them." if len(machines) > 1 else ".")
+    )
+    versions = sorted({str(r["environment"].get("dslbench")) for r in records} - {"None"})
+    if len(versions) > 1:
+        lines.append(f"Made by dslbench {' and '.join(versions)}.")
+    return lines
