@@ -176,6 +176,9 @@ def compare(
     )  # fmt: skip
     if plan is not None:
         file = plans.read(plan)
+        plans.check_shown(file)
+        if file.plan.figure is not None:
+            formats.check_format(format_, formats.FIGURE_FORMATS)
     elif backbone is not None:
         file = plans.of_command_line(backbone)
     else:

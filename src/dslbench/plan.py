@@ -139,6 +139,19 @@ def parse(name: str, text: str) -> PlanFile:
         raise _invalid(name, text, error) from None
 
 
+def check_shown(file: PlanFile) -> None:
+    """Raise `UsageError` where the plan ends in a table or figure that does not exist."""
+    from dslbench.report import build
+
+    try:
+        if file.plan.table is not None:
+            build.check_table(file.plan.table)
+        if file.plan.figure is not None:
+            build.check_figure(file.plan.figure)
+    except UsageError as error:
+        raise file.error(error.message, error.hint, -1) from None
+
+
 def _invalid(name: str, text: str, error: ValidationError) -> UsageError:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if not isinstance(part, int)]

@@ -50,8 +50,10 @@ class RunSpec(BaseModel):
     def title(self) -> str:
         """Short form for progress lines and messages."""
         at = f" {self.sparsity:.0%}" if self.sparsity else ""
-        variant = "" if self.variant == "default" else f" ({self.variant})"
-        return f"{self.backbone} {self.method}{variant}{at} seed {self.seed}"
+        special = [] if self.variant == "default" else [self.variant]
+        special += [f"{k}={v}" for k, v in (self.changed_hyper | self.changed_options).items()]
+        brackets = f" ({', '.join(special)})" if special else ""
+        return f"{self.dataset} {self.backbone} {self.method}{brackets}{at} seed {self.seed}"
 
     def identity(self, data_digests: Mapping[str, Any]) -> str:
         """Hash over the resolved spec, the data's digests and the versions of the code.

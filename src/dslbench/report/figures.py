@@ -69,6 +69,7 @@ class FigureModel:
 
 FigureBuilder = Callable[[Sequence[Record]], list[FigureModel]]
 QUALITY = ("recall", "ndcg")
+_UNITS = {"seconds": (" (s)", 1.0), "bytes": (" (MiB)", 2.0**20)}
 
 
 def _series(
@@ -116,13 +117,15 @@ def _figure2(records: list[Record]) -> FigureModel:
     for metric in QUALITY:
         lines = [_series("Baseline", [(0.0, dense)], metric, "level")] if dense else []
         for runs in group((r for part in rows(records) for r in part), _method_key):
-            if runs[0]["spec"]["method"] == "dense":
-                continue
+            spec = runs[0]["spec"]
+            alone = len({r["spec"]["sparsity"] for r in runs}) == 1
+            if spec["method"] == "dense" or (alone and spec["changed_options"]):
+                continue  # a sweep over an option at one sparsity belongs into another figure
             at = [
                 (statistics.fmean(r["budget"]["achieved_sparsity"] for r in part), part)
                 for part in group(runs, row_key)
             ]
-            lines.append(_series(row_label(runs[0]["spec"]), at, metric))
+            lines.append(_series(row_label(spec), at, metric))
         panels.append(Panel("", "achieved sparsity", COLUMNS[metric].title, lines))
     return FigureModel(
         f"Figure 2: quality against sparsity, {setting(records[0]['spec'])}",
@@ -218,11 +221,16 @@ def _varied(
 
 
 def figure5(records: Sequence[Record]) -> list[FigureModel]:
-    """Training loss by epoch of dense, RP and DSL (paper, Figure 5); the first seed of each."""
+    """Training loss by epoch of dense, RP and DSL at one sparsity (paper, Figure 5).
+
+    The first seed of each row. Raises `UsageError` where fewer than two histories are kept.
+    """
     figures = []
-    for part in group(records, setting_key):
-        lines = []
-        for runs in rows([r for r in part if r["spec"]["method"] in ("dense", "rp", "dsl")]):
+    shown = [r for r in records if r["spec"]["method"] in ("rp", "dsl")]
+    for sparse in group(shown, lambda r: (setting_key(r), r["spec"]["sparsity"])):
+        alike = [r for r in records if setting_key(r) == setting_key(sparse[0])]
+        part, lines = [*dense_of(alike), *sparse], []
+        for runs in rows(part):
             kept = [r for r in store.history(runs[0]["id"]) or [] if r.get("phase") == "train"]
             found = [(float(r["epoch"]), float(r["loss"])) for r in kept]
             if found:
@@ -251,15 +259,20 @@ def pareto(records: Sequence[Record]) -> list[FigureModel]:
         panels = []
         for column in COSTS.values():
             found = points(of_rows, column)
-            known = [(p, label(r)) for p, r in zip(found, of_rows, strict=True) if p is not None]
-            if len(known) < 2:
+            if sum(p is not None for p in found) < 2:
                 continue
+            unit, scale = _UNITS.get(column.path[-1].rpartition("_")[2], ("", 1.0))
             best = sorted(p for p, on in zip(found, front(found), strict=True) if on and p)
-            lines = [Series("front", [x for x, _ in best], [y for _, y in best])]
-            lines += [Series(name, [x], [y], style="points") for (x, y), name in known]
-            unit = {"seconds": "s", "bytes": "bytes"}.get(column.path[-1].rpartition("_")[2], "")
-            x_label = f"{column.title} ({unit})" if unit else column.title
-            panels.append(Panel("", x_label, COLUMNS["recall"].title, lines))
+            lines = [Series("not beaten", [x / scale for x, _ in best], [y for _, y in best])]
+            of_methods: dict[str, list[tuple[float, float]]] = {}
+            for point, runs in zip(found, of_rows, strict=True):
+                if point is not None:
+                    of_methods.setdefault(row_label(runs[0]["spec"]), []).append(point)
+            lines += [
+                Series(name, [x / scale for x, _ in own], [y for _, y in own], style="points")
+                for name, own in of_methods.items()
+            ]
+            panels.append(Panel("", column.title + unit, COLUMNS["recall"].title, lines))
         if panels:
             title = f"Pareto: {setting(part[0]['spec'])}"
             figures.append(FigureModel(title, panels, footer(part)))

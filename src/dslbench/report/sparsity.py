@@ -103,6 +103,8 @@ def figure4(records: Sequence[Record]) -> list[FigureModel]:
     kept = [r for r in records if r["spec"]["method"] == "dsl" and r["spec"]["sparsity"] > 0]
     if not kept:
         raise UsageError("figure 4 needs runs of dsl", "dslbench compare --plan figure4")
+    # A sweep over an option would be many alike figures; it is shown only where it is all there is.
+    kept = [r for r in kept if not r["spec"]["changed_options"]] or kept
     figures, problems = [], []
     for part in group(kept, setting_key):
         for runs in rows(part):
@@ -121,8 +123,10 @@ def _figure4(runs: Sequence[Record]) -> FigureModel:
     lines, notes, heat_maps = [], [], []
     for entity, found in of_entities.items():
         shares = found.sparsity_by_group()
-        lines.append(Series(f"{entity}s", [float(n + 1) for n in range(len(shares))], shares))
         correlation = found.rank_correlation
+        known = f" (rank correlation {correlation:+.2f})" if correlation is not None else ""
+        groups = [float(n + 1) for n in range(len(shares))]
+        lines.append(Series(f"{entity}s{known}", groups, shares))
         notes.append(
             f"{entity.capitalize()}s: rank correlation (Spearman) of row density with popularity "
             + (f"{correlation:+.2f}." if correlation is not None else "not defined.")

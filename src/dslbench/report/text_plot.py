@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,11 +15,13 @@ from dslbench.report.figures import FigureModel, Panel, Series
 MARKERS = "●▲■◆○△□◇+x*"
 SHADES = "░▒▓█"
 HEIGHT = 14
+WIDEST = 100
 
 
 def text_figure(figure: FigureModel, width: int) -> str:
     """A figure as lines of at most `width` characters, panels one below the other."""
-    parts = [figure.title]
+    width = min(width, WIDEST)
+    parts = ["\n".join(textwrap.wrap(figure.title, width))]
     parts += [
         _heat(panel, width) if panel.heat is not None else plot(panel, width)
         for panel in figure.panels
