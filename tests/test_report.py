@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dslbench import home
-from dslbench.report.formats import render
-from dslbench.report.tables import build
+from dslbench.report import formats
+from dslbench.report.build import build
 from dslbench.runs import store
 
 
@@ -57,14 +57,14 @@ RUNS = [
 
 
 def show(number: str, format_name: str, records: list[dict[str, Any]]) -> str:
-    return render(format_name, number, records, width=160, color=False)
+    return formats.tables(format_name, build(number, records), width=160, color=False)
 
 
 def test_table_3_in_markdown() -> None:
     lines = show("3", "markdown", RUNS).splitlines()
     assert lines[0] == (
-        "**Table 3: toy, LightGCN (l=3, d=64, official preset, 10 epochs), protocol "
-        "default, REDUCED: 10 of 1000 epochs**"
+        "**Table 3: toy, LightGCN (l=3, d=64, official preset), protocol default, "
+        "REDUCED: 10 of 1000 epochs**"
     )
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
     assert cells[0][:5] == ["Category", "Method", "Sparsity", "Table params", "MACs (Tr.)"]
@@ -75,10 +75,10 @@ def test_table_3_in_markdown() -> None:
     assert by_method["RP"][7] == "0.0805<sub>(.0007)</sub>"
     assert by_method["DSL"][2:5] == ["50.0%", "57,600", "-"]  # not counted yet: never 0
     assert by_method["DSL"][5:7] == ["512 MiB", "12.5 s"]
-    footer = "\n".join(lines[-6:])
+    footer = "\n".join(lines[-7:])
     for text in (
         "Seeds: 0, 1",
-        "Reduced settings: 10 of the preset's 1000",
+        "Reduced settings: LightGCN on toy, 10 of the preset's 1000",
         "train aaaaaaaaaaaa",
         "Some CPU",
     ):
@@ -102,14 +102,14 @@ def test_what_was_set_by_hand_is_named_and_kept_apart() -> None:
     (table,) = build("3", [*RUNS, changed])
     assert [row[1].text for row in table.rows] == ["Baseline", "DSL", "DSL (delta_t=5)", "RP"]
     other = record("dense", 0.2, hyper={"lr": 0.1}, changed_hyper={"lr": 0.1})
-    assert "official preset with lr=0.1, 10 epochs" in build("3", [*RUNS, other])[1].title
+    assert "official preset with lr=0.1), protocol" in build("3", [*RUNS, other])[1].title
 
 
 def test_table_2_puts_dsl_below_its_backbone() -> None:
     other = [record("dense", 0.3, dataset="gowalla"), record("dsl", 0.2, dataset="gowalla")]
     (table,) = build("2", [*RUNS, *other])
     assert [row[0].text for row in table.rows] == [
-        "LightGCN (l=3, d=64, official preset, 10 epochs)", "+ DSL 50%",
+        "LightGCN (l=3, d=64, official preset)", "+ DSL 50%",
     ]  # fmt: skip
     assert "gowalla Recall@20" in table.headers and "toy NDCG@20" in table.headers
     assert table.rows[1][table.headers.index("gowalla Recall@20")].text == "0.2000"
@@ -124,7 +124,7 @@ def test_a_missing_value_is_a_dash_not_a_mean_of_the_rest() -> None:
 
 @pytest.mark.parametrize("width", [50, 60, 80, 200])
 def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> None:
-    text = render("terminal", "3", RUNS, width=width, color=False)
+    text = formats.tables("terminal", build("3", RUNS), width=width, color=False)
     assert max(len(line) for line in text.splitlines()) <= width
     for number in ("0.1005 ±.0007", "57,600", "512 MiB", "12.5 s"):
         assert number in text
@@ -134,7 +134,7 @@ def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> 
 
 
 def test_json_is_the_records() -> None:
-    assert json.loads(show("3", "json", RUNS)) == RUNS
+    assert json.loads(formats.record_json(RUNS)) == RUNS
 
 
 def test_store_round_trip_and_damage(own_home: Path) -> None:

@@ -104,7 +104,7 @@ def realised(counted: float | None, measured: float | None) -> float | str:
     """
     if counted is None or measured is None:
         return MISSING
-    return NOT_APPLICABLE if counted > -LEAST_PROMISE else measured / counted
+    return NOT_APPLICABLE if counted > -LEAST_PROMISE else measured / counted + 0.0
 
 
 def cost(records: Sequence[Record]) -> list[TableModel]:

@@ -32,8 +32,11 @@ def markdown(tables: Sequence[TableModel]) -> str:
     """GitHub-flavoured tables; best bold, second underlined, deviations as subscripts."""
     from tabulate import tabulate
 
+    def plain(words: str) -> str:
+        return words.replace("&", "&amp;").replace("<", "&lt;")
+
     def text(cell: Cell) -> str:
-        shown = cell.text.replace("|", "\\|").replace("<", "&lt;")
+        shown = plain(cell.text).replace("|", "\\|")
         if cell.spread:
             shown += f"<sub>({cell.spread})</sub>"
         if cell.mark == "best":
@@ -54,8 +57,8 @@ def markdown(tables: Sequence[TableModel]) -> str:
             if model.rows
             else None,
         )
-        notes = "\n".join(f"- {line}" for line in model.footer)
-        parts.append(f"**{model.title}**\n\n{grid}\n\n{notes}\n")
+        notes = "\n".join(f"- {plain(line)}" for line in model.footer)
+        parts.append(f"**{plain(model.title)}**\n\n{grid}\n\n{notes}\n")
     return "\n".join(parts)
 
 

@@ -48,8 +48,8 @@ def paired_t(first: Float64, second: Float64) -> float | None:
         return None
     if not differences.any():
         return 1.0
-    if np.ptp(differences) == 0:
-        return None  # no spread to compare the difference with
+    if np.ptp(differences) <= 1e-12 * np.abs(differences).max():
+        return None  # no spread, but for rounding, to compare the difference with
     return float(stats.ttest_rel(first, second).pvalue)
 
 
