@@ -29,7 +29,11 @@ SMALL = TableModel(
     title="Costs & <quality> of 50% | all_methods",
     headers=["Method", "Recall@20", "Peak memory"],
     rows=[
-        [Cell("Baseline"), Cell("0.1005", ".0007", "best", 0.1005, 0.0007, 2), Cell("1.5 MiB", "", "", 1572864.0)],
+        [
+            Cell("Baseline"),
+            Cell("0.1005", ".0007", "best", 0.1005, 0.0007, 2),
+            Cell("1.5 MiB", "", "", 1572864.0),
+        ],
         [Cell("DSL (rho_0=0.1)"), Cell("0.0920", ".0028", "second", 0.092, 0.0028, 2), Cell("-")],
         [Cell("<RP>"), Cell("n/a"), Cell("2.0 MiB", "", "second", 2097152.0)],
     ],

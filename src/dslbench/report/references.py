@@ -167,7 +167,7 @@ def _best(
     default: float,
 ) -> tuple[float, Evaluation]:
     """The setting best on validation, and its result on test."""
-    chosen = default
+    chosen = choices[0] if data.valid.nnz else default
     if data.valid.nnz and len(choices) > 1:
         chosen = max(
             choices, key=lambda c: _evaluate(data, fit(data, c), "valid").means[SELECTION_METRIC]
