@@ -27,6 +27,10 @@ def priced(method: str, recall: float = 0.1, **numbers: Any) -> dict[str, Any]:
         "exact": {"train_macs": numbers.get("exact"), "infer_macs": None},
     }
     names = numbers.get("phases", ["train"])
+    if (exact := numbers.get("exact")) is not None:
+        run["cost"]["counted"]["exact"]["phases"] = [
+            {"phase": name, "train_macs": exact / len(names)} for name in names
+        ]
     seconds = numbers.get("seconds", 10.0)
     run["cost"]["measured"] |= {
         "train_seconds": seconds, "test_seconds": 0.25, "peak_rss_bytes": numbers.get("peak", 2**29),
@@ -67,6 +71,7 @@ def test_cost_sets_counted_beside_measured() -> None:
     assert [[c.text for c in row[:3]] for row in bill.rows][-2:] == [
         ["OMP 50%", "dense", "10"], ["", "retrain", "10"],
     ]  # fmt: skip
+    assert [row[-1].text for row in bill.rows] == ["1.00e+03", "5.00e+02", "7.50e+02", "7.50e+02"]
 
 
 def test_cost_without_a_dense_run_compares_with_nothing() -> None:
@@ -98,7 +103,7 @@ def test_pareto_marks_what_is_not_beaten() -> None:
     time = table.headers.index("Train time")
     assert by_name["Baseline"][time].mark == by_name["DSL 50%"][time].mark == "best"
     assert by_name["OMP 50%"][time].mark == ""
-    assert "Inference MACs" not in table.headers  # no run has them
+    assert "Exact MACs (In.)" not in table.headers  # no run has them
 
 
 def keep_model(run: dict[str, Any], mask: np.ndarray[Any, Any] | None) -> None:
@@ -162,9 +167,9 @@ def test_table_2_never_averages_over_other_data_or_settings() -> None:
     changed = record("dsl", 0.9, seed=1) | {"id": "changed"}
     changed["data"] = changed["data"] | {"train_digest": "f" * 64}
     (table,) = build("2", [*RUNS, changed])
-    texts = {row[0].text: row[3].text for row in table.rows}
+    texts = {row[0].text: row[5].text for row in table.rows}
     assert texts["+ DSL 50%"] in ("0.0920", "0.9000") and len(table.rows) == 3
-    assert {row[3].text for row in table.rows} == {"0.1005", "0.0920", "0.9000"}
+    assert {row[5].text for row in table.rows} == {"0.1005", "0.0920", "0.9000"}
     longer = record("dsl", 0.5, epochs=1000, scale="paper") | {"id": "longer"}
     assert len(build("2", [*RUNS, longer])) == 2  # another scale: another table
     with pytest.raises(UsageError, match="needs runs of dsl"):

@@ -52,6 +52,7 @@ def mebibytes(value: float) -> str:
 
 _MEASURED = ("cost", "measured")
 _PAPER = ("cost", "counted", "paper")
+_EXACT = ("cost", "counted", "exact")
 
 COLUMNS: dict[str, Column] = {
     "params": Column(
@@ -59,6 +60,19 @@ COLUMNS: dict[str, Column] = {
     ),
     "train_macs": Column("MACs (Tr.)", (*_PAPER, "train_macs"), "low", "counted", "{:.2e}".format),
     "infer_macs": Column("MACs (In.)", (*_PAPER, "infer_macs"), "low", "counted", "{:.2e}".format),
+    "exact_train_macs": Column(
+        "Exact MACs (Tr.)", (*_EXACT, "train_macs"), "low", "counted", "{:.2e}".format
+    ),
+    "train_ratio": Column(
+        "of dense (Tr.)", ("relative", "train_macs"), None, "counted", "{:.3f}x".format
+    ),
+    "exact_infer_macs": Column(
+        "Exact MACs (In.)", (*_EXACT, "infer_macs"), "low", "counted", "{:.2e}".format
+    ),
+    "epochs": Column("Epochs", ("spec", "epochs"), None, "counted", "{:g}".format),
+    "budget_share": Column(
+        "of budget (Tr.)", ("equal_cost", "share"), None, "counted", "{:.1%}".format
+    ),
     "memory": Column("Peak memory", (*_MEASURED, "peak_rss_bytes"), "low", "measured", mebibytes),
     "train_time": Column("Train time", (*_MEASURED, "train_seconds"), "low", "measured", seconds),
     "recall": Column("Recall@20", ("quality", "recall@20"), "high", "measured", "{:.4f}".format),

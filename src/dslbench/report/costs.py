@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dslbench.report.columns import COLUMNS, Column, Record, mebibytes, seconds
-from dslbench.report.settings import dense_of, footer, row_label, rows, setting, setting_key
+from dslbench.report.columns import COLUMNS, Column, Record, seconds
+from dslbench.report.relative import mac_notes, setting_of
+from dslbench.report.settings import dense_of, footer, row_label, rows, setting
 from dslbench.report.tables import (
     MISSING,
     NOT_APPLICABLE,
@@ -49,17 +50,9 @@ class SmallestForm(Column):
         return stored_bytes(record)
 
 
-_EXACT = ("cost", "counted", "exact")
-_PAPER = ("cost", "counted", "paper")
 _MEASURED = ("cost", "measured")
-macs = "{:.2e}".format
 
-EXACT_TRAIN = Column("Train MACs", (*_EXACT, "train_macs"), "low", "counted", macs)
-EXACT_INFER = Column("Inference MACs", (*_EXACT, "infer_macs"), "low", "counted", macs)
-PAPER_TRAIN = Column("Train MACs (paper)", (*_PAPER, "train_macs"), "low", "counted", macs)
-PAPER_INFER = Column("Inference MACs (paper)", (*_PAPER, "infer_macs"), "low", "counted", macs)
 TEST_TIME = Column("Inference time", (*_MEASURED, "test_seconds"), "low", "measured", short_time)
-PEAK = Column("Peak memory", (*_MEASURED, "peak_rss_bytes"), "low", "measured", mebibytes)
 ALL_PARAMS = Column("All params", ("budget", "total_params"), None, "counted", "{:,.0f}".format)
 STORED = SmallestForm("Stored size", (*_MEASURED, "stored_bytes"), "low", "measured", size)
 
@@ -75,9 +68,9 @@ class CostKind:
 
 
 KINDS = (
-    CostKind("training", PAPER_TRAIN, EXACT_TRAIN, COLUMNS["train_time"]),
-    CostKind("inference", PAPER_INFER, EXACT_INFER, TEST_TIME),
-    CostKind("training memory", None, COLUMNS["params"], PEAK),
+    CostKind("training", COLUMNS["train_macs"], COLUMNS["exact_train_macs"], COLUMNS["train_time"]),
+    CostKind("inference", COLUMNS["infer_macs"], COLUMNS["exact_infer_macs"], TEST_TIME),
+    CostKind("training memory", None, COLUMNS["params"], COLUMNS["memory"]),
     CostKind("stored size", None, ALL_PARAMS, STORED),
 )
 
@@ -110,14 +103,14 @@ def realised(counted: float | None, measured: float | None) -> float | str:
 def cost(records: Sequence[Record]) -> list[TableModel]:
     """Counted beside measured, each relative to dense; then the training bill by phase."""
     tables = []
-    for part in group(records, setting_key):
+    for part in group(records, setting_of):
         tables += [_cost(part), _bill(part)]
     return tables
 
 
 def _cost(records: list[Record]) -> TableModel:
     table = TableModel(
-        title=f"Cost: {setting(records[0]['spec'])}",
+        title=f"Cost: {setting(records[0])}",
         headers=[
             "Method", "Cost", "Counted (paper)", "vs dense", "Counted (exact)", "vs dense",
             "Measured", "vs dense", "Realised fraction",
@@ -185,8 +178,17 @@ def _number_and_change(
 def _bill(records: list[Record]) -> TableModel:
     """Measured time of each training a run consists of."""
     table = TableModel(
-        title=f"Training bill by phase: {setting(records[0]['spec'])}",
-        headers=["Method", "Phase", "Epochs", "Steps", "Training", "Evaluation", "Share"],
+        title=f"Training bill by phase: {setting(records[0])}",
+        headers=[
+            "Method",
+            "Phase",
+            "Epochs",
+            "Steps",
+            "Training",
+            "Share",
+            "Evaluation",
+            "Exact MACs",
+        ],
         rows=[],
         left_columns=2,
     )
@@ -210,14 +212,33 @@ def _bill(records: list[Record]) -> TableModel:
                     Cell(f"{means['epochs']:,.0f}", value=means["epochs"]),
                     Cell(f"{means['steps']:,.0f}", value=means["steps"]),
                     Cell(seconds(means["train_seconds"]), value=means["train_seconds"]),
-                    Cell(seconds(means["eval_seconds"]), value=means["eval_seconds"]),
                     Cell(f"{share:.0%}", value=share),
+                    Cell(seconds(means["eval_seconds"]), value=means["eval_seconds"]),
+                    _macs_of_phase(runs, place, name),
                 ]
             )
         table.rules.append(len(table.rows) - 1)
     table.rules = table.rules[:-1]
-    table.footer = footer(records, "Seconds are measured; means over seeds.")
+    table.footer = footer(
+        records,
+        "Seconds are measured, MACs counted; means over seeds.",
+        *mac_notes(records),
+    )
     return table
+
+
+def _macs_of_phase(runs: Sequence[Record], place: int, name: str) -> Cell:
+    """Exact training MACs of the phase at a place, where every run has counted that phase."""
+    found = []
+    for run in runs:
+        phases = (run["cost"].get("counted") or {}).get("exact", {}).get("phases") or []
+        if place >= len(phases) or phases[place].get("phase") != name:
+            return Cell(MISSING)
+        found.append(phases[place].get("train_macs"))
+    if any(value is None for value in found):
+        return Cell(MISSING)
+    average = statistics.fmean(found)
+    return Cell(COLUMNS["exact_train_macs"].show(average), value=average, runs=len(runs))
 
 
 def _phases(record: Record) -> list[Record]:
@@ -227,9 +248,9 @@ def _phases(record: Record) -> list[Record]:
 
 COSTS: dict[str, Column] = {
     "train time": COLUMNS["train_time"],
-    "train MACs": EXACT_TRAIN,
-    "inference MACs": EXACT_INFER,
-    "peak memory": PEAK,
+    "train MACs": COLUMNS["exact_train_macs"],
+    "inference MACs": COLUMNS["exact_infer_macs"],
+    "peak memory": COLUMNS["memory"],
     "stored size": STORED,
 }
 
@@ -249,7 +270,7 @@ def front(points: Sequence[tuple[float, float] | None]) -> list[bool]:
 
 def pareto(records: Sequence[Record]) -> list[TableModel]:
     """Quality against each cost; runs that no other run beats are marked."""
-    return [_pareto(part) for part in group(records, setting_key)]
+    return [_pareto(part) for part in group(records, setting_of)]
 
 
 def points(of_rows: Sequence[Sequence[Record]], column: Column) -> list[tuple[float, float] | None]:
@@ -266,7 +287,7 @@ def _pareto(records: list[Record]) -> TableModel:
     fronts = {name: front(points(of_rows, column)) for name, column in COSTS.items()}
     known = [name for name, column in COSTS.items() if any(points(of_rows, column))]
     table = TableModel(
-        title=f"Pareto: {setting(records[0]['spec'])}",
+        title=f"Pareto: {setting(records[0])}",
         headers=["Method", "Recall@20", "NDCG@20", *(COSTS[name].title for name in known), "Front"],
         rows=[],
     )

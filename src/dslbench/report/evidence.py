@@ -10,13 +10,13 @@ from dslbench import artefact
 from dslbench.errors import DslbenchError
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.costs import KINDS, change, label, promised
+from dslbench.report.relative import setting_of
 from dslbench.report.settings import (
     dense_of,
     footer,
     method_names,
     rows,
     setting,
-    setting_key,
 )  # fmt: skip
 from dslbench.report.tables import MISSING, Cell, TableModel, group
 from dslbench.runs import store
@@ -31,20 +31,20 @@ LARGEST_LOSS = 0.01  # of the dense run's quality
 
 def table1(records: Sequence[Record]) -> list[TableModel]:
     """Properties of the methods (paper, Table 1); one table per setting."""
-    return [_table1(part) for part in group(records, setting_key)]
+    return [_table1(part) for part in group(records, setting_of)]
 
 
 def _table1(records: list[Record]) -> TableModel:
     dense = dense_of(records)
     table = TableModel(
-        title=f"Table 1: {setting(records[0]['spec'])}",
+        title=f"Table 1: {setting(records[0])}",
         headers=[
             "Category", "Method", *(kind.name.capitalize() for kind in KINDS),
             "End-to-end", "Budget", "Non-uniform", "Performance",
         ],
         rows=[],
         left_columns=2,
-    )  # fmt: skip
+)  # fmt: skip
     for runs in rows(records):
         if runs[0]["spec"]["method"] == "dense":
             continue

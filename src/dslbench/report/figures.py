@@ -15,6 +15,7 @@ from dslbench.errors import UsageError
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.costs import COSTS, front, label, points
 from dslbench.report.evidence import LARGEST_LOSS
+from dslbench.report.relative import setting_of
 from dslbench.report.settings import (
     dense_of,
     footer,
@@ -22,7 +23,6 @@ from dslbench.report.settings import (
     row_label,
     rows,
     setting,
-    setting_key,
 )  # fmt: skip
 from dslbench.report.tables import group, mean, values
 from dslbench.runs import store
@@ -92,7 +92,7 @@ def figure2(records: Sequence[Record]) -> list[FigureModel]:
 
     Raises `UsageError` where no method was run at two sparsities.
     """
-    figures = [_figure2(part) for part in group(records, setting_key) if _sparsities(part) > 1]
+    figures = [_figure2(part) for part in group(records, setting_of) if _sparsities(part) > 1]
     if not figures:
         raise UsageError(
             "figure 2 needs a method at two or more sparsities", "dslbench compare --plan figure2"
@@ -128,7 +128,7 @@ def _figure2(records: list[Record]) -> FigureModel:
             lines.append(_series(row_label(spec), at, metric))
         panels.append(Panel("", "achieved sparsity", COLUMNS[metric].title, lines))
     return FigureModel(
-        f"Figure 2: quality against sparsity, {setting(records[0]['spec'])}",
+        f"Figure 2: quality against sparsity, {setting(records[0])}",
         panels,
         footer(records, *_extreme_sparsity(records, dense)),
     )
@@ -159,7 +159,7 @@ def figure3(records: Sequence[Record]) -> list[FigureModel]:
     Raises `UsageError` where neither was varied.
     """
     figures = []
-    for part in group(records, setting_key):
+    for part in group(records, setting_of):
         dsl = [r for r in part if r["spec"]["method"] == "dsl"]
         random = [r for r in part if r["spec"]["method"] == "rp"]
         panels = [
@@ -170,7 +170,7 @@ def figure3(records: Sequence[Record]) -> list[FigureModel]:
             figures.append(
                 FigureModel(
                     f"Figure 3: update interval and initial update ratio of DSL, "
-                    f"{setting(part[0]['spec'])}",
+                    f"{setting(part[0])}",
                     panels,
                     footer(part, "RP: the same mask, never updated."),
                 )
@@ -227,8 +227,8 @@ def figure5(records: Sequence[Record]) -> list[FigureModel]:
     """
     figures = []
     shown = [r for r in records if r["spec"]["method"] in ("rp", "dsl")]
-    for sparse in group(shown, lambda r: (setting_key(r), r["spec"]["sparsity"])):
-        alike = [r for r in records if setting_key(r) == setting_key(sparse[0])]
+    for sparse in group(shown, lambda r: (setting_of(r), r["spec"]["sparsity"])):
+        alike = [r for r in records if setting_of(r) == setting_of(sparse[0])]
         part, lines = [*dense_of(alike), *sparse], []
         for runs in rows(part):
             kept = [r for r in store.history(runs[0]["id"]) or [] if r.get("phase") == "train"]
@@ -238,7 +238,7 @@ def figure5(records: Sequence[Record]) -> list[FigureModel]:
         if len(lines) > 1:
             figures.append(
                 FigureModel(
-                    f"Figure 5: training loss, {setting(part[0]['spec'])}",
+                    f"Figure 5: training loss, {setting(part[0])}",
                     [Panel("", "epoch", "training loss", lines)],
                     footer(part, "Loss as the backbone defines it, mean over an epoch's batches."),
                 )
@@ -254,7 +254,7 @@ def figure5(records: Sequence[Record]) -> list[FigureModel]:
 def pareto(records: Sequence[Record]) -> list[FigureModel]:
     """Quality against each cost, the rows that no other beats joined by a line."""
     figures = []
-    for part in group(records, setting_key):
+    for part in group(records, setting_of):
         of_rows = rows(part)
         panels = []
         for column in COSTS.values():
@@ -274,7 +274,7 @@ def pareto(records: Sequence[Record]) -> list[FigureModel]:
             ]
             panels.append(Panel("", column.title + unit, COLUMNS["recall"].title, lines))
         if panels:
-            title = f"Pareto: {setting(part[0]['spec'])}"
+            title = f"Pareto: {setting(part[0])}"
             figures.append(FigureModel(title, panels, footer(part)))
     if not figures:
         raise UsageError(

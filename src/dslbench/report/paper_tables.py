@@ -9,6 +9,7 @@ from typing import Any
 
 from dslbench.errors import UsageError
 from dslbench.report.columns import COLUMNS, Column, Record
+from dslbench.report.relative import EQUAL_COST, is_equal_cost, mac_notes, setting_of, with_ratios
 from dslbench.report.settings import (
     footer,
     method_names,
@@ -17,7 +18,6 @@ from dslbench.report.settings import (
     row_label,
     rows,
     setting,
-    setting_key,
 )  # fmt: skip
 from dslbench.report.tables import Cell, TableModel, cell, group, marks
 
@@ -26,16 +26,20 @@ DECAYS = {"cosine": "Cosine", "linear": "Linear", "none": "No decay"}
 
 def table3(records: Sequence[Record]) -> list[TableModel]:
     """Methods on one backbone: cost and quality (paper, Table 3); one table per setting."""
-    return [_table3(part) for part in group(records, setting_key)]
+    return [_table3(part) for part in group(records, setting_of)]
 
 
 def _table3(records: list[Record]) -> TableModel:
-    shown = ["params", "train_macs", "memory", "train_time", "recall", "ndcg", "hr"]
+    records = list(with_ratios(records))
+    shown = ["params", "train_macs", "exact_train_macs", "train_ratio", "exact_infer_macs"]
+    shown += ["memory", "train_time", "recall", "ndcg", "hr"]
+    if is_equal_cost(records[0]):
+        shown = EQUAL_COST + shown
     columns = [COLUMNS[name] for name in shown]
     of_rows = rows(records)
     column_marks = [marks(column, of_rows) for column in columns]
     table = TableModel(
-        title=f"Table 3: {setting(records[0]['spec'])}",
+        title=f"Table 3: {setting(records[0])}",
         headers=["Category", "Method", "Sparsity", *(c.title for c in columns)],
         rows=[],
         left_columns=2,
@@ -59,11 +63,11 @@ def _table3(records: list[Record]) -> TableModel:
             ]
         )
         previous = family
-    table.footer = footer(records, *mac_note(records))
+    table.footer = footer(records, *paper_mac_note(records), *mac_notes(records))
     return table
 
 
-def mac_note(records: Sequence[Record]) -> list[str]:
+def paper_mac_note(records: Sequence[Record]) -> list[str]:
     """Which convention the MACs of Tables 2 and 3 follow."""
     if any(COLUMNS[n].value(r) is not None for r in records for n in ("train_macs", "infer_macs")):
         return [
@@ -92,7 +96,8 @@ def table2(records: Sequence[Record]) -> list[TableModel]:
 
 
 def _table2(records: list[Record]) -> TableModel:
-    columns = [COLUMNS[name] for name in ("train_macs", "infer_macs", "recall", "ndcg")]
+    shown = ["train_macs", "infer_macs", "exact_train_macs", "exact_infer_macs", "recall", "ndcg"]
+    columns = [COLUMNS[name] for name in shown]
     sets = list(dict.fromkeys(r["spec"]["dataset"] for r in records))
     table = TableModel(
         title=f"Table 2: DSL over backbones, {_protocol_and_scale(records)}",
@@ -113,7 +118,7 @@ def _table2(records: list[Record]) -> TableModel:
             table.rows.append([Cell(label), *_cells_by_dataset(runs, sets, columns)])
         table.rules.append(len(table.rows) - 1)
     table.rules = table.rules[:-1]
-    notes = mac_note(records)
+    notes = [*paper_mac_note(records), *mac_notes(records)]
     if max(editions.values()) > 1:
         notes.append("[2], [3], ...: the same model with other data or resolved settings.")
     table.footer = footer(records, *notes)
@@ -124,7 +129,7 @@ def _editions(records: Sequence[Record]) -> dict[str, int]:
     """A number per run that keeps runs apart whose settings differ in what a row does not name."""
     numbers: dict[str, int] = {}
     for alike in group(records, lambda r: (r["spec"]["dataset"], model(r["spec"]))):
-        for number, runs in enumerate(group(alike, setting_key), start=1):
+        for number, runs in enumerate(group(alike, setting_of), start=1):
             numbers |= {r["id"]: number for r in runs}
     return numbers
 

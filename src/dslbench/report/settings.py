@@ -9,16 +9,8 @@ from typing import Any
 from dslbench import registry
 from dslbench.errors import UsageError
 from dslbench.report.columns import Record
+from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
-
-
-def setting_key(record: Record) -> str:
-    """What runs must share to stand in one table: all but method, variant, sparsity and seed."""
-    spec = {k: record["spec"].get(k) for k in (
-        "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
-    )}  # fmt: skip
-    digests = {k: v for k, v in record["data"].items() if k.endswith("_digest")}
-    return json.dumps([spec, digests], sort_keys=True)
 
 
 def row_key(record: Record) -> tuple[Any, ...]:
@@ -32,7 +24,7 @@ def latest(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
     """The newest run of each setting, row and seed; older ones come from other code and are left out."""
     newest: dict[tuple[Any, ...], Record] = {}
     for record in records:  # the store gives them oldest first
-        newest[setting_key(record), row_key(record), record["spec"]["seed"]] = record
+        newest[setting_of(record), row_key(record), record["spec"]["seed"]] = record
     if left := len(records) - len(newest):
         warn(
             f"{left} older runs of the same settings, made by other versions of the code, left out"
@@ -100,13 +92,18 @@ def model(spec: Record) -> str:
 def protocol(spec: Record) -> str:
     """Protocol and epochs; reduced settings are named as such."""
     epochs, full = spec["epochs"], spec["full_epochs"]
+    if epochs is None:  # chosen for each run by its cost
+        return f"protocol {spec['protocol']}"
     reduced = f"REDUCED: {epochs} of {full} epochs" if epochs < full else f"{epochs} epochs"
     return f"protocol {spec['protocol']}, {reduced}"
 
 
-def setting(spec: Record) -> str:
+def setting(record: Record) -> str:
     """Data set, model and protocol in words."""
-    return f"{spec['dataset']}, {model(spec)}, {protocol(spec)}"
+    equal_cost = is_equal_cost(record)
+    spec = without_epochs(record["spec"]) if equal_cost else record["spec"]
+    text = f"{spec['dataset']}, {model(spec)}, {protocol(spec)}"
+    return f"equal training MACs, {text}" if equal_cost else text
 
 
 def footer(records: Sequence[Record], *notes: str) -> list[str]:
@@ -116,7 +113,7 @@ def footer(records: Sequence[Record], *notes: str) -> list[str]:
 
 def _seeds(records: Sequence[Record]) -> list[str]:
     seeds = sorted({r["spec"]["seed"] for r in records})
-    counts = {len(runs) for part in group(records, setting_key) for runs in rows(part)}
+    counts = {len(runs) for part in group(records, setting_of) for runs in rows(part)}
     fewest, most = min(counts), max(counts)
     if most == 1:
         text = "one run per row: no spread can be given"

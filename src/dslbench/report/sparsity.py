@@ -15,7 +15,8 @@ from dslbench.errors import DslbenchError, UsageError
 from dslbench.report.columns import Record
 from dslbench.report.costs import label
 from dslbench.report.figures import FigureModel, Panel, Series
-from dslbench.report.settings import footer, rows, setting, setting_key
+from dslbench.report.relative import setting_of
+from dslbench.report.settings import footer, rows, setting
 from dslbench.report.tables import group
 from dslbench.runs import store
 
@@ -106,7 +107,7 @@ def figure4(records: Sequence[Record]) -> list[FigureModel]:
     # A sweep over an option would be many alike figures; it is shown only where it is all there is.
     kept = [r for r in kept if not r["spec"]["changed_options"]] or kept
     figures, problems = [], []
-    for part in group(kept, setting_key):
+    for part in group(kept, setting_of):
         for runs in rows(part):
             try:
                 figures.append(_figure4(runs))
@@ -142,7 +143,7 @@ def _figure4(runs: Sequence[Record]) -> FigureModel:
     if len(runs) > 1:
         notes.append(f"Shown is seed {run['spec']['seed']} of {len(runs)}.")
     return FigureModel(
-        f"Figure 4: where the entries lie, {label(runs)}, {setting(run['spec'])}",
+        f"Figure 4: where the entries lie, {label(runs)}, {setting(run)}",
         [left, *heat_maps],
         footer([run], *notes),
     )

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from dslbench.report.columns import COLUMNS, Column, Record
-from dslbench.report.settings import footer, row_label, rows, setting, setting_key
+from dslbench.report.relative import setting_of
+from dslbench.report.settings import footer, row_label, rows, setting
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, group, mean
 from dslbench.runs import store
 
@@ -134,12 +135,12 @@ METRICS = ("recall", "ndcg")
 
 def table(records: Sequence[Record]) -> list[TableModel]:
     """Intervals and paired tests against dense and against the best other method, per setting."""
-    return [_table(part) for part in group(records, setting_key)]
+    return [_table(part) for part in group(records, setting_of)]
 
 
 def _table(records: list[Record]) -> TableModel:
     found = TableModel(
-        title=f"Statistics: {setting(records[0]['spec'])}",
+        title=f"Statistics: {setting(records[0])}",
         headers=[
             "Metric", "Method", "Seeds", "Mean", "95% low", "95% high",
             *(f"{against} {what}" for against in ("dense:", "best:")

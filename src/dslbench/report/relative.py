@@ -1,0 +1,91 @@
+"""Counted cost beside that of the dense run, and the words for runs at equal cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dslbench import registry
+from dslbench.errors import UsageError
+from dslbench.report.columns import COLUMNS, Column, Record
+
+EQUAL_COST = ["epochs", "budget_share"]  # columns that such a comparison has beside the usual ones
+USERS_COUNTED = Column(
+    "Users counted",
+    ("cost", "counted", "exact", "infer_users_counted"),
+    None,
+    "counted",
+    "{:.0f}".format,
+)
+
+
+def with_ratios(records: Sequence[Record]) -> list[Record]:
+    """The records of one setting, each with its training MACs relative to its seed's dense run.
+
+    The ratio is null where either is not known.
+    """
+    column = COLUMNS["exact_train_macs"]
+    dense = {r["spec"]["seed"]: column.value(r) for r in records if r["spec"]["method"] == "dense"}
+
+    def ratio(record: Record) -> float | None:
+        own, whole = column.value(record), dense.get(record["spec"]["seed"])
+        return None if own is None or not whole else own / whole
+
+    return [{**r, "relative": {"train_macs": ratio(r)}} for r in records]
+
+
+def without_epochs(spec: Record) -> dict[str, Any]:
+    """A run's setting but for its epochs and what follows them."""
+    try:
+        follows = registry.backbone(spec["backbone"]).hyper_type.follows_epochs
+    except UsageError:
+        follows = ()
+    hyper = {key: value for key, value in spec["hyper"].items() if key not in follows}
+    return {**spec, "epochs": None, "hyper": hyper}
+
+
+def is_equal_cost(record: Record) -> bool:
+    """Whether the run's epochs were chosen for equal training MACs."""
+    return "equal_cost" in record
+
+
+def mac_notes(records: Sequence[Record]) -> list[str]:
+    """What the exact MACs are, and the budget of an equal-cost comparison."""
+    if all(COLUMNS["exact_train_macs"].value(r) is None for r in records):
+        return []
+    lines = [
+        "Exact MACs: multiply-accumulates with realised non-zeros; training is forward and backward "
+        "of all phases, inference one scoring of all items for all users."
+    ]
+    sampled = [
+        (users, record["data"]["users"])
+        for record in records
+        if (users := USERS_COUNTED.value(record)) and users < record["data"]["users"]
+    ]
+    lines += [
+        f"Inference MACs are extrapolated from {few:.0f} evenly spaced ones of {all_:,} users."
+        for few, all_ in dict.fromkeys(sampled)
+    ]
+    reached = {
+        f"{r['spec']['method']} {r['equal_cost']['share']:.1%}": None
+        for r in records
+        if is_equal_cost(r)
+    }
+    if reached:
+        budget = next(r["equal_cost"]["budget_macs"] for r in records if is_equal_cost(r))
+        lines.append(
+            f"Equal training MACs: budget {budget:.3e}, that of the costliest run at equal epochs; "
+            f"epochs are scaled and rounded. Reached: {', '.join(reached)}."
+        )
+    return lines
+
+
+def setting_of(record: Record) -> str:
+    """What runs must share to stand in one table: all but method, variant, sparsity and seed."""
+    own = without_epochs(record["spec"]) if is_equal_cost(record) else record["spec"]
+    spec = {k: own.get(k) for k in (
+        "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
+    )}  # fmt: skip
+    digests = {k: v for k, v in record["data"].items() if k.endswith("_digest")}
+    return json.dumps([spec, digests], sort_keys=True)
