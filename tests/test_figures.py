@@ -18,7 +18,7 @@ from dslbench.report.draw import draw
 from dslbench.runs import store
 from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
-from dslbench.tables import MaskedTable
+from dslbench.tables import PackedTable
 from test_report import record
 
 
@@ -102,14 +102,13 @@ def trained() -> dict[str, Any]:
     import torch
 
     lab = make_lab(spec, data, torch.device("cpu"))
-    model: Backbone = lab.build(MaskedTable, pretrained=False)
+    model: Backbone = lab.build(PackedTable, pretrained=False)
     counts = np.concatenate([np.asarray(data.train.sum(axis=a)).ravel() for a in (1, 0)])
     ranks = stats.rankdata(counts, method="dense")
     live = np.clip(np.ceil(8 * ranks / ranks.max()).astype(int), 1, 8)
     (table,) = model.tables().values()
-    assert isinstance(table, MaskedTable)
-    table.mask.copy_(torch.from_numpy(np.arange(8) < live[:, None]))
-    table.apply_mask()
+    assert isinstance(table, PackedTable)
+    table.set_mask(torch.from_numpy(np.arange(8) < live[:, None]))
     packed = artefact.stored(model, spec.model_dump(mode="json"), data.digests)
     run = record("dsl", 0.1) | {"id": "trained"}
     store.save(run, [], {}, artefact.to_bytes(packed))
