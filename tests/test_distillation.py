@@ -236,7 +236,8 @@ def test_the_ranking_term_against_a_loop(interactions: Interactions) -> None:
     model = lab.build()
     batch = next(iter(model.sampler(interactions, lab.hyper, lab.streams, CPU).epoch()))
     loop: Any = type("Loop", (), {"model": model, "epoch": 1, "note": lambda *a: None})
-    found = float(method.loss(loop, batch)) - float(model.loss(batch))
+    with torch.no_grad():
+        found = float(method.loss(loop, batch)) - float(model.loss(batch))
     scores, of_teacher = model.scorer()(torch.arange(40)), teacher.scorer()(torch.arange(40))
     weights = np.exp(-np.arange(1, 5) / 2)
     weights /= weights.sum()

@@ -113,6 +113,8 @@ class RankingDistillation(Student):
         size, others = len(users), None
         if self.without_list:
             users = users[self.places[users, 0] > 0]
+        if not len(users):  # a small batch may be all negatives
+            return loop.model.loss(batch)
         if loop.epoch > self.options.static_epochs:
             others = self.draw_others(users)
         loss, scores, apart = loop.model.loss_and_scores(batch, users, self.lists[users], others)
@@ -125,7 +127,7 @@ class RankingDistillation(Student):
                 weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
         term = (weights * softplus(-scores)).sum()
         if not loop.model.sums_loss:
-            term = term / max(1, size)  # a small batch may be all negatives
+            term = term / size
         loop.note("distillation", float(term.detach()))
         return loss + self.alpha * term
 
