@@ -39,11 +39,11 @@ check: $(READY)  ## Lint, types and tests, as CI does
 bench: $(READY)  ## Speed against references, as ratios measured in one run
 	$(BIN)/python benchmarks/run.py
 
+# IMPORT names a folder with the data sets at hand (gowalla/, ml-1m/, ...), in place of downloads.
 SCALE ?= quick
-reproduce: $(READY)  ## The comparison on Gowalla (SCALE=quick|laptop|paper), then its tables
-	$(BIN)/dslbench download gowalla
-	$(BIN)/dslbench compare --backbone lightgcn --dataset gowalla --sparsity 0.5 --scale $(SCALE)
-	$(BIN)/dslbench report --format markdown
+IMPORT ?=
+reproduce: $(READY)  ## The paper's tables and figures into reproduction/ (SCALE=quick|laptop|paper, IMPORT=folder)
+	$(BIN)/dslbench reproduce --scale $(SCALE) $(if $(IMPORT),--import "$(IMPORT)") --output reproduction
 
 clean:  ## Remove the environment, the demo's runs and caches
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist

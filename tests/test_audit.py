@@ -16,8 +16,7 @@ from dslbench.cost import paper
 from dslbench.data import load
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
-from dslbench.report import audit, audit_tables, published, published_tables
-from dslbench.report.formats import render_tables
+from dslbench.report import audit, audit_tables, formats, published, published_tables
 from dslbench.report.notes import CONTRADICTED, INCONSISTENT, NOTES
 from dslbench.report.published import Figure
 from dslbench.runs import store, worker
@@ -325,9 +324,7 @@ def test_everything_that_is_not_plainly_reproduced_is_explained() -> None:
 @pytest.mark.parametrize("width", [60, 80, 160])
 def test_audit_in_a_terminal(width: int) -> None:
     found = audit_tables.chosen()
-    text = render_tables(
-        "terminal", lambda: audit_tables.build(found), [], width=width, color=False
-    )
+    text = formats.tables("terminal", audit_tables.build(found), width=width, color=False)
     assert max(map(len, text.splitlines())) <= width
     for entry in found:
         assert entry.printed.text in text

@@ -33,7 +33,7 @@ def run(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
 
 
 def test_compare_makes_what_is_missing_and_report_shows_it(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, out, err = run(
         "compare", "--backbone", "lightgcn", *SMALL, "--method", "dense", "--method", "dsl",
@@ -67,6 +67,30 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
     assert code == 0 and "+ DSL 50%" in out
     code, out, _ = run("list", "runs", capsys=capsys)
     assert code == 0 and len(out.splitlines()) == 3
+    code, out, err = run("report", "--stats", "--references", capsys=capsys)
+    assert code == 0, err
+    assert "Statistics: toy" in out and "ItemKNN" in out and "Fewer than 3 seeds" in out
+    code, out, _ = run("report", "--format", "json", capsys=capsys)
+    assert code == 0 and {r["id"] for r in json.loads(out)} >= {r["id"] for r in records}
+    page, picture = tmp_path / "report.html", tmp_path / "loss.png"
+    code, out, err = run("report", "--output", str(page), capsys=capsys)
+    assert code == 0 and out == "" and page.read_text().startswith("<!DOCTYPE html>")
+    code, out, err = run("report", "--figure", "5", "--output", str(picture), capsys=capsys)
+    assert code == 0 and picture.read_bytes().startswith(b"\x89PNG")
+    code, out, err = run("report", "--figure", "4", capsys=capsys)
+    assert code == 0 and "rank correlation" in out
+
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'title = "Mine"\nfigure = "5"\n[[grid]]\ndataset = "toy"\nbackbone = "lightgcn"\n'
+        'method = ["dense", "dsl"]\nepochs = 2\nset = { embedding_size = 8 }\n'
+    )
+    code, out, err = run("compare", "--plan", str(own), capsys=capsys)
+    assert code == 0 and "2 runs: 2 stored, 0 to make" in err
+    assert out.startswith("Figure 5: training loss")
+    code, out, err = run("compare", "--plan", str(own), "--dry-run", "--seeds", "2", capsys=capsys)
+    assert code == 0 and "4 runs: 2 stored, 2 to make (2 trainings" in err
+    assert "toy lightgcn dsl (embedding_size=8) 50% seed 1" in out
 
 
 @pytest.mark.parametrize(
@@ -84,6 +108,16 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
             "dslbench download gowalla",
         ),
         (["compare", "--backbone", "lightgcn", "--device", "tpu"], 2, "unknown device"),
+        (["compare"], 2, "name a --backbone or a --plan"),
+        (["compare", "--plan", "tabel3"], 2, "did you mean 'table3'"),
+        (["report", "--table", "3", "--figure", "2"], 2, "exclude each other"),
+        (["report", "--table", "audit", "--published"], 2, "exclude each other"),
+        (["report", "--published", "--method", "dsl"], 2, "cannot be combined with --method"),
+        (["report", "--table", "audit", "--stats"], 2, "cannot be combined with --stats"),
+        (["report", "--figure", "7"], 2, "no figure '7'"),
+        (["report", "--figure", "2", "--format", "png"], 2, "needs a file"),
+        (["report", "--method", "dsl"], 2, "no stored runs of method 'dsl'"),
+        (["reproduce", "--scale", "quik"], 2, "did you mean 'quick'"),
         (["train"], 2, "--backbone"),
         (["trian"], 2, "No such command"),
         (["list", "dataset"], 2, "datasets"),
@@ -116,8 +150,10 @@ def test_report_refuses_what_it_cannot_write(
     assert code == 2 and "cannot write" in err
     code, out, err = run("report", "--table", "9", capsys=capsys)
     assert code == 2 and "no table '9'" in err and out == ""
+    code, out, err = run("report", "--table", "4", capsys=capsys)
+    assert code == 2 and "compare --plan table4" in err and out == ""
     code, out, err = run("report", "--format", "pdf", capsys=capsys)
-    assert code == 2 and "unknown format 'pdf'" in err
+    assert code == 2 and "no format 'pdf'" in err
     code, out, err = run(
         "report", "--output", str(tmp_path / "t.md"), "--format", "markdown", capsys=capsys
     )
@@ -162,7 +198,7 @@ def test_help_does_not_import_the_heavy_ones() -> None:
 
 
 def test_every_command_helps_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("download", "train", "compare", "report", "list"):
+    for command in ("download", "train", "compare", "report", "list", "reproduce"):
         code, out, _ = run(command, "--help", capsys=capsys)
         assert code == 0
         assert "Example" in out

@@ -401,7 +401,7 @@ def test_a_teacher_is_trained_once_and_billed_to_every_student(
 ) -> None:
     code, out, err = compare(capsys, "--method", "rkd", "--sparsity", "0.5", "--sparsity", "0.8")
     assert code == 0, err
-    assert "made first as the teacher of the others: lightgcn dense" in err
+    assert "made first as the teacher of the others: toy lightgcn dense" in err
     assert "3 runs: 0 stored, 3 to make" in err
     records = json.loads(out)
     assert [r["spec"]["method"] for r in records] == ["rkd", "rkd"]  # what was asked for

@@ -12,8 +12,8 @@ import pytest
 
 from dslbench import home
 from dslbench.errors import RunError
-from dslbench.report.formats import render
-from dslbench.report.tables import build
+from dslbench.report import formats
+from dslbench.report.build import build
 from dslbench.runs import budget, store
 
 
@@ -58,17 +58,17 @@ RUNS = [
 
 
 def show(number: str, format_name: str, records: list[dict[str, Any]]) -> str:
-    return render(format_name, number, records, width=160, color=False)
+    return formats.tables(format_name, build(number, records), width=160, color=False)
 
 
 def test_table_3_in_markdown() -> None:
     lines = show("3", "markdown", RUNS).splitlines()
     assert lines[0] == (
-        "**Table 3: toy, LightGCN (l=3, d=64, official preset, 10 epochs), protocol "
-        "default, REDUCED: 10 of 1000 epochs**"
+        "**Table 3: toy, LightGCN (l=3, d=64, official preset), protocol default, "
+        "REDUCED: 10 of 1000 epochs**"
     )
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
-    assert cells[0][:5] == ["Category", "Method", "Sparsity", "Table params", "MACs (Tr.)"]
+    assert cells[0][:5] == ["Category", "Method", "Sparsity", "Table params", "Paper MACs (Tr.)"]
     by_method = {row[1]: row for row in cells[2:]}
     assert list(by_method) == ["Baseline", "DSL", "RP"]
     assert by_method["Baseline"][10] == "**0.1005<sub>(.0007)</sub>**"
@@ -76,10 +76,10 @@ def test_table_3_in_markdown() -> None:
     assert by_method["RP"][10] == "0.0805<sub>(.0007)</sub>"
     assert by_method["DSL"][2:8] == ["50.0%", "57,600", "-", "-", "-", "-"]  # not counted: never 0
     assert by_method["DSL"][8:10] == ["512 MiB", "12.5 s"]
-    footer = "\n".join(lines[-6:])
+    footer = "\n".join(lines[-7:])
     for text in (
         "Seeds: 0, 1",
-        "Reduced settings: 10 of the preset's 1000",
+        "Reduced settings: LightGCN on toy, 10 of the preset's 1000",
         "train aaaaaaaaaaaa",
         "Some CPU",
     ):
@@ -103,14 +103,14 @@ def test_what_was_set_by_hand_is_named_and_kept_apart() -> None:
     (table,) = build("3", [*RUNS, changed])
     assert [row[1].text for row in table.rows] == ["Baseline", "DSL", "DSL (delta_t=5)", "RP"]
     other = record("dense", 0.2, hyper={"lr": 0.1}, changed_hyper={"lr": 0.1})
-    assert "official preset with lr=0.1, 10 epochs" in build("3", [*RUNS, other])[1].title
+    assert "official preset with lr=0.1), protocol" in build("3", [*RUNS, other])[1].title
 
 
 def test_table_2_puts_dsl_below_its_backbone() -> None:
     other = [record("dense", 0.3, dataset="gowalla"), record("dsl", 0.2, dataset="gowalla")]
     (table,) = build("2", [*RUNS, *other])
     assert [row[0].text for row in table.rows] == [
-        "LightGCN (l=3, d=64, official preset, 10 epochs)", "+ DSL 50%",
+        "LightGCN (l=3, d=64, official preset)", "+ DSL 50%",
     ]  # fmt: skip
     assert "gowalla Recall@20" in table.headers and "toy NDCG@20" in table.headers
     assert table.rows[1][table.headers.index("gowalla Recall@20")].text == "0.2000"
@@ -125,7 +125,7 @@ def test_a_missing_value_is_a_dash_not_a_mean_of_the_rest() -> None:
 
 @pytest.mark.parametrize("width", [50, 60, 80, 200])
 def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> None:
-    text = render("terminal", "3", RUNS, width=width, color=False)
+    text = formats.tables("terminal", build("3", RUNS), width=width, color=False)
     assert max(len(line) for line in text.splitlines()) <= width
     for number in ("0.1005 ±.0007", "57,600", "512 MiB", "12.5 s"):
         assert number in text
@@ -135,7 +135,7 @@ def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> 
 
 
 def test_json_is_the_records() -> None:
-    assert json.loads(show("3", "json", RUNS)) == RUNS
+    assert json.loads(formats.record_json(RUNS)) == RUNS
 
 
 def test_store_round_trip_and_damage(own_home: Path) -> None:
@@ -234,3 +234,23 @@ def test_equal_macs_scale_the_epochs_of_the_cheaper_runs() -> None:
     assert any("budget 1.830e+03" in line and "omp 100.0%" in line for line in table.footer)
     with pytest.raises(RunError, match="not counted"):
         budget.equal_macs([record("dense")], make)
+
+
+def test_a_narrower_model_names_the_width_that_was_rounded_down() -> None:
+    found = {"student_widths": {"user": 12, "item": 12}, "exact_share": False}
+    even = record("rkd", 0.09) | {"diagnostics": found | {"exact_share": True}}
+    odd = record("tkd", 0.08) | {"diagnostics": found}
+    labels = {row[1].text for row in build("3", [*RUNS, even, odd])[0].rows}
+    assert labels == {"Baseline", "DSL", "RP", "RKD", "TKD (d=12)"}
+    assert any(row[0].text == "TKD (d=12) 50%" for row in build("cost", [*RUNS, odd])[0].rows)
+
+
+def test_a_search_that_did_not_reach_the_budget_is_named() -> None:
+    unmet = record("pep", 0.09) | {"diagnostics": {"reached": False}}
+    met = record("pep", 0.08, seed=1) | {"diagnostics": {"reached": True}}
+    (table,) = build("3", [*RUNS, unmet, met])
+    assert (
+        "PEP's search did not come down to the budget by itself; the largest margins were kept "
+        "(sparsity 50%)."
+    ) in table.footer
+    assert not any("search" in line for line in build("3", [*RUNS, met])[0].footer)

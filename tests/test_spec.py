@@ -116,3 +116,17 @@ def test_what_the_user_changed_is_recorded_but_not_part_of_the_identity() -> Non
     assert same.identity(DIGESTS) == plain.identity(DIGESTS)
     other = spec(epochs=10, settings=["lr=0.01", "dsl.rho0=0.3"])
     assert other.changed_hyper == {"lr": 0.01} and other.changed_options == {"rho0": 0.3}
+
+
+def test_the_same_run_at_other_epochs() -> None:
+    def neumf(epochs: int, *settings: str) -> RunSpec:
+        return resolve(
+            dataset="toy", backbone="neumf", method="dsl", sparsity=0.5, seed=1, epochs=epochs,
+            settings=["dsl.delta_t=7", "lr=0.5", *settings],
+        )  # fmt: skip
+
+    assert neumf(5).at_epochs(11) == neumf(11)
+    kept = neumf(5, "pretrain_epochs=3")
+    assert kept.at_epochs(11) == neumf(11, "pretrain_epochs=3")
+    record = kept.model_dump() | {"embedding_size": 8, "layers": None}
+    assert RunSpec.of_record(record) == kept

@@ -50,8 +50,10 @@ class RunSpec(BaseModel):
     def title(self) -> str:
         """Short form for progress lines and messages."""
         at = f" {self.sparsity:.0%}" if self.sparsity else ""
-        variant = "" if self.variant == "default" else f" ({self.variant})"
-        return f"{self.backbone} {self.method}{variant}{at} seed {self.seed}"
+        special = [] if self.variant == "default" else [self.variant]
+        special += [f"{k}={v}" for k, v in (self.changed_hyper | self.changed_options).items()]
+        brackets = f" ({', '.join(special)})" if special else ""
+        return f"{self.dataset} {self.backbone} {self.method}{brackets}{at} seed {self.seed}"
 
     @property
     def teacher(self) -> RunSpec | None:
@@ -61,15 +63,41 @@ class RunSpec(BaseModel):
         dense = {"method": "dense", "variant": "default", "sparsity": 0.0, "options": {}}
         return self.model_copy(update=dense | {"changed_options": {}})
 
+    @classmethod
+    def of_record(cls, spec: Mapping[str, Any]) -> RunSpec:
+        """The spec in a run's record, which has more beside it."""
+        return cls.model_validate({key: spec[key] for key in cls.model_fields})
+
+    def decisive(self) -> dict[str, Any]:
+        """All but what only says where a value came from (`scale`, `changed_hyper`, ...)."""
+        return self.model_dump(exclude={"scale", "full_epochs", "changed_hyper", "changed_options"})
+
+    def at_epochs(self, epochs: int) -> RunSpec:
+        """The same run at other epochs; hyper-parameters that follow them change along."""
+
+        def preset_at(number: int) -> RunSpec:
+            return resolve(
+                dataset=self.dataset, backbone=self.backbone, method="dense", sparsity=0, seed=0,
+                epochs=number, protocol=self.protocol, settings=[f"preset={self.preset}"],
+            )  # fmt: skip
+
+        before, after = preset_at(self.epochs), preset_at(epochs)
+        following = {
+            key: after.hyper[key]
+            for key in registry.backbone(self.backbone).hyper_type.follows_epochs
+            if key not in self.changed_hyper and self.hyper[key] == before.hyper[key]
+        }
+        scale = "paper" if epochs == self.full_epochs else "custom"
+        hyper = self.hyper | following
+        return self.model_copy(update={"epochs": epochs, "scale": scale, "hyper": hyper})
+
     def identity(self, data_digests: Mapping[str, Any]) -> str:
         """Hash over the resolved spec, the data's digests and the versions of the code.
 
-        What only says where a value came from (`scale`, `changed_hyper`, ...) is left out.
+        What only says where a value came from is left out.
         """
         content = {
-            "spec": self.model_dump(
-                exclude={"scale", "full_epochs", "changed_hyper", "changed_options"}
-            ),
+            "spec": self.decisive(),
             "data": dict(data_digests),
             "backbone_version": registry.backbone(self.backbone).version,
             "method_version": registry.method(self.method).version,

@@ -120,9 +120,11 @@ def _section(part: Sequence[Entry]) -> TableModel:
             [
                 Cell(name if name != previous else ""),
                 Cell(_QUANTITIES[entry.quantity]),
-                Cell(entry.printed.text),
-                Cell(_computed(entry)),
-                Cell(MISSING if difference is None else f"{difference:+.2%}"),
+                Cell(entry.printed.text, value=entry.printed.value),
+                Cell(_computed(entry), value=entry.computed),
+                Cell(MISSING)
+                if difference is None
+                else Cell(f"{difference:+.2%}", value=difference),
                 Cell(entry.verdict),
                 Cell(entry.basis or MISSING),
                 Cell(", ".join(entry.notes)),

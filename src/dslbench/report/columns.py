@@ -58,8 +58,12 @@ COLUMNS: dict[str, Column] = {
     "params": Column(
         "Table params", ("budget", "table_params"), None, "counted", lambda v: f"{v:,.0f}"
     ),
-    "train_macs": Column("MACs (Tr.)", (*_PAPER, "train_macs"), "low", "counted", "{:.2e}".format),
-    "infer_macs": Column("MACs (In.)", (*_PAPER, "infer_macs"), "low", "counted", "{:.2e}".format),
+    "train_macs": Column(
+        "Paper MACs (Tr.)", (*_PAPER, "train_macs"), "low", "counted", "{:.2e}".format
+    ),
+    "infer_macs": Column(
+        "Paper MACs (In.)", (*_PAPER, "infer_macs"), "low", "counted", "{:.2e}".format
+    ),
     "exact_train_macs": Column(
         "Exact MACs (Tr.)", (*_EXACT, "train_macs"), "low", "counted", "{:.2e}".format
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dslbench.report import published
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.published import Result
 from dslbench.report.relative import setting_of
+from dslbench.report.settings import row_key
 from dslbench.report.tables import MISSING, Cell, TableModel, group
 
 _TITLES = {
@@ -72,7 +72,7 @@ def rows(records: Sequence[Record], dataset: str | None, backbone: str | None) -
 
 
 def _rows(result: Result, records: Sequence[Record]) -> Iterator[Row]:
-    matching = group([run for run in records if matches(result, run)], _row_key)
+    matching = group([run for run in records if matches(result, run)], _edition)
     for quantity in result.values:
         comparable = [
             tuple(runs)
@@ -95,10 +95,8 @@ def matches(result: Result, run: Record) -> bool:
     )
 
 
-def _row_key(run: Record) -> Any:
-    spec = run["spec"]
-    options = json.dumps(spec["options"], sort_keys=True)
-    return setting_of(run), spec["method"], spec["variant"], spec["sparsity"], options
+def _edition(run: Record) -> tuple[Any, ...]:
+    return setting_of(run), *row_key(run)
 
 
 def _value(run: Record, quantity: str) -> float | None:
@@ -159,9 +157,11 @@ def _table(part: Sequence[Row]) -> TableModel:
             [
                 Cell(_model(row.result) if row.result is not previous else ""),
                 Cell(_title(row.quantity)),
-                Cell(printed.text, spread),
+                Cell(printed.text, spread, value=printed.value, deviation=printed.spread),
                 _ours(row),
-                Cell(MISSING if row.difference is None else f"{row.difference:+.1%}"),
+                Cell(MISSING)
+                if row.difference is None
+                else Cell(f"{row.difference:+.1%}", value=row.difference),
                 Cell(letter),
             ]
         )
@@ -204,9 +204,10 @@ def _ours(row: Row) -> Cell:
         return Cell(MISSING)
     mean = statistics.fmean(row.ours)
     if row.quantity.endswith("macs"):
-        return Cell(f"{mean:.2e}")
-    spread = f"{statistics.stdev(row.ours):.4f}".lstrip("0") if len(row.ours) > 1 else ""
-    return Cell(f"{mean:.4f}", spread)
+        return Cell(f"{mean:.2e}", value=mean, runs=len(row.ours))
+    deviation = statistics.stdev(row.ours) if len(row.ours) > 1 else None
+    spread = "" if deviation is None else f"{deviation:.4f}".lstrip("0")
+    return Cell(f"{mean:.4f}", spread, "", mean, deviation, len(row.ours))
 
 
 def _runs(runs: Sequence[Record]) -> str:

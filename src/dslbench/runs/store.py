@@ -9,6 +9,7 @@ of one bad folder: it is reported and left out.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,24 @@ def model_bytes(run_id: str) -> bytes:
 def has_model(run_id: str) -> bool:
     """Whether a run's packed model is there."""
     return (folder(run_id) / "model.safetensors").exists()
+
+
+def history(run_id: str) -> list[dict[str, Any]] | None:
+    """A row per epoch of a stored run; None where they were not kept or can't be read."""
+    try:
+        rows = json.loads((folder(run_id) / "history.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return rows if isinstance(rows, list) else None
+
+
+def per_user(run_id: str) -> dict[str, npt.NDArray[Any]] | None:
+    """`users` (ids) and values per user of each metric; None where not kept or unreadable."""
+    try:
+        with np.load(folder(run_id) / "users.npz", allow_pickle=False) as kept:
+            return dict(kept)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def read(run_id: str) -> dict[str, Any]:

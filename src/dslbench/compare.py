@@ -1,0 +1,145 @@
+"""What `dslbench train` and `compare` do: make the runs that are missing, and show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import typer
+
+from dslbench import data, plan
+from dslbench.errors import RunError, UsageError
+from dslbench.output import console, deliver, say, warn
+from dslbench.report import build, command, formats
+from dslbench.report.columns import seconds
+from dslbench.report.relative import setting_of
+from dslbench.report.tables import group
+from dslbench.runs import budget, execute, store
+from dslbench.spec import RunSpec
+
+Record = dict[str, Any]
+
+
+def compare(
+    plan_name: str | None,
+    chosen: plan.Chosen,
+    format_name: str,
+    *,
+    budget_by: Literal["epochs", "macs"],
+    device: str,
+    force: bool,
+    dry_run: bool,
+    references: bool,
+) -> None:
+    """Make the runs of a plan, or of what the command line names, and print its table or figure."""
+    formats.check_format(format_name)
+    if plan_name is not None:
+        file = plan.read(plan_name)
+        plan.check_shown(file)
+        if file.plan.figure is not None:
+            formats.check_format(format_name, formats.FIGURE_FORMATS)
+    elif chosen.backbone is not None:
+        file = plan.of_command_line(chosen.backbone)
+    else:
+        raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
+    needs_default = chosen.dataset is None and any(grid.dataset is None for grid in file.plan.grid)
+    specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
+    for line in left_out:
+        say(f"left out: {line}")
+    records = make(specs, device=device, force=force, dry_run=dry_run)
+    if dry_run:
+        return
+    if budget_by == "macs":
+        records = at_equal_macs(records, device=device, force=force)
+    if file.plan.figure is not None and format_name != "json":
+        models = build.build_figure(file.plan.figure, records)
+        width = command.looks(to_file=False)[0] or console().width
+        deliver(formats.figures(format_name, models, width=width))
+    else:
+        print_table(format_name, file.plan.table or "3", records, reference=references)
+
+
+def at_equal_macs(records: Sequence[Record], *, device: str, force: bool) -> list[Record]:
+    """Runs at equal training MACs in place of those at equal epochs, for each setting by itself."""
+
+    def longer(wanted: list[tuple[Record, int]]) -> list[Record]:
+        specs = [RunSpec.of_record(r["spec"]).at_epochs(epochs) for r, epochs in wanted]
+        # A teacher's run comes before its students, so the order is not that of the specs.
+        made = [
+            (RunSpec.of_record(r["spec"]).decisive(), r)
+            for r in make(specs, device=device, force=force, dry_run=False)
+        ]
+        return [next(r for own, r in made if own == spec.decisive()) for spec in specs]
+
+    return [
+        record
+        for part in group(records, setting_of)
+        for record in budget.equal_macs([dict(r) for r in part], longer)
+    ]
+
+
+def make(
+    specs: list[RunSpec], *, device: str, force: bool, dry_run: bool, show: bool = True
+) -> list[Record]:
+    """Make the runs that are missing and return the records of all, in order.
+
+    Where some fail, `show` prints the table of the others before the error.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"unknown device '{device}'", "use auto, cpu or cuda")
+    planned = execute.plan(specs, force, warn)
+    missing = [run for run in planned if not run.done]
+    for run in missing:
+        if not run.asked:
+            say(f"not stored, made first as the teacher of the others: {run.spec.title}")
+    trainings = sum(run.trainings for run in missing)
+    summary = f"{len(planned)} runs: {len(planned) - len(missing)} stored, {len(missing)} to make"
+    if missing:
+        say("timing a few steps of each kind of run ...")
+        duration = seconds(execute.estimate_seconds(missing, device))
+        summary += f" ({trainings} trainings, about {duration} on this machine)"
+    say(summary)
+    if dry_run:
+        for run in planned:
+            print(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
+        return []
+    try:
+        failures = execute.execute(missing, device, console())
+    except KeyboardInterrupt:
+        done = sum((store.folder(run.id) / "run.json").exists() for run in planned)
+        say(
+            f"interrupted: {done} of {len(planned)} runs are stored; "
+            "the same command goes on with the rest"
+        )
+        raise typer.Exit(130) from None
+    made = [run for run in planned if (store.folder(run.id) / "run.json").exists()]
+    if failures and made and show:
+        print_table("terminal", "3", [store.read(run.id) for run in made])
+    if failures:
+        raise RunError(
+            f"{len(failures)} of {len(missing)} runs failed, see above"
+            if len(missing) > 1
+            else failures[0]
+        )
+    return [store.read(run.id) for run in planned if run.asked]
+
+
+def print_table(
+    format_name: str, table: str, records: Sequence[Record], *, reference: bool = False
+) -> None:
+    """A table of these runs; json is the records themselves."""
+    if format_name == "json":
+        deliver(formats.record_json(records))
+        return
+    width, color = command.looks(to_file=False)
+    found = command.tables(table, records, reference=reference)
+    deliver(formats.tables(format_name, found, width=width, color=color))
+
+
+def dataset_or_default(name: str | None) -> str:
+    """The data set to use; says so when it was not named."""
+    if name is not None:
+        return name
+    chosen, why = data.default_dataset()
+    say(f"data set: {chosen} ({why})")
+    return chosen

@@ -1,0 +1,39 @@
+"""Command-line options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Backbone = Annotated[str, typer.Option("--backbone", help="Recommendation model.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Data set; default: the one downloaded last, else toy."),
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of each training.")]
+Scale = Annotated[
+    str,
+    typer.Option(
+        "--scale",
+        help="Epochs relative to the preset's: quick (1 %), laptop (10 %) or paper (all).",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting: lr=0.01, preset=dsl, dsl.decay=linear, ..."
+    ),
+]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="default, paper (as its code did), given, random, temporal, loo-random-99, "
+        "strong, ...: see data/README.md",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Format = Annotated[
+    str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")
+]

@@ -1,0 +1,1 @@
+"""Plans that come with dslbench: one TOML file each; see `dslbench.plan`."""

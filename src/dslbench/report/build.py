@@ -1,0 +1,71 @@
+"""The tables and figures by name; adding one is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dslbench.errors import UsageError, did_you_mean
+from dslbench.report import (
+    audit_tables,
+    costs,
+    evidence,
+    figures,
+    paper_tables,
+    sparsity,
+    statistics,
+)
+from dslbench.report.columns import Record
+from dslbench.report.figures import FigureBuilder, FigureModel
+from dslbench.report.tables import Builder, TableModel
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """How a table is made; `needs_runs` is false for one that stands without any stored run."""
+
+    build: Builder
+    needs_runs: bool = True
+
+
+TABLES: dict[str, TableKind] = {
+    "1": TableKind(evidence.table1),
+    "2": TableKind(paper_tables.table2),
+    "3": TableKind(paper_tables.table3),
+    "4": TableKind(paper_tables.table4),
+    "cost": TableKind(costs.cost),
+    "pareto": TableKind(costs.pareto),
+    "stats": TableKind(statistics.table),
+    "audit": TableKind(lambda _: audit_tables.build(audit_tables.chosen()), needs_runs=False),
+}
+FIGURES: dict[str, FigureBuilder] = {
+    "2": figures.figure2,
+    "3": figures.figure3,
+    "4": sparsity.figure4,
+    "5": figures.figure5,
+    "pareto": figures.pareto,
+}
+
+
+def check_table(name: str) -> None:
+    """Raise `UsageError` for a table that does not exist."""
+    if name not in TABLES:
+        raise UsageError(f"no table '{name}'", did_you_mean(name, TABLES))
+
+
+def check_figure(name: str) -> None:
+    """Raise `UsageError` for a figure that does not exist."""
+    if name not in FIGURES:
+        raise UsageError(f"no figure '{name}'", did_you_mean(name, FIGURES))
+
+
+def build(name: str, records: Sequence[Record]) -> list[TableModel]:
+    """The tables of the given name from these records; raises `UsageError` where they lack what it needs."""
+    check_table(name)
+    return TABLES[name].build(records)
+
+
+def build_figure(name: str, records: Sequence[Record]) -> list[FigureModel]:
+    """The figures of the given name; raises `UsageError` where the records lack what it needs."""
+    check_figure(name)
+    return FIGURES[name](records)

@@ -1,0 +1,189 @@
+"""What `dslbench report` prints or writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from dslbench.errors import DslbenchError, UsageError
+from dslbench.output import console, deliver, warn, write
+from dslbench.report import audit_tables, build, formats, published_tables, statistics
+from dslbench.report import references as closed_forms
+from dslbench.report.columns import Record
+from dslbench.report.draw import draw
+from dslbench.report.html import page
+from dslbench.report.settings import latest
+from dslbench.report.tables import TableModel
+from dslbench.runs import store
+
+PICTURES = ("png", "svg", "pdf")
+_SUFFIXES = {
+    "md": "markdown", "tex": "latex", "csv": "csv", "html": "html", "htm": "html", "json": "json",
+    "txt": "terminal", **{name: name for name in PICTURES},
+}  # fmt: skip
+
+
+def report(
+    wanted: Mapping[str, str | None],
+    *,
+    table: str | None,
+    figure: str | None,
+    published: bool,
+    format_name: str | None,
+    output: Path | None,
+    stats: bool,
+    references: bool,
+) -> None:
+    """Print or write what was asked for: of stored runs, published results, or the audit.
+
+    Args:
+        wanted: values of the spec's keys that runs must have; None: any.
+
+    Raises:
+        UsageError: for what does not exist, does not go together, or lacks the runs it needs.
+    """
+    named = {"--table": table, "--figure": figure, "--published": published or None}
+    asked = [option for option, value in named.items() if value is not None]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} exclude each other", "leave one of them out")
+    chosen = chosen_format(format_name, output, figure is not None)
+    if table is not None:
+        build.check_table(table)
+    if figure is not None:
+        build.check_figure(figure)
+    if published or (table is not None and not build.TABLES[table].needs_runs):
+        unused = [f"--{key}" for key in ("method", "protocol", "scale") if wanted[key]]
+        unused += ["--stats"] * stats + ["--references"] * references
+        if unused:
+            raise UsageError(
+                f"{asked[0]} cannot be combined with {unused[0]}", "use --dataset or --backbone"
+            )
+        text = literature(published, chosen, wanted["dataset"], wanted["backbone"], output)
+        deliver(text, output)
+        return
+    records = select(warn, **wanted)
+    width, color = looks(output is not None)
+    if figure is not None and chosen in PICTURES:
+        assert output is not None
+        contents = pictures(figure, chosen, records)
+        for path, content in zip(numbered(output, len(contents)), contents, strict=True):
+            write(path, content)
+        return
+    if figure is not None:
+        models = build.build_figure(figure, records)
+        text = formats.figures(chosen, models, width=width or console().width)
+    elif chosen == "html" and table is None:
+        text = whole("dslbench report", records, stats=True, reference=references)
+    elif chosen == "json" and table is None:
+        text = formats.record_json(records)
+    else:
+        found = tables(table or "3", records, stats=stats, reference=references)
+        text = formats.tables(chosen, found, width=width, color=color)
+    deliver(text, output)
+
+
+def literature(
+    published: bool, chosen: str, dataset: str | None, backbone: str | None, output: Path | None
+) -> str:
+    """Published results beside ours, or the audit of the paper; json is the data behind them."""
+    if published:
+        rows = published_tables.rows(latest(store.read_all(warn), warn), dataset, backbone)
+        data, models = published_tables.data(rows), published_tables.tables(rows)
+    else:
+        entries = audit_tables.chosen(dataset, backbone)
+        data, models = audit_tables.data(entries), audit_tables.build(entries)
+    if chosen == "json":
+        return formats.record_json(data)
+    width, color = looks(output is not None)
+    return formats.tables(chosen, models, width=width, color=color)
+
+
+def chosen_format(name: str | None, output: Path | None, figure: bool) -> str:
+    """The format asked for, else the one the output's suffix means, else terminal.
+
+    Raises `UsageError` for one that does not exist, or not for a figure (or a table).
+    """
+    suffix = output.suffix.lower().lstrip(".") if output else ""
+    found = name or _SUFFIXES.get(suffix, "terminal")
+    if figure:
+        if found in PICTURES and output is None:
+            raise UsageError(f"a {found} picture needs a file", f"--output figure.{found}")
+        formats.check_format(found, (*formats.FIGURE_FORMATS, *PICTURES))
+    elif found in PICTURES:
+        raise UsageError(f"a table has no format '{found}'", "--figure 2, or another --format")
+    else:
+        formats.check_format(found)
+    return found
+
+
+def select(warn: Callable[[str], None], **wanted: str | None) -> list[Record]:
+    """The stored runs whose spec has the wanted values; raises `UsageError` where there are none."""
+    unreadable: list[str] = []
+
+    def bad(text: str) -> None:
+        unreadable.append(text)
+        warn(text)
+
+    stored = store.read_all(bad)
+    records = [r for r in stored if all(v in (None, r["spec"][k]) for k, v in wanted.items())]
+    if records:
+        return latest(records, warn)
+    chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
+    why = f" ({len(unreadable)} could not be read, see above)" if unreadable else ""
+    raise UsageError(
+        "no stored runs" + (f" of {' and '.join(chosen)}" if chosen else "") + why,
+        "make some: dslbench compare --backbone lightgcn --sparsity 0.5",
+    )
+
+
+def tables(
+    name: str, records: Sequence[Record], *, stats: bool = False, reference: bool = False
+) -> list[TableModel]:
+    """The tables of a name, with statistics and reference rows where asked for."""
+    found = build.build(name, records)
+    if stats and name != "stats":
+        found += statistics.table(records)
+    if reference:
+        found += closed_forms.table(records)
+    return found
+
+
+def whole(
+    title: str, records: Sequence[Record], *, stats: bool = True, reference: bool = False
+) -> str:
+    """One HTML page of every table and figure that the records have the runs for."""
+    found, drawn, missing = [], [], []
+    for name in build.TABLES:
+        if name == "stats" and not stats:
+            continue
+        try:
+            found += build.build(name, records)
+        except DslbenchError as error:
+            missing.append(f"Table {name}: {error.message} ({error.hint})")
+    if reference:
+        found += closed_forms.table(records)
+    for name in build.FIGURES:
+        try:
+            drawn += build.build_figure(name, records)
+        except DslbenchError as error:
+            missing.append(f"Figure {name}: {error.message} ({error.hint})")
+    return page(title, found, drawn, missing)
+
+
+def pictures(name: str, format_name: str, records: Sequence[Record]) -> list[bytes]:
+    """The figures of a name as pictures, one per setting."""
+    return [draw(model, format_name) for model in build.build_figure(name, records)]
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """`path` itself, then path-2, path-3, ... with the same suffix."""
+    return [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(2, count + 1))]
+
+
+def looks(to_file: bool) -> tuple[int | None, bool]:
+    """Width (None: the terminal's own) and colour of what is printed."""
+    if to_file or not sys.stdout.isatty():
+        return formats.PIPE_WIDTH, False
+    return None, not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,320 @@
+"""What was saved: counted beside measured, the bill by phase, and what no other run beats."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dslbench.report.columns import COLUMNS, Column, Record, seconds
+from dslbench.report.relative import mac_notes, setting_of
+from dslbench.report.settings import dense_of, footer, row_label, row_width, rows, setting
+from dslbench.report.tables import (
+    MISSING,
+    NOT_APPLICABLE,
+    Cell,
+    TableModel,
+    group,
+    mean,
+)  # fmt: skip
+
+# A counted change smaller than this promises nothing that could be realised.
+LEAST_PROMISE = 0.01
+
+
+def size(value: float) -> str:
+    """Bytes in the unit a reader needs."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value:.0f} B"
+
+
+def stored_bytes(record: Record) -> float | None:
+    """Bytes of the tables in the smallest of the packed forms."""
+    forms = record["cost"]["measured"].get("stored_bytes") or {}
+    known = [v for v in forms.values() if isinstance(v, int | float)]
+    return float(min(known)) if known else None
+
+
+def short_time(value: float) -> str:
+    """A duration that may be a fraction of a second."""
+    return f"{1000 * value:.1f} ms" if value < 1 else seconds(value)
+
+
+@dataclass(frozen=True)
+class SmallestForm(Column):
+    """The stored size is the smallest of several forms, so it has no one path."""
+
+    def value(self, record: Record) -> float | None:
+        return stored_bytes(record)
+
+
+_MEASURED = ("cost", "measured")
+
+TEST_TIME = Column("Inference time", (*_MEASURED, "test_seconds"), "low", "measured", short_time)
+ALL_PARAMS = Column("All params", ("budget", "total_params"), None, "counted", "{:,.0f}".format)
+STORED = SmallestForm("Stored size", (*_MEASURED, "stored_bytes"), "low", "measured", size)
+
+
+@dataclass(frozen=True)
+class CostKind:
+    """A cost as the paper counts it, as we count it, and as it was measured."""
+
+    name: str
+    paper: Column | None
+    exact: Column | None
+    measured: Column
+
+
+KINDS = (
+    CostKind("training", COLUMNS["train_macs"], COLUMNS["exact_train_macs"], COLUMNS["train_time"]),
+    CostKind("inference", COLUMNS["infer_macs"], COLUMNS["exact_infer_macs"], TEST_TIME),
+    CostKind("training memory", None, COLUMNS["params"], COLUMNS["memory"]),
+    CostKind("stored size", None, ALL_PARAMS, STORED),
+)
+
+
+def change(column: Column | None, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
+    """Relative change against dense (-0.5: half is saved); None where either is not known."""
+    if column is None or not dense:
+        return None
+    own, base = mean(column, runs), mean(column, dense)
+    return None if own is None or not base else own / base - 1
+
+
+def promised(kind: CostKind, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
+    """Counted change: exact where it was counted, else by the paper's convention."""
+    exact = change(kind.exact, runs, dense)
+    return exact if exact is not None else change(kind.paper, runs, dense)
+
+
+def realised(counted: float | None, measured: float | None) -> float | str:
+    """Measured saving as a fraction of the counted one.
+
+    Returns:
+        the fraction, "n/a" where no saving was promised, "-" where one of the two is not known.
+    """
+    if counted is None or measured is None:
+        return MISSING
+    return NOT_APPLICABLE if counted > -LEAST_PROMISE else measured / counted + 0.0
+
+
+def cost(records: Sequence[Record]) -> list[TableModel]:
+    """Counted beside measured, each relative to dense; then the training bill by phase."""
+    tables = []
+    for part in group(records, setting_of):
+        tables += [_cost(part), _bill(part)]
+    return tables
+
+
+def _cost(records: list[Record]) -> TableModel:
+    table = TableModel(
+        title=f"Cost: {setting(records[0])}",
+        headers=[
+            "Method", "Cost", "Counted (paper)", "vs dense", "Counted (exact)", "vs dense",
+            "Measured", "vs dense", "Realised fraction",
+        ],
+        rows=[],
+        left_columns=2,
+    )  # fmt: skip
+    dense = dense_of(records)
+    for runs in rows(records):
+        is_dense = runs[0]["spec"]["method"] == "dense"
+        for place, kind in enumerate(KINDS):
+            measured = change(kind.measured, runs, dense)
+            fraction = realised(promised(kind, runs, dense), measured)
+            table.rows.append(
+                [
+                    Cell(label(runs) if place == 0 else ""),
+                    Cell(kind.name),
+                    *_number_and_change(kind.paper, runs, dense, is_dense),
+                    *_number_and_change(kind.exact, runs, dense, is_dense),
+                    *_number_and_change(kind.measured, runs, dense, is_dense),
+                    Cell(NOT_APPLICABLE)
+                    if is_dense
+                    else Cell(fraction)
+                    if isinstance(fraction, str)
+                    else Cell(f"{fraction:.0%}", value=fraction),
+                ]
+            )
+        table.rules.append(len(table.rows) - 1)
+    table.rules = table.rules[:-1]
+    notes = [
+        "Realised fraction: measured saving / counted saving (exact where counted, else the paper's "
+        "convention); below 0 %: costlier than dense. n/a: no saving is promised, or does not apply.",
+        "Counted is MACs for training and inference, stored table entries for memory, all stored "
+        "parameters for size; measured "
+        "is training time, the time of one full ranking on test, the peak memory of the run's process, "
+        "and bytes of the tables in their smallest packed form.",
+    ]
+    if not dense:
+        notes.append("No dense run with these settings is stored: nothing to compare with.")
+    table.footer = footer(records, *notes)
+    return table
+
+
+def label(runs: Sequence[Record]) -> str:
+    """A row's method with its nominal sparsity."""
+    spec = runs[0]["spec"]
+    at = f" {spec['sparsity']:.0%}" if spec["sparsity"] else ""
+    return row_label(spec) + row_width(runs[0]) + at
+
+
+def _number_and_change(
+    column: Column | None, runs: Sequence[Record], dense: Sequence[Record], is_dense: bool
+) -> list[Cell]:
+    if column is None:
+        return [Cell(NOT_APPLICABLE), Cell(NOT_APPLICABLE)]
+    own, relative = mean(column, runs), change(column, runs, dense)
+    number = Cell(MISSING) if own is None else Cell(column.show(own), value=own, runs=len(runs))
+    if is_dense:
+        return [number, Cell(NOT_APPLICABLE)]
+    return [
+        number,
+        Cell(MISSING) if relative is None else Cell(f"{relative:+.1%}", value=relative),
+    ]
+
+
+def _bill(records: list[Record]) -> TableModel:
+    """Measured time of each training a run consists of."""
+    table = TableModel(
+        title=f"Training bill by phase: {setting(records[0])}",
+        headers=[
+            "Method",
+            "Phase",
+            "Epochs",
+            "Steps",
+            "Training",
+            "Share",
+            "Evaluation",
+            "Exact MACs",
+        ],
+        rows=[],
+        left_columns=2,
+    )
+    for runs in rows(records):
+        names = [[p["phase"] for p in _phases(run)] for run in runs]
+        if not names[0] or any(other != names[0] for other in names):
+            table.rows.append([Cell(label(runs)), *(Cell(MISSING) for _ in table.headers[1:])])
+            continue
+        whole = statistics.fmean(sum(p["train_seconds"] for p in _phases(run)) for run in runs)
+        for place, name in enumerate(names[0]):
+            of_runs = [_phases(run)[place] for run in runs]
+            means = {
+                key: statistics.fmean(p[key] for p in of_runs)
+                for key in ("epochs", "steps", "train_seconds", "eval_seconds")
+            }
+            share = means["train_seconds"] / whole if whole else 0.0
+            table.rows.append(
+                [
+                    Cell(label(runs) if place == 0 else ""),
+                    Cell(name),
+                    Cell(f"{means['epochs']:,.0f}", value=means["epochs"]),
+                    Cell(f"{means['steps']:,.0f}", value=means["steps"]),
+                    Cell(seconds(means["train_seconds"]), value=means["train_seconds"]),
+                    Cell(f"{share:.0%}", value=share),
+                    Cell(seconds(means["eval_seconds"]), value=means["eval_seconds"]),
+                    _macs_of_phase(runs, place, name),
+                ]
+            )
+        table.rules.append(len(table.rows) - 1)
+    table.rules = table.rules[:-1]
+    table.footer = footer(
+        records,
+        "Seconds are measured, MACs counted; means over seeds.",
+        *mac_notes(records),
+    )
+    return table
+
+
+def _macs_of_phase(runs: Sequence[Record], place: int, name: str) -> Cell:
+    """Exact training MACs of the phase at a place, where every run has counted that phase."""
+    found = []
+    for run in runs:
+        phases = (run["cost"].get("counted") or {}).get("exact", {}).get("phases") or []
+        if place >= len(phases) or phases[place].get("phase") != name:
+            return Cell(MISSING)
+        found.append(phases[place].get("train_macs"))
+    if any(value is None for value in found):
+        return Cell(MISSING)
+    average = statistics.fmean(found)
+    return Cell(COLUMNS["exact_train_macs"].show(average), value=average, runs=len(runs))
+
+
+def _phases(record: Record) -> list[Record]:
+    found: list[Record] = record["cost"]["measured"].get("phases") or []
+    return found
+
+
+COSTS: dict[str, Column] = {
+    "train time": COLUMNS["train_time"],
+    "train MACs": COLUMNS["exact_train_macs"],
+    "inference MACs": COLUMNS["exact_infer_macs"],
+    "peak memory": COLUMNS["memory"],
+    "stored size": STORED,
+}
+
+
+def front(points: Sequence[tuple[float, float] | None]) -> list[bool]:
+    """Which (cost, quality) points no other beats: is as cheap and as good, and better in one."""
+    known = [p for p in points if p is not None]
+    return [
+        p is not None
+        and not any(
+            other[0] <= p[0] and other[1] >= p[1] and other != p  # as good in both, better in one
+            for other in known
+        )
+        for p in points
+    ]
+
+
+def pareto(records: Sequence[Record]) -> list[TableModel]:
+    """Quality against each cost; runs that no other run beats are marked."""
+    return [_pareto(part) for part in group(records, setting_of)]
+
+
+def points(of_rows: Sequence[Sequence[Record]], column: Column) -> list[tuple[float, float] | None]:
+    """(cost, Recall@20) of each row; None where the cost is not known."""
+    found: list[tuple[float, float] | None] = []
+    for runs in of_rows:
+        price, quality = mean(column, runs), mean(COLUMNS["recall"], runs)
+        found.append(None if price is None or quality is None else (price, quality))
+    return found
+
+
+def _pareto(records: list[Record]) -> TableModel:
+    of_rows = rows(records)
+    fronts = {name: front(points(of_rows, column)) for name, column in COSTS.items()}
+    known = [name for name, column in COSTS.items() if any(points(of_rows, column))]
+    table = TableModel(
+        title=f"Pareto: {setting(records[0])}",
+        headers=["Method", "Recall@20", "NDCG@20", *(COSTS[name].title for name in known), "Front"],
+        rows=[],
+    )
+    for place, runs in enumerate(of_rows):
+        quality = [(COLUMNS[name], mean(COLUMNS[name], runs)) for name in ("recall", "ndcg")]
+        numbers = [*quality, *((COSTS[name], mean(COSTS[name], runs)) for name in known)]
+        on = [name for name in known if fronts[name][place]]
+        table.rows.append(
+            [
+                Cell(label(runs)),
+                *(
+                    Cell(MISSING) if v is None else Cell(column.show(v), value=v, runs=len(runs))
+                    for column, v in numbers
+                ),
+                Cell(f"{len(on)} of {len(known)}", value=len(on)),
+            ]
+        )
+        for offset, name in enumerate(known, start=3):
+            shown = table.rows[-1][offset]
+            if name in on:
+                table.rows[-1][offset] = Cell(
+                    shown.text, "", "best", shown.value, shown.deviation, shown.runs
+                )
+    table.footer = footer(
+        records,
+        "Marked as best: no other row is at most as costly and at least as good in Recall@20. Front: "
+        "for how many of the costs. Means over seeds; differences within their spread can move it.",
+    )
+    return table

@@ -1,0 +1,134 @@
+"""Table 1: what each method saves and keeps, ticked only where the store holds the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dslbench import artefact
+from dslbench.errors import DslbenchError
+from dslbench.report.columns import COLUMNS, Record
+from dslbench.report.costs import KINDS, change, label, promised
+from dslbench.report.relative import setting_of
+from dslbench.report.settings import (
+    dense_of,
+    footer,
+    method_names,
+    rows,
+    setting,
+)  # fmt: skip
+from dslbench.report.tables import MISSING, Cell, TableModel, group
+from dslbench.runs import store
+
+YES, COUNTED, NO = "✓", "(✓)", "✗"
+
+LEAST_SAVING = 0.05  # of the dense run's cost
+BUDGET_TOLERANCE = 0.001  # of the table's entries
+LEAST_DISPERSION = 1.5  # variance of live entries per row, in units of a random mask's
+LARGEST_LOSS = 0.01  # of the dense run's quality
+
+
+def table1(records: Sequence[Record]) -> list[TableModel]:
+    """Properties of the methods (paper, Table 1); one table per setting."""
+    return [_table1(part) for part in group(records, setting_of)]
+
+
+def _table1(records: list[Record]) -> TableModel:
+    dense = dense_of(records)
+    table = TableModel(
+        title=f"Table 1: {setting(records[0])}",
+        headers=[
+            "Category", "Method", *(kind.name.capitalize() for kind in KINDS),
+            "End-to-end", "Budget", "Non-uniform", "Performance",
+        ],
+        rows=[],
+        left_columns=2,
+)  # fmt: skip
+    for runs in rows(records):
+        if runs[0]["spec"]["method"] == "dense":
+            continue
+        savings = [saving(promised(k, runs, dense), change(k.measured, runs, dense)) for k in KINDS]
+        judged = [
+            *savings, end_to_end(runs, dense), keeps_budget(runs), non_uniform(runs),
+            keeps_quality(runs, dense),
+        ]  # fmt: skip
+        family = Cell(method_names(runs[0]["spec"]["method"])[1])
+        table.rows.append([family, Cell(label(runs)), *map(Cell, judged)])
+    table.footer = footer(
+        records,
+        f"{YES}: measured; {COUNTED}: counted only, the measurement does not show it; {NO}: no; "
+        f"{MISSING}: no evidence stored (a dense run with the same settings is needed).",
+        f"Savings: at least {LEAST_SAVING:.0%} of the dense run's cost (MACs or parameters counted, "
+        "seconds or bytes measured). End-to-end: no more training phases than dense.",
+        f"Budget: every run within {BUDGET_TOLERANCE:.1%} of the entries asked for. Non-uniform: live "
+        f"entries per row vary at least {LEAST_DISPERSION} times as much as a random mask's "
+        "(variance). Performance: at most "
+        f"{LARGEST_LOSS:.0%} of the dense Recall@20 and NDCG@20 lost.",
+    )
+    return table
+
+
+def saving(counted: float | None, measured: float | None) -> str:
+    """A measured saving, one only counted, or none; changes are relative to dense (-0.5: half)."""
+    if measured is not None and measured <= -LEAST_SAVING:
+        return YES
+    if counted is not None and counted <= -LEAST_SAVING:
+        return COUNTED
+    return MISSING if measured is None else NO
+
+
+def end_to_end(runs: Sequence[Record], dense: Sequence[Record]) -> str:
+    """Whether one training does it: no more phases than the dense run of the backbone has."""
+    own = [len(r["cost"]["measured"].get("phases") or []) for r in runs]
+    base = [len(r["cost"]["measured"].get("phases") or []) for r in dense]
+    if not all(own) or not base or not all(base):
+        return MISSING
+    return YES if max(own) <= max(base) else NO
+
+
+def keeps_budget(runs: Sequence[Record]) -> str:
+    """Whether every run stores as many entries as were asked for."""
+    return (
+        YES
+        if all(
+            abs(r["budget"]["achieved_sparsity"] - r["spec"]["sparsity"]) <= BUDGET_TOLERANCE
+            for r in runs
+        )
+        else NO
+    )
+
+
+def non_uniform(runs: Sequence[Record]) -> str:
+    """Whether rows differ in their live entries by more than chance, in every stored model."""
+    ratios = []
+    for run in runs:
+        try:
+            packed = artefact.from_bytes(store.model_bytes(run["id"]), run["id"])
+        except DslbenchError:
+            return MISSING
+        found = [
+            dispersion(table.mask)
+            for table in packed.tables.values()
+            if table.mask is not None and not table.mask.all()
+        ]
+        ratios.append(max(found, default=0.0))
+    return YES if min(ratios) >= LEAST_DISPERSION else NO
+
+
+def dispersion(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+    """Variance of the live entries per row, divided by d s (1 - s), that of a random mask.
+
+    Args:
+        mask: (n, d) bool, with some entries live and some not.
+    """
+    share = float(mask.mean())
+    return float(mask.sum(axis=1).var()) / (mask.shape[1] * share * (1 - share))
+
+
+def keeps_quality(runs: Sequence[Record], dense: Sequence[Record]) -> str:
+    """Whether Recall@20 and NDCG@20 stay near the dense runs'."""
+    losses = [change(COLUMNS[name], runs, dense) for name in ("recall", "ndcg")]
+    if any(loss is None for loss in losses):
+        return MISSING
+    return YES if all(loss is not None and loss >= -LARGEST_LOSS for loss in losses) else NO

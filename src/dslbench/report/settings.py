@@ -1,0 +1,207 @@
+"""Which runs may stand together, and the words for what they share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dslbench import registry
+from dslbench.errors import UsageError
+from dslbench.report.columns import Record
+from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
+from dslbench.report.tables import group
+
+
+def row_key(record: Record) -> tuple[Any, ...]:
+    """Runs of one row: all but the seed is the same."""
+    spec = record["spec"]
+    options = json.dumps(spec["options"], sort_keys=True)
+    return spec["method"], spec["variant"], spec["sparsity"], options
+
+
+def latest(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
+    """The newest run of each setting, row and seed; older ones come from other code and are left out."""
+    newest: dict[tuple[Any, ...], Record] = {}
+    for record in records:  # the store gives them oldest first
+        newest[setting_of(record), row_key(record), record["spec"]["seed"]] = record
+    if left := len(records) - len(newest):
+        warn(
+            f"{left} older runs of the same settings, made by other versions of the code, left out"
+        )
+    return list(newest.values())
+
+
+def rows(records: Sequence[Record]) -> list[list[Record]]:
+    """Runs by row, dense first, then by family, sparsity and method."""
+    order = {name: place for place, name in enumerate(registry.names("method"))}
+    return group(
+        sorted(
+            records,
+            key=lambda r: (
+                r["spec"]["method"] != "dense",
+                method_names(r["spec"]["method"])[1],
+                r["spec"]["sparsity"],
+                order.get(r["spec"]["method"], len(order)),
+                r["spec"]["variant"],
+                r["spec"]["seed"],
+            ),
+        ),
+        row_key,
+    )
+
+
+def dense_of(records: Sequence[Record]) -> list[Record]:
+    """The dense runs among those of one setting."""
+    return [r for r in records if r["spec"]["method"] == "dense"]
+
+
+def method_names(name: str) -> tuple[str, str]:
+    """Label and family; a method that is no longer known keeps its name."""
+    try:
+        found = registry.method(name)
+    except UsageError:
+        return name, ""
+    return found.label, found.family
+
+
+def row_label(spec: Record, without: Sequence[str] = ()) -> str:
+    """The method's label and what sets the row apart from its defaults."""
+    parts = [] if spec["variant"] == "default" else [spec["variant"]]
+    parts += [f"{k}={v}" for k, v in spec["changed_options"].items() if k not in without]
+    return method_names(spec["method"])[0] + (f" ({', '.join(parts)})" if parts else "")
+
+
+def row_width(record: Record) -> str:
+    """Size of a narrower model whose share of the embedding size was not a whole number."""
+    found = record.get("diagnostics") or {}
+    if found.get("exact_share", True):
+        return ""
+    return f" (d={'+'.join(str(width) for width in sorted(set(found['student_widths'].values())))})"
+
+
+def backbone_label(name: str) -> str:
+    """The backbone's label; one that is no longer known keeps its name."""
+    try:
+        return registry.backbone(name).label
+    except UsageError:
+        return name
+
+
+def model(spec: Record) -> str:
+    """Backbone, its size and where its hyper-parameters come from."""
+    layers = f"l={spec['layers']}, " if spec.get("layers") is not None else ""
+    named = ("layers", "embedding_size")
+    changed = [f"{k}={v}" for k, v in spec["changed_hyper"].items() if k not in named]
+    preset = f"{spec['preset']} preset" + (f" with {', '.join(changed)}" if changed else "")
+    return f"{backbone_label(spec['backbone'])} ({layers}d={spec['embedding_size']}, {preset})"
+
+
+def protocol(spec: Record) -> str:
+    """Protocol and epochs; reduced settings are named as such."""
+    epochs, full = spec["epochs"], spec["full_epochs"]
+    if epochs is None:  # chosen for each run by its cost
+        return f"protocol {spec['protocol']}"
+    reduced = f"REDUCED: {epochs} of {full} epochs" if epochs < full else f"{epochs} epochs"
+    return f"protocol {spec['protocol']}, {reduced}"
+
+
+def setting(record: Record) -> str:
+    """Data set, model and protocol in words."""
+    equal_cost = is_equal_cost(record)
+    spec = without_epochs(record["spec"]) if equal_cost else record["spec"]
+    text = f"{spec['dataset']}, {model(spec)}, {protocol(spec)}"
+    return f"equal training MACs, {text}" if equal_cost else text
+
+
+def footer(records: Sequence[Record], *notes: str) -> list[str]:
+    """What a reader needs to defend the numbers: seeds, scale, selection, data, costs, machine."""
+    return [
+        *notes, *_seeds(records), *_training(records), *_searches(records), *_data(records),
+        *_measurement(records),
+    ]  # fmt: skip
+
+
+def _seeds(records: Sequence[Record]) -> list[str]:
+    seeds = sorted({r["spec"]["seed"] for r in records})
+    counts = {len(runs) for part in group(records, setting_of) for runs in rows(part)}
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        text = "one run per row: no spread can be given"
+    elif fewest == most:
+        text = "mean and standard deviation"
+    else:
+        text = f"mean and standard deviation; rows have {fewest} to {most} runs"
+    lines = [f"Seeds: {', '.join(map(str, seeds))} ({text})."]
+    if most > 1 and fewest < 3:
+        lines.append("Fewer than 3 seeds in some rows: their spread says little.")
+    return lines
+
+
+def _training(records: Sequence[Record]) -> list[str]:
+    lines = [
+        f"Reduced settings: {backbone_label(backbone)} on {name}, {epochs} of the preset's {full} "
+        "epochs; quality is below the full protocol's."
+        for backbone, name, epochs, full in sorted(
+            {(s["backbone"], s["dataset"], s["epochs"], s["full_epochs"])
+             for s in (r["spec"] for r in records) if s["epochs"] < s["full_epochs"]}
+        )
+    ]  # fmt: skip
+    parts = {"valid": "validation", "test": "the TEST set, as the paper's code did"}
+    chosen = sorted({r["selection"]["on"] for r in records}, reverse=True)
+    return [*lines, f"The epoch was selected on {' or '.join(parts[name] for name in chosen)}."]
+
+
+def _searches(records: Sequence[Record]) -> list[str]:
+    """Rows whose method's search for the budget ended before it was there."""
+    unmet = [r["spec"] for r in records if (r.get("diagnostics") or {}).get("reached") is False]
+    lines = []
+    for specs in group(unmet, lambda spec: method_names(spec["method"])[0]):
+        at = ", ".join(f"{s:.0%}" for s in sorted({spec["sparsity"] for spec in specs}))
+        lines.append(
+            f"{method_names(specs[0]['method'])[0]}'s search did not come down to the budget by "
+            f"itself; the largest margins were kept (sparsity {at})."
+        )
+    return lines
+
+
+def _data(records: Sequence[Record]) -> list[str]:
+    lines = []
+    parts = ("train", "valid", "test")
+    of_splits = group(
+        records,
+        lambda r: (r["spec"]["dataset"], *(r["data"][f"{part}_digest"] for part in parts)),
+    )
+    for runs in of_splits:
+        data = runs[0]["data"]
+        digests = ", ".join(
+            f"{part} {data[f'{part}_digest'][:12]}" for part in parts if data[f"{part}_digest"]
+        )
+        lines.append(
+            f"{data['name']}: {data['users']:,} users, {data['items']:,} items, "
+            f"{data['train_pairs']:,} training pairs; digests: {digests}."
+        )
+        lines += [f"{data['name']}: {note}" for note in data.get("notes", [])]
+    return lines
+
+
+def _measurement(records: Sequence[Record]) -> list[str]:
+    lines = [
+        "Quality, time and memory are measured (memory: peak of the run's own process, data and "
+        "libraries included); parameters and MACs are counted. '-': not available."
+    ]
+    tied = max(r["quality"].get("tied_users") or 0 for r in records)
+    if tied:
+        lines.append(
+            f"Ties: up to {tied} users' lists were in part decided by the seeded tie-break."
+        )
+    machines = {(e["cpu"], e["cores"], e["device"]) for e in (r["environment"] for r in records)}
+    lines.append(
+        "Machine: "
+        + "; ".join(f"{cpu}, {cores} cores, {device}" for cpu, cores, device in sorted(machines))
+        + (". Compare times only within one of them." if len(machines) > 1 else ".")
+    )
+    versions = sorted({str(r["environment"].get("dslbench")) for r in records} - {"None"})
+    if len(versions) > 1:
+        lines.append(f"Made by dslbench {' and '.join(versions)}.")
+    return lines
