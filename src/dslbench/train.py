@@ -6,10 +6,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper
@@ -31,6 +32,10 @@ class Hooks:
 
     def begin(self, loop: Loop) -> None:
         """Before the first step; the model and the optimiser are made."""
+
+    def loss(self, loop: Loop, batch: Any) -> Tensor:
+        """The backbone's loss; a method that has something to do before, or beside it, does it here."""
+        return loop.model.loss(batch)
 
     def extra_loss(self, loop: Loop, batch: Any) -> Tensor | None:
         """A term added to the backbone's loss."""
@@ -142,6 +147,18 @@ class Lab:
         other.fit(model, phase)
         return model
 
+    def variation(
+        self, *, train: sparse.csr_matrix | None = None, epochs: int | None = None
+    ) -> Lab:
+        """The same lab with other training pairs, or for another number of epochs; one bill."""
+        other = Lab(
+            self.data if train is None else replace(self.data, train=train),
+            self.backbone, self.hyper, epochs=epochs or self.epochs, seed=self.seed,
+            device=self.device, emit=self._emit,
+        )  # fmt: skip
+        other.streams, other.phases = self.streams, self.phases
+        return other
+
     def evaluate(self, model: Backbone, part: str) -> Evaluation:
         """Rank on "valid" or "test": all items but those of earlier parts, or the sampled ones."""
         data = self.data
@@ -231,7 +248,7 @@ class Lab:
         total, last_report = 0.0, time.monotonic()
         for step, batch in enumerate(sampler.epoch(), start=1):
             loop.t += 1
-            loss = loop.model.loss(batch)
+            loss = hooks.loss(loop, batch)
             extra = hooks.extra_loss(loop, batch)
             if extra is not None:
                 loss = loss + extra

@@ -69,8 +69,9 @@ class LightGCN(Backbone):
         propagated, ego = self.propagate.batch(self.embedding.full(), rows)
         users, positives, negatives = torch.split(propagated, size)
         margin = self.pair_scores(users, negatives) - self.pair_scores(users, positives)
-        ranking = torch.nn.functional.softplus(margin).mean()
-        return ranking + self.reg / (2 * size) * ego.square().sum()
+        losses = torch.nn.functional.softplus(margin)
+        self.example_losses = losses.detach()
+        return losses.mean() + self.reg / (2 * size) * ego.square().sum()
 
     @torch.no_grad()
     def scorer(self) -> Scorer:

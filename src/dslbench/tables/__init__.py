@@ -3,13 +3,18 @@
 from dslbench.tables.base import MakeTable, MaskScope, StoredTable, Table, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
 from dslbench.tables.masked import MaskedTable, random_masks, segment_slices
+from dslbench.tables.mixed import CandidateTable, MixedTable
+from dslbench.tables.rows import StoredRows
 from dslbench.tables.select import select_largest
 
 __all__ = [
+    "CandidateTable",
     "DenseTable",
     "MakeTable",
     "MaskScope",
     "MaskedTable",
+    "MixedTable",
+    "StoredRows",
     "StoredTable",
     "Table",
     "TableSpec",
