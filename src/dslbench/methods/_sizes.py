@@ -61,7 +61,12 @@ class SizeOptions(Options):
         """Candidate sizes of a table, ascending; those above its d are left out."""
         if self.sizes is None:
             return tuple(sorted({max(1, dim >> k) for k in range(6)}))
-        return tuple(sorted({size for size in self.sizes if size <= dim}))
+        found = tuple(sorted({size for size in self.sizes if size <= dim}))
+        if not found:
+            raise UsageError(
+                f"none of the candidate sizes {list(self.sizes)} fits an embedding size of {dim}"
+            )
+        return found
 
 
 @dataclass
@@ -107,12 +112,6 @@ def find_groups(
         if table.spec.role != "embedding":
             continue
         sizes, first = options.candidates(table.spec.dim), 0
-        if not sizes:
-            raise UsageError(
-                f"none of the sizes {list(options.sizes or ())} fits the embedding size "
-                f"{table.spec.dim} of table '{name}'",
-                f"candidate sizes are at most {table.spec.dim}",
-            )
         for segment, (entity, rows) in enumerate(table.spec.segments):
             cost = [map_parameters(width, table.spec.dim, chain) for width in sizes]
             own = degrees[entity]
@@ -167,14 +166,14 @@ class Budget:
                 raise UsageError(
                     f"rows of the smallest size and their maps take {self.least(self.allowed):,} "
                     f"parameters, the budget is {self.limit:,}",
-                    "a lower --sparsity, or smaller candidate sizes: --set METHOD.sizes=[1]",
+                    "a lower --sparsity, smaller candidate sizes, or --set variant=natural",
                 )
             self.allowed[int(np.argmax(last))].pop()
         if not self.reachable(self.allowed):
             raise UsageError(
                 f"no choice among the candidate sizes comes within a row of {self.limit:,} "
                 "parameters: the maps of larger sizes don't fit",
-                "other candidate sizes: --set METHOD.sizes=[1, 2, 4]",
+                "more candidate sizes, or --set variant=natural",
             )
 
     def maps(self, allowed: list[list[int]]) -> int:

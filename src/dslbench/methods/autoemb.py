@@ -123,7 +123,7 @@ class AutoEmb(Method):
             if not isinstance(table, MixedTable):
                 continue
             vectors = torch.split(
-                cast(CandidateTable, soft.tables()[name]).weight, table.sizes, dim=1
+                cast(CandidateTable, soft.tables()[name]).weight, list(table.sizes), dim=1
             )
             for place, (width, x) in enumerate(zip(table.sizes, vectors, strict=True)):
                 rows = (table.place == place).nonzero().squeeze(1)
@@ -148,7 +148,9 @@ class _Search(Hooks):
         self.controllers = make_controllers(
             self.groups, outputs, outputs, self.options, lab.streams, lab.device
         )
-        self.step = torch.optim.Adam(self.controllers.parameters(), lr=self.options.controller_lr)
+        self.step = torch.optim.Adam(
+            self.controllers.parameters(), lr=self.options.controller_lr, fused=True
+        )
         tables = model.tables()
         self.tables = [cast(CandidateTable, tables[g.table]) for g in self.groups]
         # AutoEmb takes 1 for the last loss of what has none yet.

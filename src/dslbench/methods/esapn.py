@@ -120,7 +120,9 @@ class _Search(Hooks):
             self.groups, [len(g.sizes) for g in self.groups], [2] * len(self.groups),
             self.options, lab.streams, lab.device,
         )  # fmt: skip
-        self.step = torch.optim.Adam(self.controllers.parameters(), lr=self.options.controller_lr)
+        self.step = torch.optim.Adam(
+            self.controllers.parameters(), lr=self.options.controller_lr, fused=True
+        )
         self.actions = lab.streams["actions"]
         tables = model.tables()
         self.tables = [cast(MixedTable, tables[g.table]) for g in self.groups]

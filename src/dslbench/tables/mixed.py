@@ -35,8 +35,8 @@ class DirectMaps(nn.Module):
         """Blocks (B_k, w_k), one for each width, to all their rows (sum B_k, d), in order."""
         return torch.cat([step(x) for step, x in zip(self.steps, blocks, strict=True)])
 
-    def composed(self, place: int) -> tuple[Tensor | None, Tensor]:
-        """Weight (w, d) and bias (d,) of the map of one width; no weight is the identity."""
+    def composed(self, place: int) -> tuple[Tensor | None, Tensor | None]:
+        """Weight (w, d) and bias (d,) of the map of one width."""
         step: Any = self.steps[place]
         return step.weight, step.bias
 
@@ -59,13 +59,13 @@ class ChainMaps(nn.Module):
                 h = torch.cat([h, blocks[place]])
         return h
 
-    def composed(self, place: int) -> tuple[Tensor | None, Tensor]:
-        """Weight (w, d) and bias (d,) of all steps from one width up; no weight is the identity."""
+    def composed(self, place: int) -> tuple[Tensor | None, Tensor | None]:
+        """Weight (w, d) and bias (d,) of all steps from one width up; None where there are none."""
         weight: Tensor | None = None
-        bias = torch.zeros(self.dim, device=self.steps[0].weight.device)  # type: ignore[arg-type]
+        bias: Tensor | None = None
         rest: list[Any] = list(self.steps)[place:]
         for step in rest:
-            bias = step.bias if weight is None else bias @ step.weight + step.bias
+            bias = step.bias if bias is None else bias @ step.weight + step.bias
             weight = step.weight if weight is None else weight @ step.weight
         return weight, bias
 
@@ -113,7 +113,7 @@ class CandidateTable(Table):
         vectors, weights = nn.functional.embedding(ids, self.weight), self._now[ids]
         if len(self.norms) == 1:
             return self._of_segment(0, vectors, weights)
-        out = torch.empty(len(ids), self.spec.dim, device=ids.device)
+        out = vectors.new_empty(len(ids), self.spec.dim)
         for s, inside in enumerate(segment_slices(self.spec)):
             here = ((ids >= inside.start) & (ids < inside.stop)).nonzero().squeeze(1)
             if len(here):
@@ -123,7 +123,7 @@ class CandidateTable(Table):
     def _of_segment(self, segment: int, vectors: Tensor, weights: Tensor) -> Tensor:
         maps: Any = self.maps[segment]
         norm: Any = self.norms[segment]
-        parts = torch.split(vectors, self.sizes, dim=1)
+        parts = torch.split(vectors, list(self.sizes), dim=1)
         mixed: Tensor = self.mix_rows(
             weights, *(norm(step(x)).tanh() for step, x in zip(maps.steps, parts, strict=True))
         )
@@ -293,8 +293,10 @@ class MixedTable(Table):
             factor, offset = norm.as_affine()  # type: ignore[operator]
             for place in allowed:
                 weight, bias = maps.composed(place)  # type: ignore[operator]
-                folded = factor if weight is None else weight * factor
-                found[segment, self.sizes[place]] = folded, bias * factor + offset
+                found[segment, self.sizes[place]] = (
+                    factor if weight is None else weight * factor,
+                    offset if bias is None else bias * factor + offset,
+                )
         return found
 
     def live(self) -> int:
