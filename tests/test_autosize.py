@@ -571,3 +571,30 @@ def test_what_cannot_be_met_is_one_line(
     with pytest.raises(UsageError, match=message) as caught:
         train(make_interactions(), backbone, method, sparsity, 2, *own)
     assert "\n" not in caught.value.message and "METHOD" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["soft", "chain"])
+@pytest.mark.parametrize("sizes", [(2, 3, 8), (2,), (8,)])
+def test_a_pretrained_start_is_kept_where_the_size_suffices(
+    kind: str, sizes: tuple[int, ...]
+) -> None:
+    """Rows of rank 2 around a mean, small enough for tanh: vectors of width 2 hold them."""
+    drawn = rng(5)
+    values = 0.01 * (
+        drawn.standard_normal((9, 2)) @ drawn.standard_normal((2, 8)) + drawn.standard_normal(8)
+    )
+    start = torch.from_numpy(values).float()
+    table: CandidateTable | MixedTable = (
+        CandidateTable(SPEC, rng(), sizes)
+        if kind == "soft"
+        else MixedTable(SPEC, rng(), sizes, True)
+    )
+    for norm in table.norms:
+        norm.eps = 1e-12  # type: ignore[assignment]
+    table.start(start)
+    if isinstance(table, CandidateTable):
+        table.mix(torch.from_numpy(rng(1).dirichlet(np.ones(len(sizes)), size=9)).float())
+    assert_allclose(table.full().detach().numpy(), np.tanh(values), rtol=0.1, atol=1e-3)
+    if isinstance(table, MixedTable) and len(sizes) == 3:
+        table.enlarge(torch.tensor([0, 4, 7]))
+        assert_allclose(table.full().detach().numpy(), np.tanh(values), rtol=0.1, atol=1e-3)

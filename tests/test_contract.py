@@ -13,13 +13,18 @@ from conftest import make_interactions
 from dslbench import registry
 from dslbench.backbones.base import Backbone
 from dslbench.data.interactions import Interactions, pairs_to_csr
+from dslbench.errors import UsageError
 from dslbench.methods.base import Method
 from dslbench.spec import resolve
 from dslbench.tables import keep_count
 from dslbench.train import Lab
 
 METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
-PAIRS = list(itertools.product(BACKBONES, METHODS))
+PAIRS = [
+    (backbone, method)
+    for backbone, method in itertools.product(BACKBONES, METHODS)
+    if method not in registry.backbone(backbone).refuses
+]
 
 # What a backbone needs beside, or instead of, the settings of the tests below: by test, then name.
 SETTINGS: dict[str, dict[str, list[str]]] = {
@@ -81,19 +86,34 @@ def parameters(model: Backbone) -> dict[str, torch.Tensor]:
 def test_the_budget_is_exact_and_survives_storage(
     interactions: Interactions, backbone: str, method: str, sparsity: float
 ) -> None:
+    if registry.method(method).family == "AutoML" and too_small(backbone, sparsity):
+        with pytest.raises(UsageError, match="parameters"):
+            train(interactions, backbone, method, sparsity)
+        return
     model, _, lab = train(interactions, backbone, method, sparsity, 2, *TWO_ROUNDS)
     rebuilt = lab.build()
     rebuilt.load_state_dict(parameters(model), strict=False)
+    spare = 0
     for name, table in model.tables().items():
         dense = table.spec.n_rows * table.spec.dim
         small = method != "dense" and table.spec.role == "embedding"
         expected = keep_count(dense, sparsity) if small else dense
         stored = table.pack()
-        assert table.live() == stored.stored == expected
+        assert table.live() == stored.stored
+        spare += expected - stored.stored
+        if registry.method(method).family != "AutoML":
+            assert stored.stored == expected
         rebuilt.tables()[name].load(stored)
+    # Rows of several sizes share one budget over all tables, and may leave less than a row of it.
+    assert 0 <= spare <= max(table.spec.dim for table in model.tables().values())
     users = torch.arange(interactions.n_users)
     model.eval(), rebuilt.eval()
     assert torch.equal(model.scorer()(users), rebuilt.scorer()(users))
+
+
+def too_small(backbone: str, sparsity: float) -> bool:
+    """Whether the tests' 70 rows can't have sizes within the budget, as their maps take too much."""
+    return sparsity >= (0.8 if backbone == "convncf" else 0.9)
 
 
 @pytest.mark.parametrize(("backbone", "method"), PAIRS)
@@ -106,8 +126,12 @@ def test_the_same_seed_gives_the_same_bits(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(("backbone", "method"), [p for p in PAIRS if p[1] != "dense"])
-def test_zero_sparsity_equals_dense(interactions: Interactions, backbone: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "method"), [p for p in PAIRS if registry.method(p[1]).family == "MP"]
+)
+def test_zero_sparsity_of_a_mask_equals_dense(
+    interactions: Interactions, backbone: str, method: str
+) -> None:
     small = parameters(train(interactions, backbone, method, 0.0)[0])
     dense = parameters(train(interactions, backbone, "dense", 0.0)[0])
     assert all(torch.equal(small[name], dense[name]) for name in dense)

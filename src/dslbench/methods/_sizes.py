@@ -23,7 +23,7 @@ from dslbench.ops.affine import Affine, RowNorm
 from dslbench.sampling import Triples
 from dslbench.sampling_pairs import Grouped, Pointwise
 from dslbench.seeds import Streams
-from dslbench.tables import MixedTable, Table, TableSpec
+from dslbench.tables import CandidateTable, DenseTable, MakeTable, MixedTable, Table
 from dslbench.tables.mixed import Sizes, map_parameters
 from dslbench.train import Lab
 
@@ -444,9 +444,21 @@ def resize_tables(
             table.resize(torch.from_numpy(chosen).to(table.place.device))
 
 
-def embedding_only(
-    make: Callable[[TableSpec, np.random.Generator], Table],
-    other: Callable[[TableSpec, np.random.Generator], Table],
-) -> Callable[[TableSpec, np.random.Generator], Table]:
-    """One kind of table for rows of users and items, another for layers."""
-    return lambda spec, rng: (make if spec.role == "embedding" else other)(spec, rng)
+def embedding_only(make: MakeTable) -> MakeTable:
+    """One kind of table for rows of users and items, a dense one for layers."""
+    return lambda spec, rng: (make if spec.role == "embedding" else DenseTable)(spec, rng)
+
+
+def start_pretrained(lab: Lab, model: Backbone) -> None:
+    """Give a new model with tables of several sizes the start that its recipe pretrains, if any."""
+    if not lab.backbone.pretraining(lab.hyper):
+        return
+    dense = lab.build()
+    tables, start = dense.tables(), dict(dense.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in start and start[name].shape == parameter.shape:
+                parameter.copy_(start[name])
+        for name, table in model.tables().items():
+            if isinstance(table, CandidateTable | MixedTable):
+                table.start(tables[name].full())

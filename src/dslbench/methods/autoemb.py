@@ -32,9 +32,10 @@ from dslbench.methods._sizes import (
     prunable_limit,
     resize_tables,
     split_pairs,
+    start_pretrained,
 )
 from dslbench.methods.base import Method
-from dslbench.tables import CandidateTable, DenseTable, MixedTable, Table, TableSpec
+from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
 from dslbench.train import Hooks, Lab, Loop
 
 
@@ -75,16 +76,17 @@ class AutoEmb(Method):
             lab.data, self.options.held_out, lab.streams["held-out"]
         )
         other = lab.variation(train=model_pairs)
-        soft = other.build(embedding_only(self.candidates, DenseTable), pretrained=False)
+        soft = other.build(embedding_only(self.candidates), pretrained=False)
         tables = soft.tables()
         self.groups = find_groups(tables, lab.data.train, self.options, chain=False)
         exact = self.options.budget == "exact"
         limit = prunable_limit(self.groups, tables, self.sparsity) if exact else None
         budget = Budget(self.groups, limit)
+        start_pretrained(other, soft)
         search = _Search(self, lab, soft, batches(lab, soft, controller_pairs))
         other.fit(soft, "search", search, select=False)
         self.places = self.choose(budget, search.log_weights())
-        model = lab.build(embedding_only(self.mixed, DenseTable), pretrained=False)
+        model = lab.build(embedding_only(self.mixed), pretrained=False)
         self.harden(soft, model, budget)
         if self.options.retrain:
             lab.fit(model, "retrain")

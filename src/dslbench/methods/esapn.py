@@ -29,9 +29,10 @@ from dslbench.methods._sizes import (
     parameters_of,
     prunable_limit,
     split_pairs,
+    start_pretrained,
 )
 from dslbench.methods.base import Method
-from dslbench.tables import DenseTable, MixedTable, Table, TableSpec
+from dslbench.tables import MixedTable, Table, TableSpec
 from dslbench.train import Hooks, Lab, Loop
 
 STAY, ENLARGE = 0, 1
@@ -79,13 +80,14 @@ class ESAPN(Method):
             lab.data, self.options.held_out, lab.streams["held-out"]
         )
         other = lab.variation(train=model_pairs, epochs=epochs)
-        make_table = embedding_only(self.mixed, DenseTable)
+        make_table = embedding_only(self.mixed)
         growing = other.build(make_table, pretrained=False)
         tables = growing.tables()
         self.groups = find_groups(tables, lab.data.train, self.options, chain=True)
         exact = self.options.budget == "exact"
         limit = prunable_limit(self.groups, tables, self.sparsity) if exact else None
         budget = Budget(self.groups, limit)
+        start_pretrained(other, growing)
         search = _Search(self, lab, growing, batches(lab, growing, policy_pairs), budget)
         other.fit(growing, "search", search, select=False)
         self.natural_params = parameters_of(self.groups, search.places())

@@ -29,11 +29,18 @@ class DirectMaps(nn.Module):
 
     def __init__(self, sizes: Sizes, dim: int, rng: np.random.Generator) -> None:
         super().__init__()
+        self.sizes = sizes
         self.steps = nn.ModuleList(Affine(width, dim, rng) for width in sizes)
 
     def forward(self, blocks: Sequence[Tensor]) -> Tensor:
         """Blocks (B_k, w_k), one for each width, to all their rows (sum B_k, d), in order."""
         return torch.cat([step(x) for step, x in zip(self.steps, blocks, strict=True)])
+
+    @torch.no_grad()
+    def start(self, basis: Tensor) -> None:
+        """Bring vectors that are the first coordinates in an orthonormal basis (d, d) back from it."""
+        for width, step in zip(self.sizes, self.steps, strict=True):
+            step.weight.copy_(basis[:, :width].T)  # type: ignore[operator]
 
     def composed(self, place: int) -> tuple[Tensor | None, Tensor | None]:
         """Weight (w, d) and bias (d,) of the map of one width."""
@@ -58,6 +65,19 @@ class ChainMaps(nn.Module):
             if place < len(blocks):
                 h = torch.cat([h, blocks[place]])
         return h
+
+    @torch.no_grad()
+    def start(self, basis: Tensor) -> None:
+        """Bring vectors that are the first coordinates in an orthonormal basis (d, d) back from it.
+
+        All steps but the last add coordinates that are zero; so a chain without steps needs the
+        vectors themselves, not their coordinates.
+        """
+        steps: list[Any] = list(self.steps)
+        for step in steps[:-1]:
+            step.weight.copy_(torch.eye(*step.weight.shape))
+        for step in steps[-1:]:
+            step.weight.copy_(basis[:, : len(step.weight)].T)
 
     def composed(self, place: int) -> tuple[Tensor | None, Tensor | None]:
         """Weight (w, d) and bias (d,) of all steps from one width up; None where there are none."""
@@ -101,6 +121,13 @@ class CandidateTable(Table):
         """Put weights (n, K) in force, and remember them as the last ones of each row."""
         self.weights.copy_(weights.detach())
         self._now = self.weights
+
+    @torch.no_grad()
+    def start(self, values: Tensor) -> None:
+        """Start from rows that were trained, (n, d): each size has their first principal axes."""
+        for s, rows in enumerate(segment_slices(self.spec)):
+            found = start_maps(self.maps[s], self.norms[s], values[rows])
+            self.weight[rows] = torch.cat([found[:, :width] for width in self.sizes], dim=1)
 
     def full(self) -> Tensor:
         parts = [
@@ -173,6 +200,13 @@ class MixedTable(Table):
         self.allowed: list[list[int]] = [list(range(len(sizes))) for _ in spec.segments]
         self._order: tuple[Tensor, list[int], Tensor] | None = None
         self._read: StoredRows | None = None
+
+    @torch.no_grad()
+    def start(self, values: Tensor) -> None:
+        """Start from rows that were trained, (n, d): what is kept are their first principal axes."""
+        for s, rows in enumerate(segment_slices(self.spec)):
+            self.weight[rows] = start_maps(self.maps[s], self.norms[s], values[rows])
+        self.resize(self.place.clone())
 
     @property
     def widths(self) -> npt.NDArray[np.int64]:
@@ -344,3 +378,22 @@ def row_norm(dim: int, spread: float) -> RowNorm:
     """
     spread = spread or 1.0
     return RowNorm(dim, scale=spread, eps=1e-5 * spread**2)
+
+
+def start_maps(maps: Any, norm: Any, values: Tensor) -> Tensor:
+    """Set maps and norm such that the coordinates returned, (n, d), stand for these rows.
+
+    The coordinates are those along the principal axes, so the first w of them are the best that a
+    vector of width w can do. The norm gives back means and spreads; tanh is near the identity at
+    the scale of embeddings.
+    """
+    mean, spread = values.mean(dim=0), values.std(dim=0)
+    centred = values - mean
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
+    if not len(maps.steps):
+        axes = torch.eye(len(mean), device=values.device)
+    maps.start(axes)
+    norm.scale.copy_(spread)
+    norm.shift.copy_(mean)
+    coordinates: Tensor = centred @ axes
+    return coordinates
