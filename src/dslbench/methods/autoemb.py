@@ -11,27 +11,29 @@ from pydantic import Field
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone
+from dslbench.methods._controllers import (
+    batches,
+    distinct,
+    frozen,
+    in_chunks,
+    make_controllers,
+    mean_losses,
+    occurrences,
+    split_pairs,
+)
 from dslbench.methods._sizes import (
     Budget,
     Float64,
     Places,
     SizeOptions,
-    batches,
     choose_by_penalty,
     describe,
-    distinct,
     embedding_only,
     find_groups,
-    frozen,
     gain_per_parameter,
-    in_chunks,
-    make_controllers,
-    mean_losses,
-    occurrences,
+    make_budget,
     parameters_of,
-    prunable_limit,
     resize_tables,
-    split_pairs,
     start_pretrained,
 )
 from dslbench.methods.base import Method
@@ -79,9 +81,7 @@ class AutoEmb(Method):
         soft = other.build(embedding_only(self.candidates), pretrained=False)
         tables = soft.tables()
         self.groups = find_groups(tables, lab.data.train, self.options, chain=False)
-        exact = self.options.budget == "exact"
-        limit = prunable_limit(self.groups, tables, self.sparsity) if exact else None
-        budget = Budget(self.groups, limit)
+        budget = make_budget(self.groups, tables, self.options, self.sparsity)
         start_pretrained(other, soft)
         search = _Search(self, lab, soft, batches(lab, soft, controller_pairs))
         other.fit(soft, "search", search, select=False)

@@ -11,24 +11,26 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from dslbench.backbones.base import Backbone
+from dslbench.methods._controllers import (
+    batches,
+    frozen,
+    in_chunks,
+    make_controllers,
+    mean_losses,
+    occurrences,
+    split_pairs,
+)
 from dslbench.methods._sizes import (
     Budget,
     Float64,
     Int64,
     Places,
     SizeOptions,
-    batches,
     describe,
     embedding_only,
     find_groups,
-    frozen,
-    in_chunks,
-    make_controllers,
-    mean_losses,
-    occurrences,
+    make_budget,
     parameters_of,
-    prunable_limit,
-    split_pairs,
     start_pretrained,
 )
 from dslbench.methods.base import Method
@@ -57,6 +59,9 @@ class ESAPN(Method):
     of its last ones; (2) on training pairs those grow for good for whom growing is likelier than
     not, and the model steps. Then the sizes are frozen, and training goes on with all pairs.
 
+    A row that grows is mapped, and stands for the same vector until it is trained on. So a reward
+    says how a row's loss develops, not what growing did to it.
+
     Budget: nobody grows beyond it; rows with the larger margin of the two logits come first. What is
     left of it when the search ends is given out by the same margin.
     """
@@ -84,9 +89,7 @@ class ESAPN(Method):
         growing = other.build(make_table, pretrained=False)
         tables = growing.tables()
         self.groups = find_groups(tables, lab.data.train, self.options, chain=True)
-        exact = self.options.budget == "exact"
-        limit = prunable_limit(self.groups, tables, self.sparsity) if exact else None
-        budget = Budget(self.groups, limit)
+        budget = make_budget(self.groups, tables, self.options, self.sparsity)
         start_pretrained(other, growing)
         search = _Search(self, lab, growing, batches(lab, growing, policy_pairs), budget)
         other.fit(growing, "search", search, select=False)

@@ -17,6 +17,21 @@ class MapRows(nn.Module):
         return torch.addmm(bias, x, weight)
 
 
+def expand(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """tanh(x W + b), (B, w) to (B, d); a weight of shape (d,) is a diagonal one."""
+    if weight.dim() == 1:
+        return torch.addcmul(bias, rows, weight).tanh_()
+    return torch.addmm(bias, rows, weight).tanh_()
+
+
+class ExpandRows(nn.Module):
+    """`expand` for rows that are ranked with: a stored table gives the same bits."""
+
+    def forward(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, w), (w, d) or (d,), and (d,) to (B, d)."""
+        return expand(rows, weight, bias)
+
+
 class MixRows(nn.Module):
     """sum_k a_k x_k, row by row."""
 

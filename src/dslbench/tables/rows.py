@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from dslbench.ops.affine import expand
 from dslbench.tables.base import Float32, StoredTable
 
 Int64 = npt.NDArray[np.int64]
@@ -78,15 +78,5 @@ class StoredRows(StoredTable):
         for segment, width, rows in self.blocks():
             block = self.values[starts[rows][:, None] + np.arange(width)]
             weight, bias = (torch.tensor(x) for x in self.maps[segment, width])
-            full[rows] = mapped(torch.from_numpy(block), weight, bias).numpy()
+            full[rows] = expand(torch.from_numpy(block), weight, bias).numpy()
         return full
-
-
-def mapped(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """tanh(x W + b), (B, w) to (B, d); a weight of shape (d,) is a diagonal one.
-
-    Tables that are trained use it for ranking, too, so that a stored table gives the same bits.
-    """
-    if weight.dim() == 1:
-        return torch.addcmul(bias, rows, weight).tanh_()
-    return torch.addmm(bias, rows, weight).tanh_()
