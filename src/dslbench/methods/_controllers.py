@@ -63,9 +63,11 @@ def make_controllers(
     ).to(device)
 
 
-def in_chunks(n: int, of_rows: Callable[[Tensor], Tensor]) -> Tensor:
+def in_chunks(n: int, of_rows: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
     """A function of row numbers, asked for all n rows in parts."""
-    return torch.cat([of_rows(part) for part in torch.split(torch.arange(n), _CHUNK)])
+    return torch.cat(
+        [of_rows(part) for part in torch.split(torch.arange(n, device=device), _CHUNK)]
+    )
 
 
 def split_pairs(

@@ -108,14 +108,14 @@ def find_groups(
             own = degrees[entity]
             groups.append(
                 Group(
-                    name,
-                    segment,
-                    entity,
-                    first,
-                    np.array(sizes),
-                    np.array(cost),
-                    own,
-                    torch.from_numpy(np.floor(np.log2(own + 1)).astype(np.int64)),
+                    table=name,
+                    segment=segment,
+                    entity=entity,
+                    first=first,
+                    sizes=np.array(sizes),
+                    cost=np.array(cost),
+                    degrees=own,
+                    buckets=torch.from_numpy(np.floor(np.log2(own + 1)).astype(np.int64)),
                 )
             )
             first += rows

@@ -155,6 +155,8 @@ class _Search(Hooks):
         )
         tables = model.tables()
         self.tables = [cast(CandidateTable, tables[g.table]) for g in self.groups]
+        self.device = lab.device
+        self.buckets = [g.buckets.to(lab.device) for g in self.groups]
         # AutoEmb takes 1 for the last loss of what has none yet.
         self.losses = [torch.ones(len(g), device=lab.device) for g in self.groups]
 
@@ -199,7 +201,7 @@ class _Search(Hooks):
         known = self.tables[k].weights[g.first + ids]
         if self.options.last_loss:
             known = torch.cat([known, self.losses[k][ids].unsqueeze(1)], dim=1)
-        answer: Tensor = self.controllers[k](g.buckets.to(ids.device)[ids], known)
+        answer: Tensor = self.controllers[k](self.buckets[k][ids], known)
         return answer
 
     @torch.no_grad()
@@ -207,6 +209,10 @@ class _Search(Hooks):
         """log a of all rows by group, (n, K), in ranking mode."""
         self.controllers.eval()
         return [
-            in_chunks(len(g), partial(self.logits, k)).log_softmax(dim=1).double().cpu().numpy()
+            in_chunks(len(g), partial(self.logits, k), self.device)
+            .log_softmax(dim=1)
+            .double()
+            .cpu()
+            .numpy()
             for k, g in enumerate(self.groups)
         ]

@@ -128,6 +128,7 @@ class _Search(Hooks):
         self.step = torch.optim.Adam(
             self.controllers.parameters(), lr=self.options.controller_lr, fused=True
         )
+        self.buckets = [g.buckets.to(lab.device) for g in self.groups]
         self.actions = lab.streams["actions"]
         tables = model.tables()
         self.tables = [cast(MixedTable, tables[g.table]) for g in self.groups]
@@ -242,9 +243,9 @@ class _Search(Hooks):
         after = np.append(np.asarray(allowed), -1)
         to = after[np.searchsorted(np.asarray(allowed), places, side="right")]
         to = np.where(to < 0, places, to)
-        margin = in_chunks(
-            len(places), lambda ids: self.margin(k, ids, torch.from_numpy(places)[ids])
-        )
+        device = self.buckets[k].device
+        sizes = torch.from_numpy(places).to(device)
+        margin = in_chunks(len(places), lambda ids: self.margin(k, ids, sizes[ids]), device)
         return to, margin.double().cpu().numpy()
 
     def enlarge_to(self, places: Places) -> None:
@@ -276,7 +277,7 @@ class _Search(Hooks):
         if self.options.last_loss:
             last = self.losses[k][ids, :1].nan_to_num(1.0)
             known = torch.cat([known, last], dim=1)
-        answer: Tensor = self.controllers[k](g.buckets.to(ids.device)[ids], known)
+        answer: Tensor = self.controllers[k](self.buckets[k][ids], known)
         return answer
 
 

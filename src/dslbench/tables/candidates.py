@@ -35,7 +35,7 @@ class CandidateTable(Table):
         start = torch.zeros(spec.n_rows, len(sizes))
         start[:, 0] = 1
         self.register_buffer("weights", start)
-        self._now = start
+        self._now: Tensor | None = None
 
     def mix(self, weights: Tensor) -> None:
         """Put weights (n, K) in force; gradients flow back to them."""
@@ -44,7 +44,7 @@ class CandidateTable(Table):
     def keep(self, weights: Tensor) -> None:
         """Put weights (n, K) in force, and remember them as the last ones of each row."""
         self.weights.copy_(weights.detach())
-        self._now = self.weights
+        self._now = None
 
     @torch.no_grad()
     def start(self, values: Tensor) -> None:
@@ -54,14 +54,16 @@ class CandidateTable(Table):
             self.weight[rows] = torch.cat([found[:, :width] for width in self.sizes], dim=1)
 
     def full(self) -> Tensor:
+        now = self.weights if self._now is None else self._now
         parts = [
-            self._of_segment(s, self.weight[rows], self._now[rows])
+            self._of_segment(s, self.weight[rows], now[rows])
             for s, rows in enumerate(segment_slices(self.spec))
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rows(self, ids: Tensor) -> Tensor:
-        vectors, weights = nn.functional.embedding(ids, self.weight), self._now[ids]
+        now = self.weights if self._now is None else self._now
+        vectors, weights = nn.functional.embedding(ids, self.weight), now[ids]
         if len(self.norms) == 1:
             return self._of_segment(0, vectors, weights)
         out = vectors.new_empty(len(ids), self.spec.dim)
