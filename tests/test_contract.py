@@ -15,7 +15,7 @@ from conftest import make_interactions
 from dslbench import artefact, registry
 from dslbench.backbones.base import Backbone
 from dslbench.data.interactions import Interactions, pairs_to_csr
-from dslbench.errors import UnsuitableError
+from dslbench.errors import UnsuitableError, UsageError
 from dslbench.methods.base import Method
 from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
@@ -23,7 +23,11 @@ from dslbench.tables import TableSpec, keep_count
 from dslbench.train import Lab, Phase
 
 METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
-PAIRS = list(itertools.product(BACKBONES, METHODS))
+PAIRS = [
+    (backbone, method)
+    for backbone, method in itertools.product(BACKBONES, METHODS)
+    if method not in registry.backbone(backbone).refuses
+]
 
 # What a backbone needs beside, or instead of, the settings of the tests below: by test, then name.
 SETTINGS: dict[str, dict[str, list[str]]] = {
@@ -88,17 +92,28 @@ def parameters(model: Backbone) -> dict[str, torch.Tensor]:
 def test_the_budget_is_exact_and_survives_storage(
     interactions: Interactions, backbone: str, method: str, sparsity: float
 ) -> None:
+    method_type = registry.method(method)
+    if method_type.family == "AutoML" and too_small(backbone, sparsity):
+        with pytest.raises(UsageError, match="parameters"):
+            train(interactions, backbone, method, sparsity)
+        return
     try:
         model, _, lab = train(interactions, backbone, method, sparsity, 2, *TWO_ROUNDS)
     except UnsuitableError:
-        assert registry.method(method).distils and sparsity >= 0.8  # not one column is left
+        assert method_type.distils and sparsity >= 0.8  # not one column is left
         return
     packed = artefact.from_bytes(artefact.to_bytes(artefact.stored(model, {}, {})))
     rebuilt = lab.build(pretrained=False)
     artefact.fill(rebuilt, packed)
+    spare = 0
     for name, table in model.tables().items():
         expected = expected_size(table.spec, method, sparsity, lab)
-        assert table.live() == packed.tables[name].stored == expected
+        assert table.live() == packed.tables[name].stored
+        spare += expected - table.live()
+        if method_type.family != "AutoML":
+            assert table.live() == expected
+    # Rows of several sizes share one budget over all tables, and may leave less than a row of it.
+    assert 0 <= spare <= max(table.spec.dim for table in model.tables().values())
     users = torch.arange(interactions.n_users)
     model.eval(), rebuilt.eval()
     assert torch.equal(model.scorer()(users), rebuilt.scorer()(users))
@@ -117,6 +132,11 @@ def expected_size(spec: TableSpec, method: str, sparsity: float, lab: Lab) -> in
     return spec.n_rows * columns
 
 
+def too_small(backbone: str, sparsity: float) -> bool:
+    """Whether the tests' 70 rows can't have sizes within the budget, as their maps take too much."""
+    return sparsity >= (0.8 if backbone == "convncf" else 0.9)
+
+
 @pytest.mark.parametrize(("backbone", "method"), PAIRS)
 def test_the_same_seed_gives_the_same_bits(
     interactions: Interactions, backbone: str, method: str
@@ -127,8 +147,12 @@ def test_the_same_seed_gives_the_same_bits(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(("backbone", "method"), [p for p in PAIRS if p[1] != "dense"])
-def test_zero_sparsity_equals_dense(interactions: Interactions, backbone: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "method"), [p for p in PAIRS if registry.method(p[1]).family == "MP"]
+)
+def test_zero_sparsity_of_a_mask_equals_dense(
+    interactions: Interactions, backbone: str, method: str
+) -> None:
     small = parameters(train(interactions, backbone, method, 0.0)[0])
     dense = parameters(train(interactions, backbone, "dense", 0.0)[0])
     assert all(torch.equal(small[name], dense[name]) for name in dense)

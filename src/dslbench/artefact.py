@@ -6,7 +6,10 @@ A safetensors file (no code is executed on reading). A table `t` of shape (n, d)
 * bitmap: `t.values`, the live entries row by row, float32; `t.bits`, (n, ceil(d / 8)) uint8, bit
   k of a row set where column k is live (little-endian within a byte); `t.counts`, live entries
   per row, in the smallest unsigned integer that holds d;
-* csr: `t.values`; `t.columns`, in the smallest unsigned integer that holds d; `t.counts`.
+* csr: `t.values`; `t.columns`, in the smallest unsigned integer that holds d; `t.counts`;
+* rows: `t.values`, rows of different widths one after the other, float32; `t.counts`, the width
+  of each (its offset is the sum of those before); for each map of width w in segment s `t.map.s.w`
+  and `t.bias.s.w`, see `tables.rows.StoredRows`. The metadata names the segments and the maps.
 
 Other weights are `rest.NAME`. The metadata holds the format, the run's resolved spec, the data's
 digests and the shapes.
@@ -28,13 +31,13 @@ from safetensors.numpy import load, save
 
 from dslbench.errors import DataError, UsageError
 from dslbench.evaluate import rank_users
-from dslbench.tables import StoredTable
+from dslbench.tables import StoredRows, StoredTable
 
 if TYPE_CHECKING:
     from dslbench.backbones.base import Backbone
     from dslbench.data.interactions import Interactions
 
-Form = Literal["dense", "csr", "bitmap"]
+Form = Literal["dense", "csr", "bitmap", "rows"]
 Arrays = dict[str, npt.NDArray[Any]]
 _FORMAT = "dslbench-model-1"
 
@@ -70,23 +73,49 @@ def stored(model: Backbone, spec: dict[str, Any], digests: Mapping[str, Any]) ->
 
 
 def to_bytes(model: StoredModel, form: Form | None = None) -> bytes:
-    """The file's content; `form` None packs masked tables as bitmaps and full ones as they are."""
+    """The file's content; `form` None packs every table in the form that suits it (`usual_form`)."""
     arrays: Arrays = {f"rest.{name}": np.asarray(x, order="C") for name, x in model.rest.items()}
-    shapes = {}
+    shapes: dict[str, dict[str, Any]] = {}
     for name, table in model.tables.items():
-        chosen: Form = form or ("dense" if table.mask is None else "bitmap")
+        chosen = form or usual_form(table)
         shapes[name] = {"shape": list(table.shape), "form": chosen}
+        if isinstance(table, StoredRows) and chosen == "rows":
+            maps = [list(key) for key in table.maps]
+            shapes[name] |= {"segments": list(table.segments), "maps": maps}
         arrays |= {f"{name}.{part}": x for part, x in _pack(table, chosen).items()}
     about = {"format": _FORMAT, "tables": shapes, "spec": model.spec, "digests": model.digests}
     return bytes(save(arrays, metadata={"dslbench": json.dumps(about)}))
 
 
-def table_bytes(model: StoredModel) -> dict[str, int]:
-    """Bytes of the tables' arrays in each form, as they would lie on disk."""
-    return {
-        form: sum(x.nbytes for table in model.tables.values() for x in _pack(table, form).values())
-        for form in ("dense", "csr", "bitmap")
+def usual_form(table: StoredTable) -> Form:
+    """Rows of different widths as such, masked tables as bitmaps, full ones as they are."""
+    if isinstance(table, StoredRows):
+        return "rows"
+    return "dense" if table.mask is None else "bitmap"
+
+
+def table_bytes(model: StoredModel) -> dict[str, int | None]:
+    """Bytes of the tables' arrays in each form, as they would lie on disk.
+
+    Rows of different widths have no csr or bitmap form and other tables no rows: None. In a model
+    that has the former, "rows" counts the latter in their usual form.
+    """
+    tables = model.tables.values()
+    mixed = any(isinstance(table, StoredRows) for table in tables)
+    forms: dict[str, list[Form] | None] = {
+        "dense": ["dense" for _ in tables],
+        "csr": None if mixed else ["csr" for _ in tables],
+        "bitmap": None if mixed else ["bitmap" for _ in tables],
+        "rows": [usual_form(table) for table in tables] if mixed else None,
     }
+    return {
+        name: None if chosen is None else sum(
+            x.nbytes
+            for table, form in zip(tables, chosen, strict=True)
+            for x in _pack(table, form).values()
+        )
+        for name, chosen in forms.items()
+    }  # fmt: skip
 
 
 def read(path: Path) -> StoredModel:
@@ -108,10 +137,7 @@ def from_bytes(content: bytes, name: str = "the model") -> StoredModel:
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise DataError(f"{name} is a safetensors file, but not a model of dslbench")
     try:
-        tables = {
-            key: _unpack(key, tuple(entry["shape"]), entry["form"], arrays)
-            for key, entry in about["tables"].items()
-        }
+        tables = {key: _unpack(key, entry, arrays) for key, entry in about["tables"].items()}
         rest = {k.removeprefix("rest."): x for k, x in arrays.items() if k.startswith("rest.")}
         return StoredModel(tables, rest, about["spec"], about["digests"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -167,6 +193,15 @@ def _pack(table: StoredTable, form: Form) -> Arrays:
     d = table.shape[1]
     if form == "dense":
         return {"values": table.unpack().reshape(-1)}
+    if isinstance(table, StoredRows):
+        if form != "rows":
+            raise UsageError(f"rows of different widths have no form '{form}'", "dense or rows")
+        arrays = {"values": table.values, "counts": table.widths.astype(_unsigned(d))}
+        for (segment, width), (weight, bias) in table.maps.items():
+            arrays |= {f"map.{segment}.{width}": weight, f"bias.{segment}.{width}": bias}
+        return arrays
+    if form == "rows":
+        raise UsageError("a table without widths has no form 'rows'", "dense, csr or bitmap")
     mask = np.ones(table.shape, dtype=bool) if table.mask is None else table.mask
     arrays = {"values": table.values, "counts": mask.sum(axis=1).astype(_unsigned(d))}
     if form == "bitmap":
@@ -174,14 +209,23 @@ def _pack(table: StoredTable, form: Form) -> Arrays:
     return arrays | {"columns": np.nonzero(mask)[1].astype(_unsigned(d))}
 
 
-def _unpack(name: str, shape: tuple[int, ...], form: str, arrays: Arrays) -> StoredTable:
-    n, d = shape
-    values = arrays[f"{name}.values"]
+def _unpack(name: str, entry: dict[str, Any], arrays: Arrays) -> StoredTable:
+    n, d = (int(size) for size in entry["shape"])
+    form, values = entry["form"], arrays[f"{name}.values"]
     if form == "dense":
         if values.size != n * d:
             raise ValueError(f"table {name} has {values.size} values, shape {n} x {d}")
         return StoredTable((n, d), values, None)
     counts = arrays[f"{name}.counts"].astype(np.int64)
+    if form == "rows":
+        maps = {
+            (int(s), int(w)): (arrays[f"{name}.map.{s}.{w}"], arrays[f"{name}.bias.{s}.{w}"])
+            for s, w in entry["maps"]
+        }
+        segments = tuple(int(size) for size in entry["segments"])
+        rows = StoredRows((n, d), values, None, counts, segments, maps)
+        rows.check()
+        return rows
     if form == "bitmap":
         bits = arrays[f"{name}.bits"]
         mask = np.unpackbits(bits, axis=1, count=d, bitorder="little").astype(bool)

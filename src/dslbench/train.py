@@ -6,11 +6,12 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from dslbench.backbones.base import Backbone, Hyper
@@ -39,7 +40,7 @@ class Hooks:
         """An iteration begins; nothing of it has been computed."""
 
     def loss(self, loop: Loop, batch: Any) -> Tensor:
-        """The backbone's loss; a method whose term shares work with it computes both here."""
+        """The backbone's loss; a method that has something to do before or beside it does it here."""
         return loop.model.loss(batch)
 
     def extra_loss(self, loop: Loop, batch: Any) -> Tensor | None:
@@ -192,6 +193,18 @@ class Lab:
         record.train_seconds = time.perf_counter() - began
         record.ledger.train_macs = macs.forward
         return result
+
+    def variation(
+        self, *, train: sparse.csr_matrix | None = None, epochs: int | None = None
+    ) -> Lab:
+        """The same lab with other training pairs, or for another number of epochs; one bill."""
+        other = Lab(
+            self.data if train is None else replace(self.data, train=train),
+            self.backbone, self.hyper, epochs=epochs or self.epochs, seed=self.seed,
+            device=self.device, emit=self._emit, full_hyper=self.full_hyper,
+        )  # fmt: skip
+        other.streams, other.phases = self.streams, self.phases
+        return other
 
     def evaluate(self, model: Backbone, part: str) -> Evaluation:
         """Rank on "valid" or "test": all items but those of earlier parts, or the sampled ones."""

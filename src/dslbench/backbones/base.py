@@ -95,6 +95,10 @@ class Backbone(nn.Module, ABC):
     # Published interval between explorations (DSL's delta T), in iterations.
     published_delta_t: ClassVar[int] = 2000
 
+    # Loss of each example of the batch that `loss` took last, (B,), without regularisation, for
+    # methods that look at single users and items; None where a loss has no such parts.
+    example_losses: Tensor | None = None
+
     @abstractmethod
     def __init__(
         self, data: Interactions, hyper: Any, make_table: MakeTable, streams: Streams

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -51,6 +51,11 @@ class CDAE(Backbone):
     hyper_type = CDAEHyper
     dense_gradients = False  # the user rows outside a batch have none to tell them apart
     sums_loss = True
+    refuses: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("autoemb", "esapn"),
+        "only its user matrix has rows that could have sizes of their own; the two item matrices "
+        "would stay whole, and no budget over all three would be kept",
+    )
     published_delta_t = 100  # Mult-VAE's: none is published for CDAE
 
     def __init__(

@@ -156,7 +156,9 @@ class ConvNCF(Backbone):
         q = self.item.rows(items)
         scores = self.score_pairs(torch.cat([p, p]), q)
         wanted, unwanted = scores[: len(p)], scores[len(p) :]
-        ranking = softplus(unwanted - wanted).sum()
+        losses = softplus(unwanted - wanted)
+        self.example_losses = losses.detach()
+        ranking = losses.sum()
         norms = p.square().sum() + q.square().sum()
         return ranking + self.hyper.reg_embedding * norms + self.network_norms()
 

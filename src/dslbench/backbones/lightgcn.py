@@ -76,9 +76,10 @@ class LightGCN(Backbone):
         propagated, ego = self.propagate(self.embedding.full(), rows)
         users, positives, negatives, beside = torch.split(propagated, [size, size, size, len(more)])
         margin = self.dot(users, negatives) - self.dot(users, positives)
-        ranking = torch.nn.functional.softplus(margin).mean()
+        losses = torch.nn.functional.softplus(margin)
+        self.example_losses = losses.detach()
         norms = ego[: 3 * size].square().sum()
-        return ranking + self.reg / (2 * size) * norms, beside
+        return losses.mean() + self.reg / (2 * size) * norms, beside
 
     def loss_and_scores(
         self, batch: Triples, users: Tensor, items: Tensor, others: Tensor | None = None

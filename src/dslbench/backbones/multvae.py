@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -58,6 +58,9 @@ class MultVAE(Backbone):
     label = "MultVAE"
     hyper_type = MultVAEHyper
     dense_gradients = False  # the encoder's rows of items absent from a batch have none
+    refuses: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("autoemb", "esapn"), "it has no table of users whose rows could have sizes of their own"
+    )
     folds_in = True
     published_delta_t = 100
     updates: Tensor

@@ -187,12 +187,16 @@ class NeuMF(Backbone):
         """
         if isinstance(batch, Pointwise):
             logits = self.logits(batch.users, batch.items.unsqueeze(1)).squeeze(1)
-            return binary_cross_entropy_with_logits(logits, batch.labels)
+            losses = binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
+            self.example_losses = losses.detach()
+            return losses.mean()
         assert isinstance(batch, Grouped)
         items = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)
         logits = self.logits(batch.users, items)
         wanted, unwanted = logits[:, 0], logits[:, 1:]
-        return nn.functional.softplus(-wanted).mean() + nn.functional.softplus(unwanted).mean()
+        pull, push = nn.functional.softplus(-wanted), nn.functional.softplus(unwanted)
+        self.example_losses = (pull + push.mean(dim=1)).detach()
+        return pull.mean() + push.mean()
 
     def logits(self, users: Tensor, items: Tensor) -> Tensor:
         """Logits of users (B,) with items of their own (B, C), as (B, C)."""

@@ -107,8 +107,10 @@ class UltraGCN(Backbone):
         positive = h.w1 + h.w2 * beta * self.beta_items[batch.positives]
         weights = torch.cat([positive.unsqueeze(1), h.lambda_ * self.omega[batch.positives]], dim=1)
         negative = h.w3 + h.w4 * beta.unsqueeze(1) * self.beta_items[batch.negatives]
-        pulled = (weights * softplus(-wanted)).sum()
-        pushed = (negative * softplus(unwanted)).sum() * (h.negative_weight / unwanted.shape[1])
+        pull, push = weights * softplus(-wanted), negative * softplus(unwanted)
+        scale = h.negative_weight / unwanted.shape[1]
+        self.example_losses = (pull.sum(dim=1) + push.sum(dim=1) * scale).detach()
+        pulled, pushed = pull.sum(), push.sum() * scale
         norms = self.squared_norm(self.user.entries()) + self.squared_norm(self.item.entries())
         total: Tensor = pulled + pushed + h.gamma / 2 * norms
         return total

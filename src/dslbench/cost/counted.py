@@ -18,6 +18,7 @@ from torch import nn
 from dslbench.backbones.base import Backbone
 from dslbench.errors import RunError
 from dslbench.evaluate import BLOCK_BYTES
+from dslbench.ops.affine import RowNorm
 from dslbench.ops.base import Macs, Op
 from dslbench.ops.layers import SeededDropout
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 # Modules that may run uncounted: they only pass on, or work entry by entry.
 FREE: frozenset[type[nn.Module]] = frozenset(
     {nn.Dropout, nn.Flatten, nn.GELU, nn.Identity, nn.LeakyReLU, nn.ReLU, nn.Sequential}
-    | {nn.Sigmoid, nn.SiLU, nn.Softmax, nn.LogSoftmax, nn.Softplus, nn.Tanh, SeededDropout}
+    | {nn.Sigmoid, nn.SiLU, nn.Softmax, nn.LogSoftmax, nn.Softplus, nn.Tanh, RowNorm, SeededDropout}
 )
 # A full ranking is counted on all users up to so many MACs, else on as many users as they buy.
 RANKING_MACS = 10**11

@@ -1,6 +1,7 @@
 """Embedding tables: the one seam between methods and backbones."""
 
 from dslbench.tables.base import MakeTable, MaskScope, StoredTable, Table, TableSpec, keep_count
+from dslbench.tables.candidates import CandidateTable
 from dslbench.tables.dense import DenseTable
 from dslbench.tables.masked import (
     DenseMaskedTable,
@@ -10,15 +11,20 @@ from dslbench.tables.masked import (
     random_masks,
     segment_slices,
 )
+from dslbench.tables.mixed import MixedTable
+from dslbench.tables.rows import StoredRows
 from dslbench.tables.select import select_largest
 
 __all__ = [
+    "CandidateTable",
     "DenseMaskedTable",
     "DenseTable",
     "MakeTable",
     "MaskScope",
     "MaskedTable",
+    "MixedTable",
     "PackedTable",
+    "StoredRows",
     "StoredTable",
     "Table",
     "TableSpec",

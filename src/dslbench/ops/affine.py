@@ -1,0 +1,118 @@
+"""Parts of small networks over rows: affine maps, batch normalisation, weighted sums."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dslbench.ops.base import Macs, Op, product_macs, trained
+
+
+class MapRows(Op):
+    """x W + b for all rows of x."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, w), (w, out) and (out,) to (B, out)."""
+        return torch.addmm(bias, x, weight)
+
+    def macs(self, x: Tensor, weight: Tensor, bias: Tensor) -> Macs:
+        """B w out, and as many for each of the gradients of x and W that are wanted."""
+        return product_macs(x, weight.T, skips_zeros=False)
+
+
+def expand(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """tanh(x W + b), (B, w) to (B, d); a weight of shape (d,) is a diagonal one."""
+    if weight.dim() == 1:
+        return torch.addcmul(bias, rows, weight).tanh_()
+    return torch.addmm(bias, rows, weight).tanh_()
+
+
+class ExpandRows(Op):
+    """`expand` for rows that are ranked with: a stored table gives the same bits."""
+
+    def forward(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, w), (w, d) or (d,), and (d,) to (B, d)."""
+        return expand(rows, weight, bias)
+
+    def macs(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Macs:
+        """B w d, or B d for a diagonal map; ranking has no backward pass."""
+        return Macs(len(rows) * weight.numel())
+
+
+class MixRows(Op):
+    """sum_k a_k x_k, row by row."""
+
+    def forward(self, weights: Tensor, *parts: Tensor) -> Tensor:
+        """(B, K) and K times (B, d) to (B, d)."""
+        total = parts[0] * weights[:, :1]
+        for k, part in enumerate(parts[1:], start=1):
+            total = total.addcmul(part, weights[:, k : k + 1])
+        return total
+
+    def macs(self, weights: Tensor, *parts: Tensor) -> Macs:
+        """K B d; backward as many for the weights, and B d for each part whose gradient is wanted."""
+        each = parts[0].numel()
+        backward = each * (trained(weights) * len(parts) + sum(trained(part) for part in parts))
+        return Macs(each * len(parts), backward, backward)
+
+
+class RowNorm(nn.Module):
+    """Batch normalisation over rows (B, d), with scale and shift (Ioffe and Szegedy, Alg. 1).
+
+    In training the statistics are those of the batch, and running ones move towards them by
+    `momentum`; in ranking, and for a single row, they are the running ones.
+
+    Args:
+        dim: d.
+        scale: initial scale, which is the standard deviation of the output at the start.
+        eps: added to the variances.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dim: int, scale: float = 1.0, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((dim,), float(scale)))
+        self.shift = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+        self.eps, self.momentum = eps, 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, d) to (B, d)."""
+        return nn.functional.batch_norm(
+            x, self.mean, self.variance, self.scale, self.shift,
+            self.training and len(x) > 1, self.momentum, self.eps,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def estimate(self, mean: Tensor, variance: Tensor) -> None:
+        """Replace the running statistics, (d,) each."""
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
+
+    def as_affine(self) -> tuple[Tensor, Tensor]:
+        """Factor and offset, (d,) each, that it amounts to with the running statistics."""
+        factor = self.scale / torch.sqrt(self.variance + self.eps)
+        return factor, self.shift - self.mean * factor
+
+
+class Affine(nn.Module):
+    """x W + b with parameters; W keeps variances (uniform, LeCun), b starts at zero."""
+
+    def __init__(self, width: int, out: int, rng: np.random.Generator) -> None:
+        super().__init__()
+        bound = math.sqrt(3 / width)
+        drawn = (rng.random((width, out), dtype=np.float32) * 2 - 1) * np.float32(bound)
+        self.weight = nn.Parameter(torch.from_numpy(drawn))
+        self.bias = nn.Parameter(torch.zeros(out))
+        self.map_rows = MapRows()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) to (B, out)."""
+        y: Tensor = self.map_rows(x, self.weight, self.bias)
+        return y
