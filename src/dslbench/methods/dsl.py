@@ -204,7 +204,7 @@ class DynamicSparseLearning(RandomPruning):
                     weight[rows], before[rows], score[rows], rho
                 )
                 replaced += count
-            moved = int((after & ~before).sum())
+            moved = int((after & ~before).count_nonzero())
             if moved:
                 table.move_mask(after, loop.optimiser)
             table.keep_gradient(False)
@@ -242,7 +242,7 @@ class DynamicSparseLearning(RandomPruning):
             grown = select_largest(torch.zeros_like(score), ~kept, count, self.growth)
         else:
             grown = select_largest(score, ~kept, count, self.growth)
-            self.grown_without_gradient += int((score[grown] == 0).sum())
+            self.grown_without_gradient += int((grown & (score == 0)).count_nonzero())
         self.grown += count
         return kept | grown, count
 

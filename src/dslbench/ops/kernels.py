@@ -231,3 +231,20 @@ def magnitude_histogram(  # type: ignore[no-untyped-def]
                 into[b >> 16] += among[r, k]
             elif b >> 16 == prefix:
                 into[b & 0xFFFF] += among[r, k]
+
+
+@kernel
+def at_least(  # type: ignore[no-untyped-def]
+    lo, hi, step, bits, among, threshold, chosen, found
+):
+    """Choose the entries of `among` whose magnitude's bits reach a threshold's, and count them.
+
+    Rows [lo, hi) are counted in found[lo // step].
+    """
+    total = 0
+    for r in range(lo, hi):
+        for k in range(bits.shape[1]):
+            taken = among[r, k] & ((bits[r, k] & 0x7FFFFFFF) >= threshold)
+            chosen[r, k] = taken
+            total += taken
+    found[lo // step] = total

@@ -171,10 +171,10 @@ class PackedTable(MaskedTable):
         """Set bitmap and starts for the live entries of a mask."""
         bits = np.packbits(mask.cpu().numpy(), axis=1, bitorder="little")
         self.bits = torch.from_numpy(bits).to(mask.device)
-        starts = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
-        torch.cumsum(mask.sum(dim=1), 0, out=starts[1:])
+        starts = np.zeros(len(bits) + 1, dtype=np.int64)
+        np.cumsum(np.bitwise_count(bits).sum(axis=1, dtype=np.int64), out=starts[1:])
         # int32 counts as many entries as a table of 8 GiB has.
-        self.register_buffer("starts", starts.to(torch.int32))
+        self.register_buffer("starts", torch.from_numpy(starts.astype(np.int32)).to(mask.device))
 
     def _spread(self, values: Tensor) -> Tensor:
         if values.device.type != "cpu":

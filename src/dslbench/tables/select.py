@@ -60,17 +60,32 @@ def select_largest(
     if count <= 0:
         return torch.zeros_like(among)
     threshold = kth_largest(score, among, count)
-    size = score.detach().abs()
-    chosen = (size > threshold) & among
-    missing = count - int(chosen.count_nonzero())
-    tied = ((size == threshold) & among).reshape(-1).nonzero().squeeze(1)
-    if missing < len(tied):
+    chosen, surplus = _at_least(score, among, threshold, count)
+    if surplus:
+        tied = (chosen & (score.detach().abs() == threshold)).reshape(-1).nonzero().squeeze(1)
+        missing = len(tied) - surplus
         if rng is not None:
-            lot = rng.permutation(len(tied))[:missing]
+            lot = rng.permutation(len(tied))
             tied = tied[torch.from_numpy(lot).to(tied.device)]
-        tied = tied[:missing]
-    chosen.view(-1)[tied] = True
+        chosen.view(-1)[tied[missing:]] = False
     return chosen
+
+
+def _at_least(score: Tensor, among: Tensor, threshold: float, count: int) -> tuple[Tensor, int]:
+    """Mask of the chosen entries of at least so large a magnitude, and by how many it exceeds `count`."""
+    if score.device.type != "cpu":
+        chosen = (score.detach().abs() >= threshold) & among
+        return chosen, int(chosen.count_nonzero()) - count
+    chosen = torch.empty(among.shape, dtype=torch.bool)
+    bits = score.detach().numpy().view(np.int32)
+    step = -(-len(bits) // thread_count())
+    bounds = np.append(np.arange(0, len(bits), step), len(bits))
+    found = np.zeros(len(bounds) - 1, dtype=np.int64)
+    run_rows(
+        kernels.at_least, bounds, step, bits, among.numpy(),
+        np.float32(threshold).view(np.int32), chosen.numpy(), found,
+    )  # fmt: skip
+    return chosen, int(found.sum()) - count
 
 
 def select_greatest(score: Tensor, count: int) -> Tensor:

@@ -1,0 +1,119 @@
+"""What sparse training really costs on LightGCN: step time, explorations, memory of the state.
+
+Dense, RP and DSL train side by side, taking turns step by step, each with its own hooks, optimiser and
+batches. Memory is that of all tensors that a table and its optimiser hold between two steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from common import gowalla_or_alike, machine
+from dslbench import registry
+from dslbench.runs.worker import make_lab
+from dslbench.spec import resolve
+from dslbench.train import Hooks, Lab, Loop
+
+
+class Contestant:
+    """A method in the midst of its training."""
+
+    def __init__(self, lab: Lab, method: Any, total: int) -> None:
+        self.lab, self.hooks, self.times, self.explorations = lab, method or Hooks(), [], []
+        if method is None:
+            model = lab.build()
+        else:
+            model = method.model = lab.build(method.make_table)
+            method.mask_at_random(lab.streams)
+            method.growth = lab.streams["growth"]
+        self.model, self.optimiser = model, model.optimiser(lab.hyper)
+        self.sampler = model.sampler(lab.data, lab.hyper, lab.streams, lab.device)
+        self.loop = Loop(model, self.optimiser, total, lab.hyper.batch_size)
+        self.hooks.begin(self.loop)
+        self.batches = iter(self.sampler.epoch())
+
+    def step(self) -> None:
+        batch = next(self.batches, None)
+        if batch is None:
+            self.batches = iter(self.sampler.epoch())
+            batch = next(self.batches)
+        began = time.perf_counter()
+        self.loop.t += 1
+        self.hooks.before_step(self.loop)
+        loss = self.model.loss(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.hooks.after_backward(self.loop):
+            self.optimiser.step()
+        self.hooks.after_step(self.loop)
+        seconds = time.perf_counter() - began
+        explores = self.hooks.dense_gradient(self.loop)
+        (self.explorations if explores else self.times).append(seconds)
+
+    def state_bytes(self) -> int:
+        """Bytes of the table's parameters and buffers and of the optimiser's state."""
+        kept = [*self.model.parameters()]
+        kept += [b for t in self.model.tables().values() for b in t.buffers()]
+        kept += [x for s in self.optimiser.state.values() for x in s.values() if torch.is_tensor(x)]
+        sizes = {
+            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in map(_data, kept)
+        }
+        return sum(sizes.values())
+
+
+def _data(x: torch.Tensor) -> torch.Tensor:
+    return x.detach()
+
+
+def main() -> str:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=60, help="steps of each contestant")
+    parser.add_argument("--every", type=int, default=20, help="iterations between explorations")
+    chosen = parser.parse_args()
+    data, source = gowalla_or_alike()
+    contestants: dict[str, Contestant] = {}
+    for name, sparsity in [("dense", 0.0), ("rp", 0.5), ("dsl", 0.5), ("rp", 0.9), ("dsl", 0.9)]:
+        spec = resolve(
+            dataset="gowalla", backbone="lightgcn", method=name, sparsity=sparsity, seed=0, epochs=1,
+            protocol="paper", settings=[f"dsl.delta_t={chosen.every}"],
+        )  # fmt: skip
+        kind = registry.method(name)
+        method = kind(kind.options_type.model_validate(spec.options), sparsity)
+        lab = make_lab(spec, data, torch.device("cpu"))
+        label = name if name == "dense" else f"{name} {sparsity:.0%}"
+        contestants[label] = Contestant(
+            lab, None if name == "dense" else method, 10 * chosen.rounds
+        )
+    for turn in range(chosen.rounds + 3):
+        for contestant in contestants.values():
+            contestant.step()
+        if turn == 2:
+            for contestant in contestants.values():
+                contestant.times.clear()
+    dense = contestants["dense"]
+    usual, rows = statistics.median(dense.times), []
+    for label, c in contestants.items():
+        step = statistics.median(c.times)
+        explore = statistics.median(c.explorations) if c.explorations else None
+        # Seconds of one iteration, an exploration among every so many of them.
+        mean = step if explore is None else step + (explore - step) / chosen.every
+        rows.append([
+            label, f"{step * 1e3:.1f}", "-" if explore is None else f"{explore * 1e3:.1f}",
+            f"{mean / usual:.3f}", f"{c.state_bytes() / 2**20:.1f}",
+            f"{c.state_bytes() / dense.state_bytes():.3f}",
+        ])  # fmt: skip
+    headers = ["method", "step, ms (median)", "exploring iteration, ms",
+               f"time an iteration, one in {chosen.every} exploring, relative to dense",
+               "table + optimiser, MiB", "relative to dense"]  # fmt: skip
+    title = f"### LightGCN, {source}, batch {dense.lab.hyper.batch_size}: sparse training state"
+    return f"{title}\n\n{tabulate(rows, headers, tablefmt='github')}\n\nMachine: {machine()}\n"
+
+
+if __name__ == "__main__":
+    print(main())
