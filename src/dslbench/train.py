@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
 from dslbench.backbones.base import Backbone, Hyper
-from dslbench.cost import counted
+from dslbench.cost import counted, measured
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
 from dslbench.evaluate import Evaluation, evaluate, evaluate_sampled
@@ -83,6 +84,7 @@ class Loop:
     epoch: int = 0
     stop: bool = False  # a hook sets it to end the phase after this iteration
     notes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    step_seconds: list[float] = field(default_factory=list)  # of this epoch
 
     def note(self, name: str, value: float) -> None:
         """Record a diagnostic value for the current epoch."""
@@ -100,6 +102,7 @@ class Phase:
     eval_seconds: float = 0.0
     selected_epoch: int | None = None
     selected_value: float | None = None
+    state_bytes: int | None = None  # of tables and optimiser, at the end
     history: list[dict[str, Any]] = field(default_factory=list)
     ledger: counted.Ledger = field(default_factory=counted.Ledger)
     run: str | None = None  # id of the stored run whose bill this is, shared by all that need it
@@ -267,7 +270,9 @@ class Lab:
             row: dict[str, Any] = {"phase": phase, "epoch": epoch, "loss": loss, "lr": rate}
             row |= {name: sum(values) / len(values) for name, values in loop.notes.items()}
             row["train_seconds"] = seconds
+            row["step_seconds"] = np.percentile(loop.step_seconds, [25, 50, 75]).tolist()
             loop.notes.clear()
+            loop.step_seconds.clear()
             record.train_seconds += seconds
             record.steps += loop.t - before
             if select and self._is_due(epoch):
@@ -284,6 +289,7 @@ class Lab:
             self._emit({"event": "epoch", "phase": phase, "epochs": self.epochs} | row)
             if loop.stop:
                 break
+        record.state_bytes = measured.state_bytes(model, optimiser)
         if best is not None:
             model.load_state_dict(best)
         return record
@@ -304,7 +310,7 @@ class Lab:
         """
         ops = counted.ops_of(loop.model, *hooks.modules())
         due = (loop.epoch - 1) % self._twentieth == 0
-        total, last_report = 0.0, time.monotonic()
+        total, last_report, ended = 0.0, time.monotonic(), time.perf_counter()
         for step, batch in enumerate(sampler.epoch(), start=1):
             loop.t += 1
             hooks.before_step(loop)
@@ -324,6 +330,8 @@ class Lab:
             if hooks.after_backward(loop):
                 loop.optimiser.step()
             hooks.after_step(loop)
+            began, ended = ended, time.perf_counter()
+            loop.step_seconds.append(ended - began)
             total += value
             if loop.stop:
                 return total / step

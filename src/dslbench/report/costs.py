@@ -19,7 +19,7 @@ from dslbench.report.tables import (
 )  # fmt: skip
 
 # A counted change smaller than this promises nothing that could be realised.
-LEAST_PROMISE = 0.01
+LEAST_PROMISE = 0.05
 
 
 def size(value: float) -> str:
@@ -50,11 +50,29 @@ class SmallestForm(Column):
         return stored_bytes(record)
 
 
+@dataclass(frozen=True)
+class LastPhase(Column):
+    """A quantity of the phase that made the stored model."""
+
+    def value(self, record: Record) -> float | None:
+        phases = _phases(record)
+        found: float | None = phases[-1].get("state_bytes") if phases else None
+        return found
+
+
 _MEASURED = ("cost", "measured")
 
 TEST_TIME = Column("Inference time", (*_MEASURED, "test_seconds"), "low", "measured", short_time)
 ALL_PARAMS = Column("All params", ("budget", "total_params"), None, "counted", "{:,.0f}".format)
 STORED = SmallestForm("Stored size", (*_MEASURED, "stored_bytes"), "low", "measured", size)
+STATE = LastPhase("Training state", ("",), "low", "measured", size)
+LATENCY = {
+    users: Column(
+        f"Top 20, {users} users", (*_MEASURED, "top_k_latency", users, "p50_seconds"), "low",
+        "measured", short_time,
+    )
+    for users in ("1", "1024")
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,12 +85,21 @@ class CostKind:
     measured: Column
 
 
-KINDS = (
+# The costs of the paper's Table 1, and beside them what can be measured only.
+TABLE_1 = (
     CostKind("training", COLUMNS["train_macs"], COLUMNS["exact_train_macs"], COLUMNS["train_time"]),
     CostKind("inference", COLUMNS["infer_macs"], COLUMNS["exact_infer_macs"], TEST_TIME),
     CostKind("training memory", None, COLUMNS["params"], COLUMNS["memory"]),
     CostKind("stored size", None, ALL_PARAMS, STORED),
 )
+KINDS = (
+    *TABLE_1,
+    CostKind("tables, optimiser", None, COLUMNS["params"], STATE),
+    CostKind("top 20, 1 user", None, None, LATENCY["1"]),
+    CostKind("top 20, 1,024 users", None, None, LATENCY["1024"]),
+)
+# A change smaller than this is noise, and breaks nothing even.
+LEAST_GAIN = 0.02
 
 
 def change(column: Column | None, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
@@ -105,6 +132,8 @@ def cost(records: Sequence[Record]) -> list[TableModel]:
     tables = []
     for part in group(records, setting_of):
         tables += [_cost(part), _bill(part)]
+        if len({r["spec"]["sparsity"] for r in part if r["spec"]["sparsity"]}) > 1:
+            tables.append(_break_even(part))
     return tables
 
 
@@ -123,7 +152,8 @@ def _cost(records: list[Record]) -> TableModel:
         is_dense = runs[0]["spec"]["method"] == "dense"
         for place, kind in enumerate(KINDS):
             measured = change(kind.measured, runs, dense)
-            fraction = realised(promised(kind, runs, dense), measured)
+            counted = promised(kind, runs, dense)
+            fraction = realised(0.0 if kind.paper is kind.exact is None else counted, measured)
             table.rows.append(
                 [
                     Cell(label(runs) if place == 0 else ""),
@@ -145,12 +175,51 @@ def _cost(records: list[Record]) -> TableModel:
         "convention); below 0 %: costlier than dense. n/a: no saving is promised, or does not apply.",
         "Counted is MACs for training and inference, stored table entries for memory, all stored "
         "parameters for size; measured "
-        "is training time, the time of one full ranking on test, the peak memory of the run's process, "
-        "and bytes of the tables in their smallest packed form.",
+        "is training time, the time of one full ranking on test, the median time of ranking some users "
+        "from the stored model, the peak memory of the run's process, the bytes that tables and "
+        "optimiser hold at the end of the last training, and bytes of the tables in their smallest "
+        "packed form.",
     ]
     if not dense:
         notes.append("No dense run with these settings is stored: nothing to compare with.")
     table.footer = footer(records, *notes)
+    return table
+
+
+def _break_even(records: list[Record]) -> TableModel:
+    """The lowest sparsity at which each cost is measured to be lower than dense's."""
+    table = TableModel(
+        title=f"Break-even sparsity: {setting(records[0])}",
+        headers=["Method", "Sparsities", *(kind.name for kind in KINDS)],
+        rows=[],
+    )
+    dense = dense_of(records)
+    for runs in group(
+        [r for r in records if r["spec"]["sparsity"]],
+        lambda r: (r["spec"]["method"], r["spec"]["variant"], str(r["spec"]["options"])),
+    ):
+        by_sparsity = sorted(
+            group(runs, lambda r: r["spec"]["sparsity"]), key=lambda g: g[0]["spec"]["sparsity"]
+        )
+        if len(by_sparsity) < 2:
+            continue
+        levels = [g[0]["spec"]["sparsity"] for g in by_sparsity]
+        cells = [Cell(row_label(runs[0]["spec"])), Cell(", ".join(f"{s:.0%}" for s in levels))]
+        for kind in KINDS:
+            changes = [change(kind.measured, same, dense) for same in by_sparsity]
+            if any(found is None for found in changes):
+                cells.append(Cell(MISSING))
+                continue
+            gains = [
+                s for s, found in zip(levels, changes, strict=True) if (found or 0) < -LEAST_GAIN
+            ]
+            cells.append(Cell(f"{gains[0]:.0%}", value=gains[0]) if gains else Cell("none"))
+        table.rows.append(cells)
+    table.footer = footer(
+        records,
+        f"The lowest of the sparsities run at which the measured cost is at least {LEAST_GAIN:.0%} below "
+        "dense's; none: at none of them.",
+    )
     return table
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from dslbench import artefact, registry
@@ -97,7 +98,7 @@ def stored_teacher(
 
 def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     """Make one run, judge the model rebuilt from its stored tables, and return its record."""
-    started = datetime.now(UTC)
+    started, energy = datetime.now(UTC), measured.Energy()
     counted.engine()
     data = datasets.load(spec.dataset, protocol=spec.protocol)
     lab = make_lab(spec, data, device, emit)
@@ -120,6 +121,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         if table.spec.role == "embedding"
     ]
     dense_params, table_params = (sum(column) for column in zip(*embeddings, strict=True))
+    joules, peak = energy.joules(), measured.peak_rss_bytes()
     all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
     final = lab.phases[-1]
     record = {
@@ -153,9 +155,10 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
                 "train_seconds": sum(phase.train_seconds for phase in lab.phases),
                 "eval_seconds": sum(phase.eval_seconds for phase in lab.phases),
                 "test_seconds": test_seconds,
-                "peak_rss_bytes": measured.peak_rss_bytes(),
+                "peak_rss_bytes": peak,
                 "peak_cuda_bytes": measured.peak_cuda_bytes(device),
-                "energy_joules": None,
+                "top_k_latency": measured.top_k_latency(rebuilt, data.seen_before_test),
+                "energy_joules": joules,
                 "stored_bytes": artefact.table_bytes(packed),
                 "phases": [_phase_summary(phase) for phase in lab.phases],
             },
@@ -192,11 +195,22 @@ def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
     }
 
 
+def _step_seconds(phase: Phase) -> dict[str, float] | None:
+    """Quartiles of a step's seconds: medians of each epoch's own."""
+    quartiles = [row["step_seconds"] for row in phase.history if "step_seconds" in row]
+    if not quartiles:
+        return None
+    q1, median, q3 = np.median(quartiles, axis=0)
+    return {"q1": float(q1), "median": float(median), "q3": float(q3)}
+
+
 def _phase_summary(phase: Phase) -> dict[str, Any]:
     return {
         "phase": phase.name,
         "epochs": phase.epochs,
         "steps": phase.steps,
+        "step_seconds": _step_seconds(phase),
+        "state_bytes": phase.state_bytes,
         "train_seconds": phase.train_seconds,
         "eval_seconds": phase.eval_seconds,
         "selected_epoch": phase.selected_epoch,
