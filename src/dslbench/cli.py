@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from dslbench import options
-from dslbench.errors import DslbenchError
+from dslbench.errors import DslbenchError, UsageError
 from dslbench.output import deliver, say, warn, write
 
 app = typer.Typer(
@@ -239,13 +239,22 @@ def report(
 @app.command("list", epilog="Example: `dslbench list methods`")
 def list_(
     what: Annotated[
-        Literal["datasets", "backbones", "methods", "plans", "runs"],
+        Literal["datasets", "backbones", "methods", "settings", "plans", "runs"],
         typer.Argument(help="What to list."),
     ],
-    json_: Annotated[bool, typer.Option("--json", help="As JSON (data sets and runs).")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="Backbone or method whose settings are listed.")
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="As JSON (data sets, settings and runs).")
+    ] = False,
 ) -> None:
-    """List data sets, backbones, methods, plans or stored runs."""
-    if what == "datasets":
+    """List data sets, backbones, methods, what `--set` takes, plans or stored runs."""
+    if name is not None and what != "settings":
+        raise UsageError(f"a name goes with settings only: {name}", f"dslbench list {what}")
+    if what == "settings":
+        _list_settings(name, json_)
+    elif what == "datasets":
         from dslbench.data import commands
 
         commands.list_datasets(json_)
@@ -270,6 +279,20 @@ def doctor() -> None:
     from dslbench.doctor import report_machine
 
     report_machine()
+
+
+def _list_settings(name: str | None, as_json: bool) -> None:
+    import dataclasses
+    import json
+
+    from dslbench import registry, settings
+
+    owners = [name] if name else [*registry.names("backbone"), *registry.names("method")]
+    if as_json:
+        found = [dataclasses.asdict(s) for owner in owners for s in settings.of(owner)]
+        print(json.dumps(found, indent=1))
+        return
+    print("\n\n".join("\n".join(settings.lines(owner)) for owner in owners))
 
 
 def _list_runs(as_json: bool) -> None:

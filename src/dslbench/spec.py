@@ -204,15 +204,20 @@ def _changed(
     return {key: resolved[key] for key in chosen if resolved[key] != usual.get(key)}
 
 
+def presets(backbone: str) -> dict[str, Any]:
+    """A backbone's presets by name, and the name of the `default` one."""
+    path = files("dslbench.presets").joinpath(f"{backbone}.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 def _preset(backbone: str, dataset: str, name: str | None) -> tuple[str, dict[str, Any]]:
     """Values of a preset for a data set, without their sources."""
-    path = files("dslbench.presets").joinpath(f"{backbone}.toml")
-    presets = tomllib.loads(path.read_text(encoding="utf-8"))
-    name = name or presets["default"]
-    known = [key for key in presets if isinstance(presets[key], dict)]
+    found = presets(backbone)
+    name = name or found["default"]
+    known = [key for key in found if isinstance(found[key], dict)]
     if name not in known:
         raise UsageError(f"unknown preset '{name}' of {backbone}", did_you_mean(name, known))
-    values = dict(presets[name])
+    values = dict(found[name])
     values |= values.pop("dataset", {}).get(dataset, {})
     values.pop("source", None)
     return name, values
@@ -247,7 +252,10 @@ def _value(text: str) -> Any:
 def _check_keys(values: Mapping[str, Any], known: Sequence[str], owner: str) -> None:
     for key in values:
         if key not in known:
-            raise UsageError(f"unknown setting '{key}' of {owner}", did_you_mean(key, known))
+            raise UsageError(
+                f"unknown setting '{key}' of {owner}",
+                f"{did_you_mean(key, known)} (dslbench list settings {owner})",
+            )
 
 
 def _validated(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
@@ -257,5 +265,6 @@ def _validated(model: type[BaseModel], values: Mapping[str, Any], owner: str) ->
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or owner
         raise UsageError(
-            f"setting '{where}' of {owner}: {first['msg'].lower()} (got {first['input']!r})"
+            f"setting '{where}' of {owner}: {first['msg'].lower()} (got {first['input']!r})",
+            f"dslbench list settings {owner}",
         ) from None

@@ -35,7 +35,7 @@ class Hyper(BaseModel):
     embedding_size: int = Field(ge=1, description="embedding size d")
     epochs: int = Field(ge=1, description="epochs of the full protocol")
     batch_size: int = Field(ge=1, description="training examples per step")
-    lr: float = Field(gt=0, description="learning rate of Adam at the start")
+    lr: float = Field(gt=0, description="learning rate at the start")
     lr_end: float | None = Field(
         default=None,
         gt=0,
