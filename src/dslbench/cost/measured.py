@@ -40,6 +40,11 @@ def peak_cuda_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
+def peaks(device: torch.device) -> dict[str, int | None]:
+    """Peak memory of this process so far, as in the record."""
+    return {"peak_rss_bytes": peak_rss_bytes(), "peak_cuda_bytes": peak_cuda_bytes(device)}
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """The machine and the versions behind a measurement; nothing that names a person or a host."""
     packages = ("torch", "numpy", "scipy", "numba")
