@@ -27,7 +27,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
 from dslbench.runs import checkpoint, store, worker
 from dslbench.runs.checkpoint import Checkpoints
-from dslbench.spec import resolve
+from dslbench.spec import RunSpec, resolve
 from dslbench.state import SAME, Keeper
 from dslbench.train import Lab, Phase
 from test_contract import PAIRS, SETTINGS, TWO_ROUNDS
@@ -162,19 +162,15 @@ def test_interrupted_is_uninterrupted(backbone: str, method: str, own: list[str]
         steps = stop_at(0, patch)
         whole = run(backbone, method, own, Keeper(), data)
         total = steps()
-    # Anywhere, in the last phase, and in the last step of all, each time further on.
+    # In the first half, at once after that, and in one of the last steps.
     rng = random.Random(f"{backbone} {method} {own}")
     said: list[str] = []
-    for chosen in (rng.randrange(1, total + 1), 1, rng.randrange(1, total + 1), total):
-        with pytest.MonkeyPatch.context() as patch:
+    early = rng.randrange(1, total // 2)
+    for chosen in (early, 1, total - early):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             stop_at(chosen, patch)
-            try:
-                found = run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data)
-                break
-            except Killed:
-                continue
-    else:
-        found = run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data)
+            run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data)
+    found = run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data)
     same(found, whole)
     assert all(line.startswith("continues at epoch ") for line in said)
 
@@ -203,7 +199,6 @@ def test_every_epoch_boundary_will_do(interactions: Interactions) -> None:
     assert said == [
         f"continues at epoch {epoch} of round {phase}"
         for phase, epoch in [(0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
-        if epoch > 1
     ]
 
 
@@ -217,7 +212,7 @@ def interrupted(backbone: str, method: str, at: int, data: Interactions) -> None
 def test_files_are_few_and_the_ends_of_phases_stay(interactions: Interactions) -> None:
     interrupted("lightgcn", "lth_mrs", 1 + 7 * 8, interactions)
     names = [path.stem for path in sorted(checkpoint.folder("r").iterdir())]
-    assert names == ["0001-end", "0002-end", "0003-000001"] or len(names) <= 4
+    assert len(names) <= 4
     assert names[0] == "0001-end" and sum(name.endswith("end") for name in names) == 2
 
 
@@ -305,7 +300,7 @@ def test_checkpoints_that_do_not_fit_start_the_run_over(monkeypatch: pytest.Monk
     monkeypatch.setattr(checkpoint, "_FIRST_WRITE", 0.0)
     spec, events = spec_of("rp", 4), list[dict[str, Any]]()
     with pytest.MonkeyPatch.context() as patch:
-        stop_at(90, patch)
+        stop_at(30, patch)
         with pytest.raises(Killed):
             worker.execute(spec, CPU, lambda event: None)
 
@@ -348,7 +343,7 @@ def test_a_killed_worker_goes_on(own_home: Path, monkeypatch: pytest.MonkeyPatch
     environment = os.environ | {"DSLBENCH_CHECKPOINT_SHARE": "1"}
     command = [
         sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
-        "--epochs", "40", "--set", "embedding_size=8", "--set", "lth_mrs.rounds=2",
+        "--epochs", "5", "--set", "embedding_size=8", "--set", "lth_mrs.rounds=2",
         "--method", "lth_mrs",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -373,9 +368,8 @@ def test_a_killed_worker_goes_on(own_home: Path, monkeypatch: pytest.MonkeyPatch
     assert not (kept / run_id).exists()
 
     monkeypatch.setenv("DSLBENCH_HOME", str(own_home / "other"))
-    whole = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-    assert whole.returncode == 0, whole.stderr
-    assert timeless(store.read(run_id)) == timeless(resumed)
+    whole = worker.execute(RunSpec.of_record(resumed["spec"]), CPU, lambda event: None)
+    assert json.dumps(timeless(whole)) == json.dumps(timeless(resumed))
     assert json.dumps(_without_times(store.history(run_id))) == json.dumps(_without_times(history))
 
 
