@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -17,15 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from conftest import make_interactions
-from dslbench import registry
+from dslbench import compare, registry
+from dslbench import data as datasets
 from dslbench.cost import counted
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
-from dslbench.runs import checkpoint, store, worker
+from dslbench.runs import checkpoint, execute, store, worker
 from dslbench.runs.checkpoint import Checkpoints
 from dslbench.spec import RunSpec, resolve
 from dslbench.state import SAME, Keeper
@@ -259,14 +263,20 @@ def test_what_others_wrote_is_ignored_with_a_line(
         assert keeper.resumed == 0
 
 
-def test_a_plain_safetensors_file_is_no_checkpoint(own_home: Path) -> None:
-    from safetensors.numpy import save
-
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=st.binary(max_size=200), whole=st.booleans())
+def test_anything_else_is_no_checkpoint(own_home: Path, body: bytes, whole: bool) -> None:
+    """Nor is what has a right digest, by whoever."""
     path = own_home / "x.safetensors"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(save({"a": np.arange(3)}))
-    with pytest.raises(ValueError, match="damaged"):
-        checkpoint.read(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = save({"a": np.arange(3), "b": np.frombuffer(body, np.uint8)})
+    for content in (body, arrays):
+        digest = hashlib.blake2b(content, digest_size=32).digest() if whole else b""
+        path.write_bytes(content + digest)
+        with pytest.raises(ValueError, match="not a checkpoint" if whole else "damaged"):
+            checkpoint.read(path, {})
 
 
 def test_a_tree_comes_back_as_it_was() -> None:
@@ -276,7 +286,7 @@ def test_a_tree_comes_back_as_it_was() -> None:
         "empty": {"tensor": torch.zeros(0, 3), "list": [], "dict": {}},
     }
     text, arrays = checkpoint.pack(tree)
-    found = checkpoint.unpack(text, {str(k): x for k, x in enumerate(arrays)})
+    found = checkpoint.unpack(text, lambda number: arrays[int(number)].copy())
     assert found[3][0].data_ptr() != tree[3][0].data_ptr()  # type: ignore[index,union-attr]
     same(found, tree)
 
@@ -325,6 +335,24 @@ def test_a_full_disk_ends_the_checkpoints_not_the_run(
     found = run("lightgcn", "omp", [], keeper, interactions)
     same(found, run("lightgcn", "omp", [], Keeper(), interactions))
     assert len(said) == 1 and said[0].startswith("no more checkpoints: ")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_force_starts_over(force: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("rp", 1)
+    kept = checkpoint.folder(spec.identity(datasets.load("toy").digests))
+    kept.mkdir(parents=True)
+    seen: list[bool] = []
+
+    def execute_none(*args: Any) -> list[str]:
+        seen.append(kept.exists())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute, "estimate_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(execute, "execute", execute_none)
+    with pytest.raises(typer.Exit):
+        compare.make([spec], device="cpu", force=force, dry_run=False)
+    assert seen == [not force]
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:

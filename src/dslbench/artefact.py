@@ -130,7 +130,7 @@ def from_bytes(content: bytes, name: str = "the model") -> StoredModel:
     """The model in a file's content; `name` stands in error messages."""
     try:
         arrays = load(content)
-        about = json.loads(metadata(content).get("dslbench", "null"))
+        about = json.loads(_metadata(content).get("dslbench", "null"))
     except (SafetensorError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{name} is not a readable model file: {reason}") from None
@@ -182,8 +182,8 @@ def top_k(model: Backbone, data: Interactions, users: Sequence[int], k: int) -> 
     ]
 
 
-def metadata(content: bytes) -> dict[str, str]:
-    """The header of a safetensors file: its's free-form part; the library reads it from files only."""
+def _metadata(content: bytes) -> dict[str, str]:
+    """The header's free-form part; the library reads it from files only."""
     size = int.from_bytes(content[:8], "little")
     found: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     return found

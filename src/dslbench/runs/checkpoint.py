@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import dslbench
 from dslbench import home
-from dslbench.artefact import metadata
 from dslbench.cost import measured
 from dslbench.errors import UsageError
 from dslbench.state import SAME, Keeper, Progress, Tree
@@ -113,13 +111,13 @@ class Checkpoints(Keeper):
         due = self.share * (time.monotonic() - self._written) >= self._cost
         if not self.share or not (due or ended):
             return
+        began = time.monotonic()
         at = "end" if ended else f"{progress.loop.epoch:06}"
         packed = pack(progress.state(ended=ended))
         self._ends[f"{self._phase:04}-{at}"] = packed
         if not due:
             packed[1][:] = [array.copy() for array in packed[1]]
             return
-        began = time.monotonic()
         try:
             for name, content in self._ends.items():
                 self._write(name, content)
@@ -132,12 +130,7 @@ class Checkpoints(Keeper):
 
     def peaks(self) -> dict[str, int | None]:
         """Peak memory of the run over all its processes, bytes."""
-        now = measured.peaks(self.device)
-        both = {name: (now[name], self._peaks.get(name)) for name in now}
-        return {
-            name: max((x for x in found if x is not None), default=None)
-            for name, found in both.items()
-        }
+        return _largest(measured.peaks(self.device), self._peaks)
 
     def remove(self) -> None:
         """Delete all checkpoints of the run."""
@@ -166,34 +159,18 @@ class Checkpoints(Keeper):
             if not path.name.startswith(f"{self._phase:04}-"):
                 continue
             try:
-                about, tree = read(path)
-                self._check(about)
-                record = tree["record"]
-                if (record["name"], record["epochs"]) != (
-                    progress.record.name,
-                    progress.record.epochs,
-                ):
-                    raise ValueError(f"of another phase, {record['name']}")
-                peaks = {
-                    k: max(v or 0, self._peaks.get(k) or 0) or None
-                    for k, v in about["peaks"].items()
-                }
-                resumed = int(about["resumed"]) + 1
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = error if isinstance(error, ValueError) else "damaged"
-                self.say(f"checkpoint {path} is ignored: {reason}")
+                about, tree = read(path, self._about)
+                if tree["record"]["name"] != progress.record.name:
+                    raise ValueError(f"of another phase, {tree['record']['name']}")
+            except (OSError, ValueError) as error:
+                self.say(f"checkpoint {path} is ignored: {error}")
                 with suppress(OSError):
                     path.unlink()
                 continue
-            self._peaks, self.resumed = peaks, max(self.resumed, resumed)
+            self.resumed = max(self.resumed, about["resumed"] + 1)
+            self._peaks = _largest(self._peaks, about["peaks"])
             return tree
         return None
-
-    def _check(self, about: dict[str, Any]) -> None:
-        """Raise `ValueError` for a file of another run, version or kind of device."""
-        for name, wanted in self._about.items():
-            if about.get(name) != wanted:
-                raise ValueError(f"made with {name} {about.get(name)}, not {wanted}")
 
 
 def folder(run_id: str) -> Path:
@@ -241,8 +218,8 @@ def pack(tree: Tree) -> Packed:
     return json.dumps(encode(tree)), arrays
 
 
-def unpack(text: str, arrays: dict[str, Array]) -> Tree:
-    """The tree of `pack`, in memory of its own."""
+def unpack(text: str, array: Callable[[str], Array]) -> Tree:
+    """The tree of `pack`, with a function that gives an array of its own for a number."""
 
     def decode(x: Any) -> Tree:
         if isinstance(x, list):
@@ -251,11 +228,11 @@ def unpack(text: str, arrays: dict[str, Array]) -> Tree:
             return x
         kind, part = next(iter(x.items()))
         if kind == "tensor":
-            return torch.from_numpy(arrays[str(part)].copy()).clone().to(x["device"])
+            return torch.tensor(array(str(part)), device=x["device"])
         if kind == "array":
-            return arrays[str(part)].copy()
+            return np.array(array(str(part)))
         if kind == "scalar":
-            return arrays[str(part)][()]
+            return array(str(part))[()]
         if kind == "tuple":
             return tuple(decode(each) for each in part)
         if kind == "dict":
@@ -265,21 +242,48 @@ def unpack(text: str, arrays: dict[str, Array]) -> Tree:
     return decode(json.loads(text))
 
 
-def read(path: Path) -> tuple[dict[str, Any], Tree]:
-    """Who wrote a checkpoint, and its tree; raises `ValueError` where it is not whole."""
-    content = path.read_bytes()
-    body, digest = memoryview(content)[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest:
+def read(path: Path, expected: dict[str, str]) -> tuple[dict[str, Any], Tree]:
+    """Who wrote a checkpoint, and its tree.
+
+    Raises `ValueError` where it is not whole, or written by others than expected.
+    """
+    if _digest_of(path) != _stored_digest(path):
         raise ValueError("damaged")
     try:
-        found = metadata(content)
-        arrays = load(content)
-        about: dict[str, Any] = json.loads(found["about"])
-        if about.get("format") != _FORMAT:
-            raise ValueError(f"format {about.get('format')}, this version reads {_FORMAT}")
-        return about, unpack(found["tree"], arrays)
+        with safe_open(path, "numpy") as file:
+            found = file.metadata()
+            about: dict[str, Any] = json.loads(found["about"])
+            for name, wanted in expected.items():
+                if about.get(name) != wanted:
+                    raise ValueError(f"made with {name} {about.get(name)}, not {wanted}")
+            return about, unpack(found["tree"], file.get_tensor)
     except (KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
         raise ValueError("not a checkpoint") from error
+
+
+def _largest(a: dict[str, int | None], b: dict[str, int | None]) -> dict[str, int | None]:
+    """The larger number of each name, None where there is none."""
+    names = {name: (a.get(name), b.get(name)) for name in a | b}
+    return {
+        name: max((x for x in both if x is not None), default=None) for name, both in names.items()
+    }
+
+
+def _digest_of(path: Path) -> bytes:
+    """Digest of all but the last bytes of a file."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    left = path.stat().st_size - _DIGEST_BYTES
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            digest.update(part)
+            left -= len(part)
+    return digest.digest()
+
+
+def _stored_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _DIGEST_BYTES))
+        return file.read()
 
 
 def _content(about: str, text: str, arrays: list[Array]) -> Iterator[bytes | memoryview]:
