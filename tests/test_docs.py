@@ -84,9 +84,7 @@ def presets(backbone: str) -> str:
     for name, preset in found.items():
         text += f"* `{name}`: {preset['source']}.\n"
         for dataset, own in preset.get("dataset", {}).items():
-            values = ", ".join(
-                f"{k} {settings.shown(v)}" for k, v in own.items() if k != "source"
-            )
+            values = ", ".join(f"{k} {settings.shown(v)}" for k, v in own.items() if k != "source")
             text += f"  * on `{dataset}`: {values}\n"
     return text
 
@@ -205,6 +203,8 @@ def blocks(mark: str) -> Iterator[tuple[Path, str, str]]:
 def commands(text: str) -> Iterator[list[str]]:
     """Arguments of the `dslbench` commands in a block."""
     for line in text.splitlines():
+        if "dslbench" not in line:
+            continue
         words = shlex.split(line, comments=True)
         if words[:1] == ["dslbench"]:
             yield words[1:]
@@ -286,7 +286,9 @@ def test_the_example_of_a_method_works_from_another_package(own_home: Path, tmp_
     fences = FENCE.findall(page)
     source = next(content for language, _, content in fences if language == "python")
     points = next(content for language, _, content in fences if "entry-points" in content)
-    shown = next(content for language, _, content in fences if "early" in content and language == "sh")
+    shown = next(
+        content for language, _, content in fences if "early" in content and language == "sh"
+    )
     (name,) = re.findall(r"^early = \"(.*)\"$", points, re.MULTILINE)
     package = tmp_path / "package"
     (package / "early-1.0.dist-info").mkdir(parents=True)

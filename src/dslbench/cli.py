@@ -69,7 +69,7 @@ def train(
         Path | None, typer.Option("--export", help="Also write the packed model to this file.")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train even if the run is stored.")
+        bool, typer.Option("--fresh", help="Train from the start, even if the run is stored.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the run's record.")] = False,
 ) -> None:
@@ -136,7 +136,9 @@ def compare(
         ),
     ] = "epochs",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run even what is stored.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run all from the start, even what is stored.")
+    ] = False,
     references: Annotated[
         bool, typer.Option("--references", help="Add item popularity, ItemKNN and EASE.")
     ] = False,

@@ -14,7 +14,7 @@ from dslbench.report import build, command, formats
 from dslbench.report.columns import seconds
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
-from dslbench.runs import budget, execute, store
+from dslbench.runs import budget, checkpoint, execute, store
 from dslbench.spec import RunSpec
 
 Record = dict[str, Any]
@@ -103,13 +103,16 @@ def make(
         for run in planned:
             print(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
         return []
+    for run in missing if force else ():
+        if run.asked:
+            checkpoint.remove(run.id)
     try:
         failures = execute.execute(missing, device, console())
     except KeyboardInterrupt:
         done = sum((store.folder(run.id) / "run.json").exists() for run in planned)
         say(
             f"interrupted: {done} of {len(planned)} runs are stored; "
-            "the same command goes on with the rest"
+            "the same command goes on from there"
         )
         raise typer.Exit(130) from None
     made = [run for run in planned if (store.folder(run.id) / "run.json").exists()]

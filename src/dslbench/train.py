@@ -22,6 +22,7 @@ from dslbench.errors import RunError
 from dslbench.evaluate import Evaluation, evaluate, evaluate_sampled
 from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
+from dslbench.state import SAME, Keeper, Progress, Tree, capture, restored
 from dslbench.tables import DenseTable, MakeTable
 
 T = TypeVar("T")
@@ -66,6 +67,22 @@ class Hooks:
     def after_step(self, loop: Loop) -> None:
         """The optimiser has stepped (or was left out)."""
 
+    def remembered(self, loop: Loop) -> dict[str, Tree]:
+        """What a checkpoint keeps of the hooks at the end of an epoch.
+
+        By default the attributes that are numbers, strings, arrays or tensors, lists, tuples or
+        dicts of these, modules outside the model, optimisers, or `Resumable`. Everything else is
+        made again by running `Method.run` and `begin`.
+        """
+        known = set(loop.model.modules())
+        found = {name: capture(value, known) for name, value in vars(self).items()}
+        return {name: tree for name, tree in found.items() if tree is not SAME}
+
+    def recall(self, loop: Loop, found: dict[str, Tree]) -> None:
+        """Put back what `remembered` gave; `begin` has been called."""
+        for name, tree in found.items():
+            setattr(self, name, restored(getattr(self, name, None), tree))
+
 
 @dataclass
 class Loop:
@@ -107,12 +124,24 @@ class Phase:
     ledger: counted.Ledger = field(default_factory=counted.Ledger)
     run: str | None = None  # id of the stored run whose bill this is, shared by all that need it
 
+    def state(self) -> dict[str, Tree]:
+        """What has been done so far."""
+        return vars(self) | {"ledger": self.ledger.state()}
+
+    def restore(self, found: dict[str, Tree]) -> None:
+        """Take over what had been done; times and MACs are added to."""
+        self.ledger.restore(found["ledger"])
+        vars(self).update({name: part for name, part in found.items() if name != "ledger"})
+
 
 class Lab:
     """What a method works with: data, a way to build the backbone, and the training loop.
 
     `hyper` is the size of the models that are built, `full_hyper` that of the dense run they are
     compared with. `find_teacher` returns that run's trained model, and its bill as one phase.
+
+    With a `keeper` a run that was broken off goes on: the method runs again from its start, and each
+    `fit` takes up its phase where it was kept last, at its end if it was done.
     """
 
     def __init__(
@@ -127,10 +156,11 @@ class Lab:
         emit: Emit | None = None,
         full_hyper: Hyper | None = None,
         find_teacher: Callable[[], tuple[Backbone, Phase]] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.full_hyper, self.find_teacher = full_hyper or hyper, find_teacher
         self.data, self.hyper, self.epochs, self.seed = data, hyper, epochs, seed
-        self.backbone = backbone
+        self.backbone, self.keeper = backbone, keeper or Keeper()
         self.streams = Streams(seed)
         self.device = device or torch.device("cpu")
         self.phases: list[Phase] = []
@@ -169,7 +199,7 @@ class Lab:
         """Train another, dense backbone on the same data for `hyper.epochs` epochs; its bill is ours."""
         other = Lab(
             self.data, backbone, hyper, epochs=hyper.epochs, seed=self.seed, device=self.device,
-            emit=self._emit,
+            emit=self._emit, keeper=self.keeper,
         )  # fmt: skip
         other.streams, other.phases = streams.child(phase), self.phases
         model = other.build()
@@ -204,7 +234,7 @@ class Lab:
         other = Lab(
             self.data if train is None else replace(self.data, train=train),
             self.backbone, self.hyper, epochs=epochs or self.epochs, seed=self.seed,
-            device=self.device, emit=self._emit, full_hyper=self.full_hyper,
+            device=self.device, emit=self._emit, full_hyper=self.full_hyper, keeper=self.keeper,
         )  # fmt: skip
         other.streams, other.phases = self.streams, self.phases
         return other
@@ -250,32 +280,18 @@ class Lab:
         loop = Loop(
             model, optimiser, self.epochs * sampler.steps, self.hyper.batch_size, self.epochs
         )
-        best: dict[str, Tensor] | None = None
         hooks.begin(loop)
         model.train()
-        for epoch in range(1, self.epochs + 1):
-            loop.epoch = epoch
-            rate = lr_factor * learning_rate(self.hyper, epoch, self.epochs)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group.get("lr_factor", 1.0)
-            began = time.perf_counter()
-            before = loop.t
-            loss = self._epoch(loop, sampler, hooks, record.ledger)
-            if not all(bool(p.isfinite().all()) for p in model.parameters()):
-                raise RunError(
-                    f"weights of the model stopped being numbers in epoch {epoch}",
-                    f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
-                )
-            seconds = time.perf_counter() - began
-            row: dict[str, Any] = {"phase": phase, "epoch": epoch, "loss": loss, "lr": rate}
-            row |= {name: sum(values) / len(values) for name, values in loop.notes.items()}
-            row["train_seconds"] = seconds
-            row["step_seconds"] = np.percentile(loop.step_seconds, [25, 50, 75]).tolist()
-            loop.notes.clear()
-            loop.step_seconds.clear()
-            record.train_seconds += seconds
-            record.steps += loop.t - before
-            if select and self._is_due(epoch):
+        progress = Progress(loop, hooks, record, self.streams)
+        self.keeper.enter(progress)
+        if record.history:
+            self._report(record)
+        while not progress.finished:
+            loop.epoch += 1
+            rate = lr_factor * learning_rate(self.hyper, loop.epoch, self.epochs)
+            row: dict[str, Any] = {"phase": phase, "epoch": loop.epoch}
+            row |= self._train_epoch(loop, sampler, hooks, record, rate)
+            if select and self._is_due(loop.epoch):
                 began = time.perf_counter()
                 value = record.ledger.evaluation(
                     lambda: self.evaluate(model, self.selects_on), counted.ops_of(model)
@@ -283,16 +299,44 @@ class Lab:
                 row |= value | {"eval_seconds": time.perf_counter() - began}
                 record.eval_seconds += row["eval_seconds"]
                 if record.selected_value is None or value[SELECTION_METRIC] > record.selected_value:
-                    record.selected_epoch, record.selected_value = epoch, value[SELECTION_METRIC]
-                    best = {name: x.detach().clone() for name, x in model.state_dict().items()}
+                    record.selected_epoch = loop.epoch
+                    record.selected_value = value[SELECTION_METRIC]
+                    progress.keep_best()
             record.history.append(row)
-            self._emit({"event": "epoch", "phase": phase, "epochs": self.epochs} | row)
-            if loop.stop:
-                break
-        record.state_bytes = measured.state_bytes(model, optimiser)
-        if best is not None:
-            model.load_state_dict(best)
+            self._report(record)
+            self.keeper.offer(progress)
+        if record.state_bytes is None:
+            record.state_bytes = measured.state_bytes(model, optimiser)
+        progress.take_best()
+        self.keeper.offer(progress, ended=True)
         return record
+
+    def _report(self, record: Phase) -> None:
+        self._emit({"event": "epoch", "epochs": self.epochs} | record.history[-1])
+
+    def _train_epoch(
+        self, loop: Loop, sampler: Sampler, hooks: Hooks, record: Phase, rate: float
+    ) -> dict[str, Any]:
+        """Train for an epoch at a learning rate; its row of the history."""
+        for group in loop.optimiser.param_groups:
+            group["lr"] = rate * group.get("lr_factor", 1.0)
+        began = time.perf_counter()
+        before = loop.t
+        loss = self._epoch(loop, sampler, hooks, record.ledger)
+        if not all(bool(p.isfinite().all()) for p in loop.model.parameters()):
+            raise RunError(
+                f"weights of the model stopped being numbers in epoch {loop.epoch}",
+                f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
+            )
+        seconds = time.perf_counter() - began
+        row: dict[str, Any] = {"loss": loss, "lr": rate}
+        row |= {name: sum(values) / len(values) for name, values in loop.notes.items()}
+        row["step_seconds"] = np.percentile(loop.step_seconds, [25, 50, 75]).tolist()
+        loop.notes.clear()
+        loop.step_seconds.clear()
+        record.train_seconds += seconds
+        record.steps += loop.t - before
+        return row | {"train_seconds": seconds}
 
     def _is_due(self, epoch: int) -> bool:
         every = self.hyper.eval_every or self._twentieth

@@ -195,6 +195,16 @@ class Ledger:
         self.eval_macs += self._evaluation
         return value
 
+    def state(self) -> dict[str, Any]:
+        """All numbers, those of the last counts too, for a checkpoint."""
+        return {name: tuple(x) if isinstance(x, Macs) else x for name, x in vars(self).items()}
+
+    def restore(self, found: dict[str, Any]) -> None:
+        """Go on from these numbers."""
+        vars(self).update(
+            {name: Macs(*x) if isinstance(x, tuple) else x for name, x in found.items()}
+        )
+
     def summary(self) -> dict[str, Any]:
         """Its numbers, for the record."""
         return {

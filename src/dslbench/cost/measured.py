@@ -45,6 +45,11 @@ def peak_cuda_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
+def peaks(device: torch.device) -> dict[str, int | None]:
+    """Peak memory of this process so far, as in the record."""
+    return {"peak_rss_bytes": peak_rss_bytes(), "peak_cuda_bytes": peak_cuda_bytes(device)}
+
+
 def state_bytes(model: Backbone, optimiser: torch.optim.Optimizer) -> int:
     """Bytes of the tables (values, masks, indices) and of the optimiser's state of all parameters."""
     kept: list[torch.Tensor] = list(model.parameters())

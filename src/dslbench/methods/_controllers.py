@@ -89,12 +89,35 @@ def split_pairs(
     return masked_csr(train, ~held), masked_csr(train, held)
 
 
-def batches(lab: Lab, model: Backbone, train: sparse.csr_matrix) -> Iterator[Any]:
+class HeldOutBatches:
     """Batches of other training pairs, without end."""
-    other = lab.variation(train=train)
-    sampler = model.sampler(other.data, lab.hyper, lab.streams.child("controllers"), lab.device)
-    while True:
-        yield from sampler.epoch()
+
+    def __init__(self, lab: Lab, model: Backbone, train: sparse.csr_matrix) -> None:
+        other, self.streams = lab.variation(train=train), lab.streams.child("controllers")
+        self.sampler = model.sampler(other.data, lab.hyper, self.streams, lab.device)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start an epoch, and remember from where."""
+        self._drawn, self._from = 0, self.streams.state()
+        self._epoch = self.sampler.epoch()
+
+    def __next__(self) -> Any:
+        if self._drawn == self.sampler.steps:
+            self._begin()
+        self._drawn += 1
+        return next(self._epoch)
+
+    def progress(self) -> dict[str, Any]:
+        """Where the streams stood when the epoch began, and the batches drawn since."""
+        return {"from": self._from, "drawn": self._drawn}
+
+    def resume(self, found: dict[str, Any]) -> None:
+        """Begin that epoch again, and pass over its first batches."""
+        self.streams.restore(found["from"])
+        self._begin()
+        for _ in range(found["drawn"]):
+            next(self)
 
 
 def occurrences(batch: Any) -> dict[str, tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone
 from dslbench.methods._controllers import (
-    batches,
+    HeldOutBatches,
     distinct,
     frozen,
     in_chunks,
@@ -83,7 +83,7 @@ class AutoEmb(Method):
         self.groups = find_groups(tables, lab.data.train, self.options, chain=False)
         budget = make_budget(self.groups, tables, self.options, self.sparsity)
         start_pretrained(other, soft)
-        search = _Search(self, lab, soft, batches(lab, soft, controller_pairs))
+        search = _Search(self, lab, soft, HeldOutBatches(lab, soft, controller_pairs))
         other.fit(soft, "search", search, select=False)
         self.places = self.choose(budget, search.log_weights())
         model = lab.build(embedding_only(self.mixed), pretrained=False)
@@ -144,7 +144,9 @@ class AutoEmb(Method):
 class _Search(Hooks):
     """The bilevel iterations."""
 
-    def __init__(self, method: AutoEmb, lab: Lab, model: Backbone, held_out: Any) -> None:
+    def __init__(
+        self, method: AutoEmb, lab: Lab, model: Backbone, held_out: HeldOutBatches
+    ) -> None:
         self.options, self.groups, self.held_out = method.options, method.groups, held_out
         outputs = [len(g.sizes) for g in self.groups]
         self.controllers = make_controllers(

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from dslbench.backbones.base import Backbone
 from dslbench.methods._controllers import (
-    batches,
+    HeldOutBatches,
     frozen,
     in_chunks,
     make_controllers,
@@ -91,7 +91,7 @@ class ESAPN(Method):
         self.groups = find_groups(tables, lab.data.train, self.options, chain=True)
         budget = make_budget(self.groups, tables, self.options, self.sparsity)
         start_pretrained(other, growing)
-        search = _Search(self, lab, growing, batches(lab, growing, policy_pairs), budget)
+        search = _Search(self, lab, growing, HeldOutBatches(lab, growing, policy_pairs), budget)
         other.fit(growing, "search", search, select=False)
         self.natural_params = parameters_of(self.groups, search.places())
         search.finish()
@@ -117,7 +117,7 @@ class _Search(Hooks):
     """The iterations of policy and model."""
 
     def __init__(
-        self, method: ESAPN, lab: Lab, model: Backbone, held_out: Any, budget: Budget
+        self, method: ESAPN, lab: Lab, model: Backbone, held_out: HeldOutBatches, budget: Budget
     ) -> None:
         self.options, self.groups, self.held_out = method.options, method.groups, held_out
         self.budget = budget

@@ -90,7 +90,7 @@ class TopologyDistillation(Student):
         self.distance = TopologyDistance()
         self.grouping: Grouping | None = None
         if form == "htd":
-            rng = self.lab.streams.fresh("distillation")
+            rng = self.lab.streams["distillation"]
             self.grouping = Grouping(self.options, self.of_users.shape[1], e, rng).to(device)
             self.networks = torch.optim.Adam(
                 self.grouping.parameters(), lr=self.options.lr, fused=True

@@ -133,3 +133,12 @@ class SeededDropout(nn.Module):
             self._generator = torch.Generator(x.device).manual_seed(self._seed)
         kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self._generator)
         return x * kept.div_(1 - self.p)
+
+    def progress(self) -> tuple[str, Tensor] | None:
+        """Device and state of its stream, once it was drawn from: for a checkpoint."""
+        g = self._generator
+        return None if g is None else (str(g.device), g.get_state())
+
+    def resume(self, found: tuple[str, Tensor] | None) -> None:
+        """Go on from there."""
+        self._generator = None if found is None else torch.Generator(found[0]).set_state(found[1])

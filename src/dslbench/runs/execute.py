@@ -167,7 +167,8 @@ class _Quiet:
         self._console.print(f"[{self._count}/{self._total}] {run.spec.title} ...", markup=False)
 
     def event(self, event: Event) -> None:
-        pass
+        if event["event"] == "note":
+            self._console.print(f"    {event['text']}", markup=False)
 
     def end(self, run: PlannedRun, failed: str | None = None) -> None:
         self._console.print(f"    {_outcome(run, failed)}", markup=False)
@@ -194,6 +195,7 @@ class _Live(_Quiet):
         self._phase, self._epochs, self._seen = 0, run.spec.epochs, ""
 
     def event(self, event: Event) -> None:
+        super().event(event)
         if event["event"] == "start":
             self._phases = event["phases"]
             self.bars.update(self._run, total=self._epochs * len(self._phases))

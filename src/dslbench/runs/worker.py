@@ -23,8 +23,10 @@ from dslbench.backbones.base import Backbone
 from dslbench.cost import counted, measured, paper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError, DslbenchError, RunError, UsageError
-from dslbench.runs import store
+from dslbench.methods.base import Method
+from dslbench.runs import checkpoint, store
 from dslbench.spec import RunSpec
+from dslbench.state import Keeper
 from dslbench.train import Lab, Phase
 
 
@@ -37,7 +39,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any = None) -> Lab:
+def make_lab(
+    spec: RunSpec,
+    data: Interactions,
+    device: torch.device,
+    emit: Any = None,
+    keeper: Keeper | None = None,
+) -> Lab:
     """The training loop's surroundings for a run."""
     backbone = registry.backbone(spec.backbone)
     if data.fold_in is not None and not backbone.folds_in:
@@ -62,6 +70,7 @@ def make_lab(spec: RunSpec, data: Interactions, device: torch.device, emit: Any 
         data, backbone, full if dense is None else full.narrowed(1 - spec.sparsity),
         epochs=spec.epochs, seed=spec.seed, device=device, emit=emit, full_hyper=full,
         find_teacher=None if dense is None else partial(stored_teacher, dense, data, device),
+        keeper=keeper,
     )  # fmt: skip
 
 
@@ -96,17 +105,44 @@ def stored_teacher(
     return model, bill
 
 
-def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
-    """Make one run, judge the model rebuilt from its stored tables, and return its record."""
-    started, energy = datetime.now(UTC), measured.Energy()
-    counted.engine()
-    data = datasets.load(spec.dataset, protocol=spec.protocol)
-    lab = make_lab(spec, data, device, emit)
+def train(
+    spec: RunSpec, data: Interactions, device: torch.device, emit: Any, keeper: Keeper
+) -> tuple[Backbone, Method, Lab]:
+    """Train the run's model, from where it was kept last; model, method and its surroundings."""
+    lab = make_lab(spec, data, device, emit, keeper)
     method_type = registry.method(spec.method)
     method = method_type(method_type.options_type.model_validate(spec.options), spec.sparsity)
     phases = method_type.phases(method.options, spec.sparsity)
     emit({"event": "start", "phases": [*lab.backbone.pretraining(lab.hyper), *phases]})
-    model = method.run(lab)
+    return method.run(lab), method, lab
+
+
+def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
+    """Make one run, judge the model rebuilt from its stored tables, and return its record.
+
+    A run that was broken off goes on from its last checkpoint.
+    """
+    started, energy = datetime.now(UTC), measured.Energy()
+    counted.engine()
+    data = datasets.load(spec.dataset, protocol=spec.protocol)
+
+    def checkpoints() -> checkpoint.Checkpoints:
+        return checkpoint.Checkpoints(
+            spec.identity(data.digests), device, lambda text: emit({"event": "note", "text": text}),
+            checkpoint.share_of_time(),
+        )  # fmt: skip
+
+    kept = checkpoints()
+    try:
+        model, method, lab = train(spec, data, device, emit, kept)
+    except checkpoint.MisfitError as error:
+        kept.say(f"checkpoints in {kept.folder} do not fit, the run starts over: {error}")
+        kept.remove()
+        kept = checkpoints()
+        model, method, lab = train(spec, data, device, emit, kept)
+    except DslbenchError:
+        kept.remove()  # it would come to the same end again
+        raise
     packed = artefact.stored(model, spec.model_dump(mode="json"), data.digests)
     content = artefact.to_bytes(packed)
     rebuilt = lab.build(pretrained=False)
@@ -121,7 +157,8 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         if table.spec.role == "embedding"
     ]
     dense_params, table_params = (sum(column) for column in zip(*embeddings, strict=True))
-    joules, peak = energy.joules(), measured.peak_rss_bytes()
+    # A run in several processes has been counted in the last of them only.
+    joules, peaks = None if kept.resumed else energy.joules(), kept.peaks()
     all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
     final = lab.phases[-1]
     record = {
@@ -155,8 +192,8 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
                 "train_seconds": sum(phase.train_seconds for phase in lab.phases),
                 "eval_seconds": sum(phase.eval_seconds for phase in lab.phases),
                 "test_seconds": test_seconds,
-                "peak_rss_bytes": peak,
-                "peak_cuda_bytes": measured.peak_cuda_bytes(device),
+                **peaks,
+                "resumed": kept.resumed,
                 "top_k_latency": measured.top_k_latency(rebuilt, data.seen_before_test),
                 "energy_joules": joules,
                 "stored_bytes": artefact.table_bytes(packed),
@@ -169,6 +206,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     }
     history = [row for phase in lab.phases for row in phase.history]
     store.save(record, history, {"users": result.users} | result.values, content)
+    kept.remove()
     return record
 
 
@@ -220,7 +258,7 @@ def _phase_summary(phase: Phase) -> dict[str, Any]:
 
 def main() -> int:
     """Do the job read from stdin; every line on stdout is one JSON event."""
-    # The parent decides what an interrupt means; a half-done run is simply not stored.
+    # The parent decides what an interrupt means; a half-done run goes on from its checkpoints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = json.loads(sys.stdin.readline())
 

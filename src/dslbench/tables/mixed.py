@@ -51,6 +51,10 @@ class MixedTable(Table):
         self._order: tuple[Tensor, list[int], Tensor] | None = None
         self._read: StoredRows | None = None
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._order = None
+
     @torch.no_grad()
     def start(self, values: Tensor) -> None:
         """Start from rows that were trained, (n, d): what is kept are their first principal axes."""
