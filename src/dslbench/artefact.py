@@ -174,6 +174,8 @@ def top_k(model: Backbone, data: Interactions, users: Sequence[int], k: int) -> 
 
     Raises `UsageError` for a user the model does not know.
     """
+    if k < 1:
+        raise UsageError(f"k is {k}, not a number of items")
     ids = np.asarray(users, dtype=np.int64)
     if len(ids) and not (ids.min() >= 0 and ids.max() < data.n_users):
         raise UsageError(f"users are numbered 0 to {data.n_users - 1}")

@@ -78,8 +78,13 @@ def top_k_latency(
     than that.
     """
     rng = np.random.default_rng(0)
+    device = next(model.parameters()).device
     with torch.no_grad():
-        scorer = model.eval().scorer()
+        score = model.eval().scorer()
+
+    def scorer(users: torch.Tensor) -> torch.Tensor:  # ranking takes place on the CPU
+        return score(users.to(device)).cpu()
+
     found: dict[str, dict[str, float] | None] = {}
     each = 0.0
     for size in (1, 1024):

@@ -46,7 +46,7 @@ def c_paper(density: float, layers: int) -> float:
     2/3 for three layers at 50 % sparsity (Table 3, RP and DSL). It is the wrong way round: only the
     first layer multiplies the sparse table, the others a dense result.
     """
-    return (1 + (layers - 1) * density) / layers
+    return (1 + (layers - 1) * density) / layers if layers else 1.0  # no layer: nothing to count
 
 
 def lightgcn_propagation(
