@@ -46,7 +46,7 @@ def c_paper(density: float, layers: int) -> float:
     2/3 for three layers at 50 % sparsity (Table 3, RP and DSL). It is the wrong way round: only the
     first layer multiplies the sparse table, the others a dense result.
     """
-    return (1 + (layers - 1) * density) / layers if layers else 1.0  # no layer: nothing to count
+    return (1 + (layers - 1) * density) / layers
 
 
 def lightgcn_propagation(
@@ -217,7 +217,7 @@ def paper_costs(spec: RunSpec, data: Interactions) -> PaperCosts:
     size-searched models is one of these: Table 3 does not print it.
     """
     make = _FORMULAS.get(spec.backbone)
-    if make is None:
+    if make is None or spec.hyper.get("layers") == 0:  # without a layer there is nothing to count
         return PaperCosts(None, None)
     formulas, density = make(spec.hyper, spec.epochs, data), 1 - spec.sparsity
     train = _train(spec, density, formulas.train) if formulas.train else None
