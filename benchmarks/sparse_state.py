@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from common import gowalla_or_alike, machine
 from dslbench import registry
+from dslbench.cost.measured import state_bytes
 from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
 from dslbench.train import Hooks, Lab, Loop
@@ -56,20 +57,6 @@ class Contestant:
         explores = self.hooks.dense_gradient(self.loop)
         (self.explorations if explores else self.times).append(seconds)
 
-    def state_bytes(self) -> int:
-        """Bytes of the table's parameters and buffers and of the optimiser's state."""
-        kept = [*self.model.parameters()]
-        kept += [b for t in self.model.tables().values() for b in t.buffers()]
-        kept += [x for s in self.optimiser.state.values() for x in s.values() if torch.is_tensor(x)]
-        sizes = {
-            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in map(_data, kept)
-        }
-        return sum(sizes.values())
-
-
-def _data(x: torch.Tensor) -> torch.Tensor:
-    return x.detach()
-
 
 def main() -> str:
     parser = argparse.ArgumentParser()
@@ -105,8 +92,8 @@ def main() -> str:
         mean = step if explore is None else step + (explore - step) / chosen.every
         rows.append([
             label, f"{step * 1e3:.1f}", "-" if explore is None else f"{explore * 1e3:.1f}",
-            f"{mean / usual:.3f}", f"{c.state_bytes() / 2**20:.1f}",
-            f"{c.state_bytes() / dense.state_bytes():.3f}",
+            f"{mean / usual:.3f}", f"{state_bytes(c.model, c.optimiser) / 2**20:.1f}",
+            f"{state_bytes(c.model, c.optimiser) / state_bytes(dense.model, dense.optimiser):.3f}",
         ])  # fmt: skip
     headers = ["method", "step, ms (median)", "exploring iteration, ms",
                f"time an iteration, one in {chosen.every} exploring, relative to dense",

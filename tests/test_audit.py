@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from dslbench import cli
 from dslbench.cost import paper
 from dslbench.data import load
 from dslbench.data.interactions import Interactions
@@ -21,6 +19,7 @@ from dslbench.report.notes import CONTRADICTED, INCONSISTENT, NOTES
 from dslbench.report.published import Figure
 from dslbench.runs import store, worker
 from dslbench.spec import RunSpec, resolve
+from test_cli import run as dslbench
 
 YELP, GOWALLA = (31_668, 38_048, 1_237_259), (29_858, 40_981, 810_128)
 AMAZON = (52_643, 91_599, 1_237_259)  # with Yelp2018's edges, as the paper has it
@@ -331,16 +330,7 @@ def test_audit_in_a_terminal(width: int) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
-    argv, sys.argv = sys.argv, ["dslbench", "report", *args]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as error:
-        code = int(error.code or 0)
-    finally:
-        sys.argv = argv
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return dslbench("report", *args, capsys=capsys)
 
 
 def test_audit_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

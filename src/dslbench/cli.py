@@ -139,9 +139,7 @@ def compare(
     force: Annotated[
         bool, typer.Option("--force", help="Run all from the start, even what is stored.")
     ] = False,
-    references: Annotated[
-        bool, typer.Option("--references", help="Add item popularity, ItemKNN and EASE.")
-    ] = False,
+    references: options.References = False,
     format_: options.Format = "terminal",
 ) -> None:
     """Run the methods side by side, skip what is stored, and end with the table."""
@@ -221,9 +219,7 @@ def report(
     stats: Annotated[
         bool, typer.Option("--stats", help="Add intervals and paired tests over seeds and users.")
     ] = False,
-    references: Annotated[
-        bool, typer.Option("--references", help="Add item popularity, ItemKNN and EASE.")
-    ] = False,
+    references: options.References = False,
 ) -> None:
     """Print tables and figures of stored runs, published results, or the audit; trains nothing."""
     from dslbench.report import command

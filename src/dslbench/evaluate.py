@@ -80,7 +80,7 @@ def evaluate(
     hits = np.zeros((len(users), k), dtype=bool)
     tied = np.zeros(len(users), dtype=bool)
     rank = _rank_on_device if device is not None and device.type != "cpu" else _rank_on_cpu
-    block = max(1, block_bytes // (4 * n_items))
+    block = users_per_block(n_items, block_bytes)
     for start in range(0, len(users), block):
         ids = users[start : start + block]
         scores = scorer(
@@ -125,7 +125,7 @@ def evaluate_sampled(
     k = largest_cutoff(metrics)
     hits = np.zeros((len(users), k), dtype=bool)
     tied = np.zeros(len(users), dtype=bool)
-    block = max(1, block_bytes // (4 * max(width, int(truth.shape[1]))))
+    block = users_per_block(max(width, int(truth.shape[1])), block_bytes)
     for start in range(0, len(users), block):
         ids = users[start : start + block]
         items = np.full((len(ids), width), -1, dtype=np.int64)
@@ -148,21 +148,30 @@ def evaluate_sampled(
 
 
 def rank_users(
-    scorer: Scorer, users: npt.NDArray[np.int64], seen: sparse.csr_matrix, k: int, seed: int = 0
-) -> npt.NDArray[np.int32]:
+    scorer: Scorer, users: npt.NDArray[np.int64], seen: sparse.csr_matrix, k: int, seed: int = 0,
+    device: torch.device | None = None,
+) -> npt.NDArray[np.int32]:  # fmt: skip
     """The k best unseen items of each user (on the CPU), best first, -1 where there are fewer.
 
     Args:
         scorer: from `Backbone.scorer`.
         users: (U,) ids.
         seen: (N, M) binary CSR of items left out.
+        device: where the scorer's model is, if not on the CPU.
 
     Returns:
         (U, k) item ids.
     """
     k = min(k, int(seen.shape[1]))
     priority = tie_priority(int(seen.shape[1]), seed)
-    return _rank_on_cpu(scorer(torch.from_numpy(users)), users, priority, seen, k)[0]
+    ids = torch.from_numpy(users)
+    scores = scorer(ids if device is None else ids.to(device)).cpu()
+    return _rank_on_cpu(scores, users, priority, seen, k)[0]
+
+
+def users_per_block(n_items: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """Users that are scored at a time, so that their scores take at most so many bytes."""
+    return max(1, block_bytes // (4 * n_items))
 
 
 def _rank_on_cpu(

@@ -37,3 +37,6 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Format = Annotated[
     str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")
 ]
+References = Annotated[
+    bool, typer.Option("--references", help="Add item popularity, ItemKNN and EASE.")
+]

@@ -185,12 +185,7 @@ class Lab:
         if pretrained:
             if reinit not in self._pretrained:
                 self._pretrained[reinit] = self.backbone.pretrain(self, streams)
-            start = self._pretrained[reinit] or {}
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    # A method's table of another kind may have other parameters.
-                    if name in start and start[name].shape == parameter.shape:
-                        parameter.copy_(start[name])
+            model.take(self._pretrained[reinit] or {})
         return model
 
     def fit_other(

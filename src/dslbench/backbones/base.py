@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -185,6 +185,13 @@ class Backbone(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The batch's loss, and `vectors` beside it; a model that shares work overrides this."""
         return self.loss(batch), *self.vectors(users, items)
+
+    @torch.no_grad()
+    def take(self, values: Mapping[str, Tensor]) -> None:
+        """Copy the values of parameters by name; a method's table of another kind may have others."""
+        for name, parameter in self.named_parameters():
+            if name in values and values[name].shape == parameter.shape:
+                parameter.copy_(values[name])
 
     def tables(self) -> dict[str, Table]:
         """The embedding tables by name: what methods make small."""

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dslbench.backbones.base import Backbone, Hyper, Scorer
+from dslbench.backbones._autoencoder import Autoencoder
+from dslbench.backbones.base import Hyper
 from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import TableLinear
 from dslbench.ops.lookup import LookupScores
@@ -35,7 +36,7 @@ class CDAEHyper(Hyper):
     )
 
 
-class CDAE(Backbone):
+class CDAE(Autoencoder):
     """h = act(W^T x + V_u + b), scores W' h + b', trained as in RecBole on all items.
 
     Tables: `encoder` W (M, K), `user` V (N, K), `decoder` W' (M, K); biases are never masked.
@@ -118,25 +119,5 @@ class CDAE(Backbone):
         hidden: Tensor = _ACTIVATIONS[self.hyper.activation](total)
         return hidden
 
-    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
-        hidden = self._from_known(users)
-        scores: Tensor = self.lookup_scores(hidden, self.decoder.full(), items.int())
-        return scores + self.item_bias[items]
-
-    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden layer of the users' uncorrupted rows, and rows of the decoder."""
-        return self._from_known(users), self.decoder.rows(items)
-
-    def _from_known(self, users: Tensor) -> Tensor:
+    def hidden_layer(self, users: Tensor) -> Tensor:
         return self.hidden(take_rows(self._known, users.cpu().numpy(), users.device))
-
-    @torch.no_grad()
-    def scorer(self) -> Scorer:
-        items = self.decoder.full()
-
-        @torch.no_grad()
-        def score(users: Tensor) -> Tensor:
-            block: Tensor = self.full_scores(self._from_known(users), items)
-            return block.add_(self.item_bias)
-
-        return score

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dslbench.backbones.base import Backbone, Hyper, Scorer, narrow
+from dslbench.backbones._autoencoder import Autoencoder
+from dslbench.backbones.base import Hyper, narrow
 from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.lookup import LookupScores
@@ -43,7 +44,7 @@ class MultVAEHyper(Hyper):
         return self.model_copy(update={"embedding_size": size, "latent": min(self.latent, size)})
 
 
-class MultVAE(Backbone):
+class MultVAE(Autoencoder):
     """M -> K (tanh) -> mean and log-variance of z -> K (tanh) -> M, over L2-normalised binary rows.
 
     Tables: the first and the last matrix hold one row per item, `encoder` (M, K) and `decoder`
@@ -140,27 +141,7 @@ class MultVAE(Backbone):
         """Last hidden layer, (B, K)."""
         return torch.tanh(self.from_code(code))
 
-    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
-        hidden = self._from_known(users)
-        scores: Tensor = self.lookup_scores(hidden, self.decoder.full(), items.int())
-        return scores + self.item_bias[items]
-
-    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden layer, and rows of the decoder, of the same width; the code has another."""
-        return self._from_known(users), self.decoder.rows(items)
-
-    def _from_known(self, users: Tensor) -> Tensor:
+    def hidden_layer(self, users: Tensor) -> Tensor:
         """Last hidden layer of the users' uncorrupted rows, from the mean of the code."""
         rows = take_rows(self._known, users.cpu().numpy(), users.device)
         return self.decode(self.encode(rows)[:, : self.hyper.latent])
-
-    @torch.no_grad()
-    def scorer(self) -> Scorer:
-        items = self.decoder.full()
-
-        @torch.no_grad()
-        def score(users: Tensor) -> Tensor:
-            block: Tensor = self.full_scores(self._from_known(users), items)
-            return block.add_(self.item_bias)
-
-        return score

@@ -17,7 +17,7 @@ from torch import nn
 
 from dslbench.backbones.base import Backbone
 from dslbench.errors import RunError
-from dslbench.evaluate import BLOCK_BYTES
+from dslbench.evaluate import users_per_block
 from dslbench.ops.affine import RowNorm
 from dslbench.ops.base import Macs, Op
 from dslbench.ops.layers import SeededDropout
@@ -232,6 +232,6 @@ def full_ranking(model: Backbone, n_users: int, n_items: int) -> tuple[int, int]
     affordable = max(1, RANKING_MACS // max(1, cost(everybody[:1])))
     if affordable < n_users:
         everybody = torch.linspace(0, n_users - 1, affordable).long()
-    block = max(1, BLOCK_BYTES // (4 * n_items))
+    block = users_per_block(n_items)
     counted = sum(cost(part) for part in torch.split(everybody, block))
     return shared.forward + counted * n_users // len(everybody), len(everybody)

@@ -326,11 +326,9 @@ def start_pretrained(lab: Lab, model: Backbone) -> None:
     if not lab.backbone.pretraining(lab.hyper):
         return
     dense = lab.build()
-    tables, start = dense.tables(), dict(dense.named_parameters())
+    model.take(dict(dense.named_parameters()))
+    tables = dense.tables()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in start and start[name].shape == parameter.shape:
-                parameter.copy_(start[name])
         for name, table in model.tables().items():
             if isinstance(table, CandidateTable | MixedTable):
                 table.start(tables[name].full())

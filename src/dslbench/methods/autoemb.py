@@ -19,8 +19,8 @@ from dslbench.methods._controllers import (
     make_controllers,
     mean_losses,
     occurrences,
-    split_pairs,
 )
+from dslbench.methods._sized import SizedMethod
 from dslbench.methods._sizes import (
     Budget,
     Float64,
@@ -29,14 +29,10 @@ from dslbench.methods._sizes import (
     choose_by_penalty,
     describe,
     embedding_only,
-    find_groups,
     gain_per_parameter,
-    make_budget,
     parameters_of,
     resize_tables,
-    start_pretrained,
 )
-from dslbench.methods.base import Method
 from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
 from dslbench.train import Hooks, Lab, Loop
 
@@ -49,7 +45,7 @@ class AutoEmbOptions(SizeOptions):
     )
 
 
-class AutoEmb(Method):
+class AutoEmb(SizedMethod):
     """Soft sizes in a bilevel search, then the hard size of largest weight within the budget.
 
     Search (Alg. 1, first order): in every iteration the controllers step on held-out pairs with the
@@ -62,28 +58,16 @@ class AutoEmb(Method):
 
     name = "autoemb"
     label = "AutoEmb"
-    family = "AutoML"
+    chain = False
     options_type: ClassVar[type[SizeOptions]] = AutoEmbOptions
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
-        "natural": {"budget": "natural"},
-    }
 
     @classmethod
     def phases(cls, options: Any, sparsity: float) -> list[str]:
         return ["search", "retrain"] if options.retrain else ["search"]
 
     def run(self, lab: Lab) -> Backbone:
-        model_pairs, controller_pairs = split_pairs(
-            lab.data, self.options.held_out, lab.streams["held-out"]
-        )
-        other = lab.variation(train=model_pairs)
-        soft = other.build(embedding_only(self.candidates), pretrained=False)
-        tables = soft.tables()
-        self.groups = find_groups(tables, lab.data.train, self.options, chain=False)
-        budget = make_budget(self.groups, tables, self.options, self.sparsity)
-        start_pretrained(other, soft)
-        search = _Search(self, lab, soft, HeldOutBatches(lab, soft, controller_pairs))
+        other, soft, budget, held_out = self.begin_search(lab, self.candidates)
+        search = _Search(self, lab, soft, held_out)
         other.fit(soft, "search", search, select=False)
         self.places = self.choose(budget, search.log_weights())
         model = lab.build(embedding_only(self.mixed), pretrained=False)
@@ -95,10 +79,6 @@ class AutoEmb(Method):
     def candidates(self, spec: TableSpec, rng: np.random.Generator) -> Table:
         """A table of all candidate sizes."""
         return CandidateTable(spec, rng, self.options.candidates(spec.dim))
-
-    def mixed(self, spec: TableSpec, rng: np.random.Generator) -> Table:
-        """A table of one size a row."""
-        return MixedTable(spec, rng, self.options.candidates(spec.dim), chain=False)
 
     def choose(self, budget: Budget, log_weights: list[Float64]) -> Places:
         """Each row's size within the budget, from its log weights (n, K) by group."""

@@ -18,8 +18,8 @@ from dslbench.methods._controllers import (
     make_controllers,
     mean_losses,
     occurrences,
-    split_pairs,
 )
+from dslbench.methods._sized import SizedMethod
 from dslbench.methods._sizes import (
     Budget,
     Float64,
@@ -28,13 +28,10 @@ from dslbench.methods._sizes import (
     SizeOptions,
     describe,
     embedding_only,
-    find_groups,
-    make_budget,
     parameters_of,
-    start_pretrained,
 )
-from dslbench.methods.base import Method
-from dslbench.tables import MixedTable, Table, TableSpec
+from dslbench.tables import MixedTable
+from dslbench.tables.masked import cold_start
 from dslbench.train import Hooks, Lab, Loop
 
 STAY, ENLARGE = 0, 1
@@ -51,7 +48,7 @@ class ESAPNOptions(SizeOptions):
     )
 
 
-class ESAPN(Method):
+class ESAPN(SizedMethod):
     """Hard sizes that only grow, chosen by a policy that is rewarded for falling losses.
 
     Search: in every iteration, (1) on held-out pairs the policy samples who grows, the rows grow for
@@ -68,12 +65,8 @@ class ESAPN(Method):
 
     name = "esapn"
     label = "ESAPN"
-    family = "AutoML"
+    chain = True
     options_type: ClassVar[type[SizeOptions]] = ESAPNOptions
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
-        "natural": {"budget": "natural"},
-    }
 
     @classmethod
     def phases(cls, options: Any, sparsity: float) -> list[str]:
@@ -81,32 +74,20 @@ class ESAPN(Method):
 
     def run(self, lab: Lab) -> Backbone:
         epochs = max(1, round(self.options.search_share * lab.epochs))
-        model_pairs, policy_pairs = split_pairs(
-            lab.data, self.options.held_out, lab.streams["held-out"]
-        )
-        other = lab.variation(train=model_pairs, epochs=epochs)
-        make_table = embedding_only(self.mixed)
-        growing = other.build(make_table, pretrained=False)
-        tables = growing.tables()
-        self.groups = find_groups(tables, lab.data.train, self.options, chain=True)
-        budget = make_budget(self.groups, tables, self.options, self.sparsity)
-        start_pretrained(other, growing)
-        search = _Search(self, lab, growing, HeldOutBatches(lab, growing, policy_pairs), budget)
+        other, growing, budget, held_out = self.begin_search(lab, self.mixed, epochs)
+        search = _Search(self, lab, growing, held_out, budget)
         other.fit(growing, "search", search, select=False)
         self.natural_params = parameters_of(self.groups, search.places())
         search.finish()
         self.places = search.places()
-        model = lab.build(make_table, pretrained=False)
+        model = lab.build(embedding_only(self.mixed), pretrained=False)
         model.load_state_dict(growing.state_dict())
+        tables = growing.tables()
         for name, table in model.tables().items():
             if isinstance(table, MixedTable):
                 table.allowed = cast(MixedTable, tables[name]).allowed
         lab.variation(epochs=max(1, lab.epochs - epochs)).fit(model, "train")
         return model
-
-    def mixed(self, spec: TableSpec, rng: np.random.Generator) -> Table:
-        """A table whose rows all start at the smallest size."""
-        return MixedTable(spec, rng, self.options.candidates(spec.dim), chain=True)
 
     def diagnostics(self) -> dict[str, Any]:
         """What sizes came out, and how much the policy alone came to."""
@@ -284,9 +265,6 @@ class _Search(Hooks):
 @torch.no_grad()
 def clear_moments(optimiser: torch.optim.Optimizer, table: MixedTable, rows: Tensor) -> None:
     """Put the optimiser's state of some rows back to its start: their vectors are new ones."""
-    state = optimiser.state.get(table.weight, {})
-    for name in ("exp_avg", "exp_avg_sq"):
-        if name in state:
-            state[name][rows] = 0
-    if "sum" in state:
-        state["sum"][rows] = optimiser.defaults["initial_accumulator_value"]
+    for name, x in optimiser.state.get(table.weight, {}).items():
+        if x.shape == table.weight.shape:
+            x[rows] = cold_start(optimiser, name)

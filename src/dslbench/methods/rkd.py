@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from dslbench.backbones.base import Backbone, Scorer
-from dslbench.evaluate import BLOCK_BYTES, rank_users
+from dslbench.evaluate import rank_users, users_per_block
 from dslbench.methods._student import Student, learning_users
 from dslbench.methods.base import Options
 from dslbench.sampling import draw_unseen
@@ -154,16 +154,14 @@ def top_lists(
 ) -> npt.NDArray[np.int32]:
     """The K best unseen items of every user, (N, K), best first, -1 where there are fewer.
 
-    Scored in blocks of users of `BLOCK_BYTES` of scores: memory N K beside one block.
+    Scored in blocks of users: memory N K beside one block.
     """
     n_users, n_items = (int(n) for n in seen.shape)
-    block = max(1, BLOCK_BYTES // (4 * n_items))
+    block = users_per_block(n_items)
     users = np.arange(n_users, dtype=np.int64)
     return np.concatenate(
         [
-            rank_users(
-                lambda ids: scorer(ids.to(device)).cpu(), users[start : start + block], seen, k
-            )
+            rank_users(scorer, users[start : start + block], seen, k, device=device)
             for start in range(0, n_users, block)
         ]
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dslbench.report.columns import COLUMNS, Column, Record, seconds
 from dslbench.report.relative import mac_notes, setting_of
-from dslbench.report.settings import dense_of, footer, row_label, row_width, rows, setting
+from dslbench.report.settings import dense_of, footer, label, row_label, rows, setting
 from dslbench.report.tables import (
     MISSING,
     NOT_APPLICABLE,
@@ -221,13 +221,6 @@ def _break_even(records: list[Record]) -> TableModel:
         "dense's; none: at none of them.",
     )
     return table
-
-
-def label(runs: Sequence[Record]) -> str:
-    """A row's method with its nominal sparsity."""
-    spec = runs[0]["spec"]
-    at = f" {spec['sparsity']:.0%}" if spec["sparsity"] else ""
-    return row_label(spec) + row_width(runs[0]) + at
 
 
 def _number_and_change(

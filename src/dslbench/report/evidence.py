@@ -9,11 +9,12 @@ import numpy as np
 from dslbench import artefact
 from dslbench.errors import DslbenchError
 from dslbench.report.columns import COLUMNS, Record
-from dslbench.report.costs import TABLE_1, change, label, promised
+from dslbench.report.costs import TABLE_1, change, promised
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import (
     dense_of,
     footer,
+    label,
     method_names,
     rows,
     setting,

@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from dslbench.errors import UsageError
 from dslbench.report.columns import COLUMNS, Record
-from dslbench.report.costs import COSTS, front, label, points
+from dslbench.report.costs import COSTS, front, points
 from dslbench.report.evidence import LARGEST_LOSS
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import (
     dense_of,
     footer,
+    label,
     row_key,
     row_label,
     rows,

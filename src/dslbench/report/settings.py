@@ -80,6 +80,13 @@ def row_width(record: Record) -> str:
     return f" (d={'+'.join(str(width) for width in sorted(set(found['student_widths'].values())))})"
 
 
+def label(runs: Sequence[Record]) -> str:
+    """A row's method with its nominal sparsity."""
+    spec = runs[0]["spec"]
+    at = f" {spec['sparsity']:.0%}" if spec["sparsity"] else ""
+    return row_label(spec) + row_width(runs[0]) + at
+
+
 def backbone_label(name: str) -> str:
     """The backbone's label; one that is no longer known keeps its name."""
     try:

@@ -13,10 +13,9 @@ from dslbench import artefact
 from dslbench import data as datasets
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.report.columns import Record
-from dslbench.report.costs import label
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import footer, rows, setting
+from dslbench.report.settings import footer, label, rows, setting
 from dslbench.report.tables import group
 from dslbench.runs import store
 

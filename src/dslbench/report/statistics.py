@@ -12,7 +12,7 @@ from scipy import stats
 
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import footer, row_label, row_width, rows, setting
+from dslbench.report.settings import footer, label, rows, setting
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, group, mean
 from dslbench.runs import store
 
@@ -180,12 +180,10 @@ def _rows_of_metric(column: Column, of_rows: Sequence[Sequence[Record]]) -> list
             Cell(NOT_APPLICABLE) if v is None else Cell(column.show(v), value=v)
             for v in (of_seeds.low, of_seeds.high)
         )
-        spec = runs[0]["spec"]
-        at = f" {spec['sparsity']:.0%}" if spec["sparsity"] else ""
         cells.append(
             [
                 Cell(column.title if place == 0 else ""),
-                Cell(row_label(spec) + row_width(runs[0]) + at),
+                Cell(label(runs)),
                 Cell(str(of_seeds.n), value=of_seeds.n),
                 Cell(column.show(of_seeds.mean), value=of_seeds.mean, runs=of_seeds.n),
                 low,

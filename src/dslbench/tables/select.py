@@ -32,14 +32,18 @@ def kth_largest(score: Tensor, among: Tensor, k: int) -> float:
 
 def _bin_of(bits: np.ndarray, among: np.ndarray, prefix: int, bins: int, k: int) -> tuple[int, int]:
     """The bin that holds the k-th largest entry, and its place from the top within the bin."""
-    n = len(bits)
-    step = -(-n // thread_count())
-    bounds = np.append(np.arange(0, n, step), n)
+    step, bounds = _by_thread(len(bits))
     counts = np.zeros((len(bounds) - 1, bins), dtype=np.int64)
     run_rows(kernels.magnitude_histogram, bounds, step, bits, among, prefix, counts)
     from_top = counts.sum(axis=0)[::-1].cumsum()
     place = int(np.searchsorted(from_top, k))
     return bins - 1 - place, k - (int(from_top[place - 1]) if place else 0)
+
+
+def _by_thread(n: int) -> tuple[int, np.ndarray]:
+    """Rows of each thread, and their ranges: a kernel counts rows [lo, hi) in place lo // step."""
+    step = -(-n // thread_count())
+    return step, np.append(np.arange(0, n, step), n)
 
 
 def select_largest(
@@ -78,8 +82,7 @@ def _at_least(score: Tensor, among: Tensor, threshold: float, count: int) -> tup
         return chosen, int(chosen.count_nonzero()) - count
     chosen = torch.empty(among.shape, dtype=torch.bool)
     bits = score.detach().numpy().view(np.int32)
-    step = -(-len(bits) // thread_count())
-    bounds = np.append(np.arange(0, len(bits), step), len(bits))
+    step, bounds = _by_thread(len(bits))
     found = np.zeros(len(bounds) - 1, dtype=np.int64)
     run_rows(
         kernels.at_least, bounds, step, bits, among.numpy(),

@@ -1,0 +1,60 @@
+"""How the methods that choose a size for every row begin: rows, budget, and pairs held out of training."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dslbench.backbones.base import Backbone
+from dslbench.methods._controllers import HeldOutBatches, split_pairs
+from dslbench.methods._sizes import (
+    Budget,
+    Group,
+    SizeOptions,
+    embedding_only,
+    find_groups,
+    make_budget,
+    start_pretrained,
+)
+from dslbench.methods.base import Method
+from dslbench.tables import MakeTable, MixedTable, Table, TableSpec
+from dslbench.train import Lab
+
+
+class SizedMethod(Method):
+    """A method of the AutoML family: a search with controllers, then training at the sizes found."""
+
+    family = "AutoML"
+    options_type: ClassVar[type[SizeOptions]] = SizeOptions
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "natural": {"budget": "natural"},
+    }
+    chain: ClassVar[bool]  # whether the map to a size leads over the sizes below it
+
+    groups: list[Group]
+
+    def mixed(self, spec: TableSpec, rng: np.random.Generator) -> Table:
+        """A table of one size a row, at the start the smallest."""
+        return MixedTable(spec, rng, self.options.candidates(spec.dim), chain=self.chain)
+
+    def begin_search(
+        self, lab: Lab, make: MakeTable, epochs: int | None = None
+    ) -> tuple[Lab, Backbone, Budget, HeldOutBatches]:
+        """Where to search, the model that is searched, its budget, and the controllers' batches.
+
+        Args:
+            make: the kind of table of users' and items' rows in the search.
+            epochs: of the search; none: the lab's.
+        """
+        model_pairs, controller_pairs = split_pairs(
+            lab.data, self.options.held_out, lab.streams["held-out"]
+        )
+        other = lab.variation(train=model_pairs, epochs=epochs)
+        model = other.build(embedding_only(make), pretrained=False)
+        tables = model.tables()
+        self.groups = find_groups(tables, lab.data.train, self.options, chain=self.chain)
+        budget = make_budget(self.groups, tables, self.options, self.sparsity)
+        start_pretrained(other, model)
+        return other, model, budget, HeldOutBatches(lab, model, controller_pairs)
