@@ -75,7 +75,9 @@ def test_a_living_holder_keeps_its_claim_past_everybodys_patience() -> None:
         assert claim is not None and not claim.lost
 
 
-def test_a_silent_claim_of_another_machine_is_taken_over_after_patience_whatever_its_clock_says() -> None:
+def test_a_silent_claim_of_another_machine_is_taken_over_after_patience_whatever_its_clock_says() -> (
+    None
+):
     path, said = foreign("a"), []
     os.utime(path, (2**33, 2**33))  # its disk's clock is centuries ahead
     with quick(said.append) as ours:
@@ -129,7 +131,6 @@ def test_a_holder_that_slept_too_long_learns_that_it_lost() -> None:
 
 
 def test_of_many_that_find_a_stale_claim_one_gets_it() -> None:
-    """Each round: twenty threads' worth of watchers look at once; claims are per file, not per thread."""
     from concurrent.futures import ThreadPoolExecutor
 
     for _ in range(20):
@@ -175,7 +176,7 @@ def test_four_compares_on_one_store_make_each_run_once(own_home: Path) -> None:
         for line in err.splitlines()
         if line.startswith("    toy") and "recall@20" in line
     ]
-    assert len(made) == len(set(line.partition(":")[0] for line in made)) == 6, made
+    assert len(made) == len({line.partition(":")[0] for line in made}) == 6, made
     assert len(store.read_all(pytest.fail)) == 6
     assert len({out for out, _ in ends}) == 1  # all show the same table
     assert [p.name for p in claims.folder().iterdir()] in ([], [".lock"])
@@ -190,21 +191,20 @@ def test_what_a_killed_compare_held_is_made_by_another(own_home: Path) -> None:
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert len(list(claims.folder().glob("[!.]*"))) == 1
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
     def orphans() -> bool:
         own = str(own_home)
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if own.encode() in (entry / "environ").read_bytes() and b"runs.worker" in (
-                    entry / "cmdline"
-                ).read_bytes():
+                if (
+                    own.encode() in (entry / "environ").read_bytes()
+                    and b"runs.worker" in (entry / "cmdline").read_bytes()
+                ):
                     return True
             except OSError:
                 continue
         return False
 
-    assert left
     wait_for(lambda: not orphans(), 30)  # a worker goes with its parent
     # The same run's claim, left by the dead process, for a comparison that is soon done.
     stale = next(claims.folder().glob("[!.]*")).read_text()

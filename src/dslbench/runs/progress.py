@@ -30,7 +30,7 @@ class Quiet:
 
     def say(self, text: str) -> None:
         """A line beside the progress."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def begin(self, slot: int, spec: RunSpec) -> None:
         """A run begins."""

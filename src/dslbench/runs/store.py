@@ -76,7 +76,8 @@ def files_of(run_id: str) -> dict[str, bytes]:
 def check_writable() -> None:
     """Raise `StoreError` where nothing can be stored: better before a training than after it."""
     with home.storing("runs", home.runs_dir(), 1):
-        home.write_atomic(home.runs_dir() / ".written", b"")
+        home.write_atomic(home.runs_dir() / ".write-test", b"")
+        (home.runs_dir() / ".write-test").unlink(missing_ok=True)
 
 
 def stamp(run_id: str) -> tuple[int, ...] | None:
