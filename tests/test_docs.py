@@ -228,6 +228,7 @@ def test_every_command_in_the_documentation_parses() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         fenced = "\n".join(content for _, _, content in FENCE.findall(text))
+        text = text.replace("\\\n", " ")  # a command over several lines
         indented = "\n".join(re.findall(r"^    (dslbench .*)$", FENCE.sub("", text), re.MULTILINE))
         for name, *args in commands(fenced + "\n" + indented):
             plain = [word.strip("[]").partition("|")[0] for word in args]  # [--option a|b]
