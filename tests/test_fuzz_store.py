@@ -142,7 +142,7 @@ def readers(path: Path, rng: random.Random) -> list[list[str]]:
     if path.name == "run.json":
         some = [
             ["report", "--table", rng.choice(TABLES)], ["report", "--figure", rng.choice(FIGURES)],
-            ["report", "--published"], ["report", "--format", "json"], ["report", "--references"],
+            ["report", "--published"], ["report", "--format", "json"],
             ["report", "--format", "csv"],
         ]  # fmt: skip
         return [["list", "runs"], some[0], rng.choice(some[1:])]
@@ -282,3 +282,27 @@ def test_a_file_where_a_folder_belongs_is_one_line(
         check_lines(err)
     with contextlib.suppress(DslbenchError, OSError):
         store.check_writable()
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("history.json", ["report", "--figure", "5"]),
+        ("users.npz", ["report", "--table", "stats"]),
+        ("model.safetensors", ["report", "--table", "1"]),
+        ("model.safetensors", ["report", "--figure", "4"]),
+    ],
+)
+def test_what_is_left_out_is_named_once(
+    name: str, args: list[str], template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "home"
+    shutil.copytree(template, root)
+    monkeypatch.setenv("DSLBENCH_HOME", str(root))
+    (run,) = (r for r in store.read_all(pytest.fail) if r["spec"]["sparsity"] == 0.8)
+    damaged = store.folder(run["id"]) / name
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    code, _, err = command(*args)
+    assert code == 0, err
+    (line,) = (line for line in err.splitlines() if "left out" in line)
+    assert run["id"] in line and line.startswith("warning: ")
