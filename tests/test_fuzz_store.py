@@ -1,7 +1,7 @@
 """Damaged and foreign files everywhere in the store: reported, skipped, and nothing else is lost.
 
 Each case damages one file of a good store, runs the commands that read it, and puts it back.
-DSLBENCH_FUZZ sets the number of cases (default 2,000), DSLBENCH_FUZZ_SEED their seed.
+DSLBENCH_FUZZ sets the number of cases (docs/reliability.md says what was run), DSLBENCH_FUZZ_SEED the seed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dslbench.runs import claims, failures, store, worker
 from dslbench.runs.claims import Claims
 from dslbench.spec import RunSpec, resolve
 
-CASES = int(os.environ.get("DSLBENCH_FUZZ", "2000"))
+CASES = int(os.environ.get("DSLBENCH_FUZZ", "240"))
 SEED = int(os.environ.get("DSLBENCH_FUZZ_SEED", "0"))
 GROUPS = 8
 
@@ -142,7 +142,7 @@ def readers(path: Path, rng: random.Random) -> list[list[str]]:
     if path.name == "run.json":
         some = [
             ["report", "--table", rng.choice(TABLES)], ["report", "--figure", rng.choice(FIGURES)],
-            ["report", "--published"], ["report", "--format", "json"], ["report", "--references"],
+            ["report", "--published"], ["report", "--format", "json"],
             ["report", "--format", "csv"],
         ]  # fmt: skip
         return [["list", "runs"], some[0], rng.choice(some[1:])]
@@ -164,8 +164,8 @@ def readers(path: Path, rng: random.Random) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def check_lines(err: str, context: str) -> None:
-    assert "Traceback" not in err, context
+def check_lines(err: str) -> None:
+    assert "Traceback" not in err
     for line in err.splitlines():
         known = (
             "warning: ",
@@ -175,8 +175,9 @@ def check_lines(err: str, context: str) -> None:
             "timing ",
             "left out: ",
             "1 runs: ",
+            "mine: ",
         )
-        assert line.startswith(known) and line.isprintable(), f"{context}: {line!r}"
+        assert line.startswith(known) and line.isprintable(), line
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
@@ -195,6 +196,7 @@ def test_one_damaged_file(
     weights = [6 if p.name == "run.json" else 2 for p in files]
     ids = {path.parent.name for path in files if path.name == "run.json"}
     outcomes: dict[int, int] = {}
+    problems: list[str] = []
     for number in range(group, CASES, GROUPS):
         rng = random.Random(f"{SEED}/{number}")
         path = rng.choices(files, weights)[0]
@@ -205,19 +207,20 @@ def test_one_damaged_file(
             context = f"case {number}: {how.__name__} {path.relative_to(root)}, {' '.join(args)}"
             try:
                 code, out, err = command(*args)
-            except Exception as error:
-                raise AssertionError(f"{context}: {type(error).__name__}: {error}") from error
-            assert code in (0, 1, 2, 3), context
+                assert code in (0, 1, 2, 3), "exit code"
+                check_lines(err)
+                if args == ["list", "runs"]:
+                    left = ids - {path.parent.name}
+                    assert code == 0 and left <= {line[:12] for line in out.splitlines()}, out
+            except Exception as error:  # an assertion's, or one that escaped the command
+                problems.append(f"{context}: {type(error).__name__}: {error}")
+                continue
             outcomes[code] = outcomes.get(code, 0) + 1
-            check_lines(err, context)
-            if args == ["list", "runs"]:
-                left = ids - {path.parent.name}
-                assert code == 0 and left <= {line[:12] for line in out.splitlines()}, context
         for other, before in intact.items():
-            assert other == path or other.read_bytes() == before, context
-        if path.exists() and path.read_bytes() != content:
-            raise AssertionError(f"{context}: the damaged file was changed")
+            assert other == path or other.read_bytes() == before, number
+        assert path.read_bytes() == content, number
         path.write_bytes(intact[path])
+    assert not problems, f"{len(problems)} problems:\n" + "\n".join(problems)
     assert outcomes.get(0, 0) > 0
     code, out, err = command("list", "runs")
     assert code == 0 and err == "" and ids <= {line[:12] for line in out.splitlines()}
@@ -257,12 +260,12 @@ def test_foreign_things_in_every_place(
     os.mkfifo(root / "runs" / "pipe")
     code, out, err = command("list", "runs")
     assert code == 0 and len(out.splitlines()) == 5
-    check_lines(err, "list runs")
+    check_lines(err)
     assert len(err.splitlines()) == 4  # empty, two\nlines, folder, x.json
     for args in (["report"], ["list", "datasets"], ["doctor"], ["report", "--stats"]):
         code, _, err = command(*args)
         assert code == 0, err
-        check_lines(err, " ".join(args))
+        check_lines(err)
 
 
 @pytest.mark.parametrize("place", ["runs", "data", "runs/.claims", "runs/.failed", "."])
@@ -276,6 +279,30 @@ def test_a_file_where_a_folder_belongs_is_one_line(
     for args in (["list", "runs"], ["report"], ["list", "datasets"]):
         code, _, err = command(*args)
         assert code in (0, 1, 2, 3)
-        check_lines(err, f"{place}: {' '.join(args)}")
+        check_lines(err)
     with contextlib.suppress(DslbenchError, OSError):
         store.check_writable()
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("history.json", ["report", "--figure", "5"]),
+        ("users.npz", ["report", "--table", "stats"]),
+        ("model.safetensors", ["report", "--table", "1"]),
+        ("model.safetensors", ["report", "--figure", "4"]),
+    ],
+)
+def test_what_is_left_out_is_named_once(
+    name: str, args: list[str], template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "home"
+    shutil.copytree(template, root)
+    monkeypatch.setenv("DSLBENCH_HOME", str(root))
+    (run,) = (r for r in store.read_all(pytest.fail) if r["spec"]["sparsity"] == 0.8)
+    damaged = store.folder(run["id"]) / name
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    code, _, err = command(*args)
+    assert code == 0, err
+    (line,) = (line for line in err.splitlines() if "left out" in line)
+    assert run["id"] in line and line.startswith("warning: ")

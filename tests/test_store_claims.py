@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dslbench.errors import RunError
 from dslbench.runs import claims, store
 from dslbench.runs.claims import Claims
+from dslbench.runs.local import LocalExecutor
 
 COMPARE = [
     sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
@@ -244,3 +246,20 @@ def test_workers_make_several_runs_at_once_and_interrupting_loses_nothing(own_ho
     assert again.returncode == 0, again.stderr
     assert f"6 runs: {before} stored, {6 - before} to make" in again.stderr
     assert "2 at once" in again.stderr
+
+
+def test_workers_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSLBENCH_THREADS", "8")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert LocalExecutor("cpu", 1).environments == [{}]
+    threads = {"DSLBENCH_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    assert LocalExecutor("cpu", 3).environments == [threads] * 3
+    assert LocalExecutor("cpu", 20).environments[0]["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    seen = [e["CUDA_VISIBLE_DEVICES"] for e in LocalExecutor("auto", 3).environments]
+    assert seen == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    seen = [e["CUDA_VISIBLE_DEVICES"] for e in LocalExecutor("cuda", 2).environments]
+    assert seen == ["3", "GPU-5"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "CUDA_VISIBLE_DEVICES" not in LocalExecutor("cuda", 2).environments[0]

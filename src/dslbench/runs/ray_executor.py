@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from dslbench.spec import RunSpec
 
 RETRIES = 3  # times that a run is begun anew after its node was lost
 _POLL = 0.5  # seconds
+_REACH = 10.0  # seconds until a cluster that does not answer is given up
 Files = dict[str, bytes]  # content by path below the store's root
 
 
@@ -49,13 +51,14 @@ class RayExecutor:
         self._device = device
         self._began = not ray.is_initialized()
         if self._began:
+            _check_reachable(address or os.environ.get("RAY_ADDRESS") or "")
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = str(error).partition("\n")[0]
                 raise RunError(
                     f"no Ray cluster at {address or 'RAY_ADDRESS'}: {reason}",
-                    "--address HOST:PORT, or none for a new one here",
+                    "--address HOST:PORT, or none for a cluster on this machine",
                 ) from None
         there = ray.cluster_resources()
         cpus = int(os.environ.get("DSLBENCH_THREADS") or 1)
@@ -165,6 +168,20 @@ class RayExecutor:
                 return  # the cluster is gone; the tasks tell more
             if (listener := self._listeners.get(run_id)) is not None:
                 listener(event)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `RunError` where nobody listens at HOST:PORT; Ray itself would try for several minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto", "local" or none: Ray looks for a cluster on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"no Ray cluster at {address}: {getattr(error, 'strerror', None) or error}",
+            "--address HOST:PORT, or none for a cluster on this machine",
+        ) from None
 
 
 def _run_on_node(

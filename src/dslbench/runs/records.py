@@ -6,7 +6,6 @@ Each reader raises `ValueError` in one line that begins with the file's path.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -223,7 +222,7 @@ def _check_values(node: Any, depth: int) -> None:
         raise ValueError("nested too deeply")
     if isinstance(node, str) and not node.isprintable():
         raise ValueError("has text that cannot be printed")
-    if isinstance(node, int | float) and not (math.isfinite(node) and abs(node) <= _LARGEST):
+    if isinstance(node, int | float) and not -_LARGEST <= node <= _LARGEST:  # NaN is neither
         raise ValueError("has a number out of range")
     if isinstance(node, Mapping):
         for key, value in node.items():
