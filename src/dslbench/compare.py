@@ -15,7 +15,7 @@ from dslbench.report import build, command, formats
 from dslbench.report.columns import seconds
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
-from dslbench.runs import budget, checkpoint, execute, failures, store
+from dslbench.runs import budget, execute, failures, store
 from dslbench.spec import RunSpec
 
 Record = dict[str, Any]
@@ -141,9 +141,6 @@ def make(
         for run in planned:
             print(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
         return []
-    for run in missing if force else ():
-        if run.asked:
-            checkpoint.remove(run.id)
     try:
         failed_ones = execute.execute(missing, where.open, console(), warn)
     except KeyboardInterrupt:

@@ -17,7 +17,8 @@ class PlannedRun:
     """A run with its identity, and whether the store has it already.
 
     `asked` is false for a run that is made only because others learn from it; it comes before
-    them. `teacher` is the id of the run that it learns from.
+    them. `teacher` is the id of the run that it learns from. A `fresh` run is made from its start,
+    whatever checkpoints there are.
     """
 
     spec: RunSpec
@@ -25,6 +26,7 @@ class PlannedRun:
     done: bool
     asked: bool = True
     teacher: str | None = None
+    fresh: bool = False
 
     @property
     def trainings(self) -> int:
@@ -60,7 +62,9 @@ def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> 
             teacher = identity(spec.teacher)
             again = force and teacher in asked
             has_model = not again and is_stored(teacher) and store.has_model(teacher)
-            planned[teacher] = PlannedRun(spec.teacher, teacher, has_model, teacher in asked)
-            planned.setdefault(run_id, PlannedRun(spec, run_id, done, teacher=teacher))
-        planned.setdefault(run_id, PlannedRun(spec, run_id, done))
+            planned[teacher] = PlannedRun(
+                spec.teacher, teacher, has_model, teacher in asked, fresh=again
+            )
+            planned.setdefault(run_id, PlannedRun(spec, run_id, done, teacher=teacher, fresh=force))
+        planned.setdefault(run_id, PlannedRun(spec, run_id, done, fresh=force))
     return list(planned.values())

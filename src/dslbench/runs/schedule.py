@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dslbench.errors import DslbenchError, RunError, StoreError
-from dslbench.runs import failures, store
+from dslbench.runs import checkpoint, failures, store
 from dslbench.runs.claims import Claim, Claims
 from dslbench.runs.local import CancelledError, Event, Executor
 from dslbench.runs.plan import PlannedRun
@@ -102,6 +102,8 @@ class Schedule:
             error = RunError(failure.reason, failure.hint) if failure else None
             self._settle(run, None, error, elsewhere=True)
             return
+        if run.fresh:
+            checkpoint.remove(run.id)
         self._pending.remove(run)
         slot = next(n for n in range(self._executor.slots) if n not in self._active)
         thread = threading.Thread(target=self._make, args=(run, slot), daemon=True)
