@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -74,7 +74,7 @@ def train(
     json_: Annotated[bool, typer.Option("--json", help="Print the run's record.")] = False,
 ) -> None:
     """Train one model with one method and store the run."""
-    from dslbench.compare import dataset_or_default, make, print_table
+    from dslbench.compare import Where, dataset_or_default, make, print_table
     from dslbench.spec import resolve
 
     spec = resolve(
@@ -82,7 +82,7 @@ def train(
         sparsity=sparsity, seed=seed, epochs=epochs, scale=scale, protocol=protocol,
         settings=set_ or (),
     )  # fmt: skip
-    records = make([spec], device=device, force=fresh, dry_run=False)
+    records = make([spec], where=Where(device), force=fresh, dry_run=False)
     if export is not None:
         from dslbench.runs import store
 
@@ -127,6 +127,26 @@ def compare(
         typer.Option("--plan", help="A plan's name or file; other options replace what it says."),
     ] = None,
     device: options.Device = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Runs at once, which share the cores and take the GPUs in turn; default: 1, "
+            "on a cluster as many as fit.",
+        ),
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--executor", help="local: this machine; ray: a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="The Ray cluster's address; default: RAY_ADDRESS, else a new one here.",
+        ),
+    ] = None,
     budget_by: Annotated[
         Literal["epochs", "macs"],
         typer.Option(
@@ -151,8 +171,9 @@ def compare(
         epochs=epochs, scale=scale, protocol=protocol, settings=tuple(set_ or ()),
     )  # fmt: skip
     implementation.compare(
-        plan, chosen, format_, budget_by=budget_by, device=device, force=force, dry_run=dry_run,
-        references=references,
+        plan, chosen, format_, budget_by=budget_by,
+        where=implementation.Where(device, workers, executor, address), force=force,
+        dry_run=dry_run, references=references,
     )  # fmt: skip
 
 
@@ -170,12 +191,12 @@ def reproduce(
     device: options.Device = "auto",
 ) -> None:
     """Get the data, run the plans, and write one HTML report with its tables and figures."""
-    from dslbench.compare import make
+    from dslbench.compare import Where, make
     from dslbench.reproduce import reproduce as implementation
 
     implementation(
         scale, source, output,
-        lambda specs: make(specs, device=device, force=False, dry_run=False, show=False), say,
+        lambda specs: make(specs, where=Where(device), force=False, dry_run=False, show=False), say,
     )  # fmt: skip
 
 
@@ -296,11 +317,15 @@ def _list_settings(name: str | None, as_json: bool) -> None:
 def _list_runs(as_json: bool) -> None:
     import json
 
-    from dslbench.runs import store
+    from dslbench.runs import failures, store
 
-    records = store.read_all(warn)
+    records, failed = store.read_all(warn), failures.read_all(warn)
     if as_json:
-        print(json.dumps([{"id": r["id"], "spec": r["spec"]} for r in records], indent=1))
+        found: list[dict[str, Any]] = [
+            {"id": r["id"], "spec": r["spec"], "failed": None} for r in records
+        ]
+        found += [{"id": f.id, "spec": f.spec.model_dump(), "failed": f.reason} for f in failed]
+        print(json.dumps(found, indent=1))
         return
     for r in records:
         s = r["spec"]
@@ -309,6 +334,8 @@ def _list_runs(as_json: bool) -> None:
             f"{s['sparsity']:g} seed {s['seed']} {s['epochs']} epochs  "
             f"recall@20 {r['quality']['recall@20']:.4f}"
         )
+    for f in failed:
+        print(f"{f.id}  {f.spec.title} {f.spec.epochs} epochs  FAILED {f.time[:19]}: {f.reason}")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import typer
@@ -14,10 +15,42 @@ from dslbench.report import build, command, formats
 from dslbench.report.columns import seconds
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
-from dslbench.runs import budget, checkpoint, execute, store
+from dslbench.runs import budget, execute, failures, store
 from dslbench.spec import RunSpec
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where runs are made: the device, and how many at once on this machine or on a Ray cluster.
+
+    `workers` None: one on this machine, as many as fit on a cluster. `address` is the cluster's.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for what makes no sense."""
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"unknown device '{self.device}'", "use auto, cpu or cuda")
+        if self.address is not None and self.executor != "ray":
+            raise UsageError("--address is that of a Ray cluster", "add --executor ray")
+        if self.executor == "ray":
+            from dslbench.runs import ray_executor
+
+            ray_executor.check_installed()
+
+    def open(self) -> execute.Executor:
+        """The executor; raises `RunError` where a cluster cannot be reached."""
+        if self.executor == "local":
+            return execute.LocalExecutor(self.device, self.workers or 1)
+        from dslbench.runs.ray_executor import RayExecutor
+
+        return RayExecutor(self.device, self.workers, self.address)
 
 
 def compare(
@@ -26,7 +59,7 @@ def compare(
     format_name: str,
     *,
     budget_by: Literal["epochs", "macs"],
-    device: str,
+    where: Where,
     force: bool,
     dry_run: bool,
     references: bool,
@@ -46,11 +79,11 @@ def compare(
     specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
     for line in left_out:
         say(f"left out: {line}")
-    records = make(specs, device=device, force=force, dry_run=dry_run)
+    records = make(specs, where=where, force=force, dry_run=dry_run)
     if dry_run:
         return
     if budget_by == "macs":
-        records = at_equal_macs(records, device=device, force=force)
+        records = at_equal_macs(records, where=where, force=force)
     if file.plan.figure is not None and format_name != "json":
         models = build.build_figure(file.plan.figure, records)
         width = command.looks(to_file=False)[0] or console().width
@@ -59,7 +92,7 @@ def compare(
         print_table(format_name, file.plan.table or "3", records, reference=references)
 
 
-def at_equal_macs(records: Sequence[Record], *, device: str, force: bool) -> list[Record]:
+def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> list[Record]:
     """Runs at equal training MACs in place of those at equal epochs, for each setting by itself."""
 
     def longer(wanted: list[tuple[Record, int]]) -> list[Record]:
@@ -67,7 +100,7 @@ def at_equal_macs(records: Sequence[Record], *, device: str, force: bool) -> lis
         # A teacher's run comes before its students, so the order is not that of the specs.
         made = [
             (RunSpec.of_record(r["spec"]).decisive(), r)
-            for r in make(specs, device=device, force=force, dry_run=False)
+            for r in make(specs, where=where, force=force, dry_run=False)
         ]
         return [next(r for own, r in made if own == spec.decisive()) for spec in specs]
 
@@ -79,35 +112,37 @@ def at_equal_macs(records: Sequence[Record], *, device: str, force: bool) -> lis
 
 
 def make(
-    specs: list[RunSpec], *, device: str, force: bool, dry_run: bool, show: bool = True
+    specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True
 ) -> list[Record]:
     """Make the runs that are missing and return the records of all, in order.
 
     Where some fail, `show` prints the table of the others before the error.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"unknown device '{device}'", "use auto, cpu or cuda")
+    where.check()
     planned = execute.plan(specs, force, warn)
     missing = [run for run in planned if not run.done]
     for run in missing:
         if not run.asked:
             say(f"not stored, made first as the teacher of the others: {run.spec.title}")
+    for run in missing:
+        if (failed := failures.read_or_none(run.id)) is not None:
+            say(f"failed last time, tried again: {run.spec.title} ({failed.reason})")
     trainings = sum(run.trainings for run in missing)
     summary = f"{len(planned)} runs: {len(planned) - len(missing)} stored, {len(missing)} to make"
     if missing:
+        store.check_writable()
         say("timing a few steps of each kind of run ...")
-        duration = seconds(execute.estimate_seconds(missing, device))
-        summary += f" ({trainings} trainings, about {duration} on this machine)"
+        workers = where.workers or 1 if where.executor == "local" else 1
+        duration = seconds(execute.estimate_seconds(missing, where.device, workers))
+        at_once = f", {workers} at once" if workers > 1 else ""
+        summary += f" ({trainings} trainings, about {duration} on this machine{at_once})"
     say(summary)
     if dry_run:
         for run in planned:
             print(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
         return []
-    for run in missing if force else ():
-        if run.asked:
-            checkpoint.remove(run.id)
     try:
-        failures = execute.execute(missing, device, console())
+        failed_ones = execute.execute(missing, where.open, console(), warn)
     except KeyboardInterrupt:
         done = sum((store.folder(run.id) / "run.json").exists() for run in planned)
         say(
@@ -115,14 +150,14 @@ def make(
             "the same command goes on from there"
         )
         raise typer.Exit(130) from None
-    made = [run for run in planned if (store.folder(run.id) / "run.json").exists()]
-    if failures and made and show:
-        print_table("terminal", "3", [store.read(run.id) for run in made])
-    if failures:
+    if failed_ones:
+        made = [run for run in planned if store.has(run.id, warn)]
+        if made and show:
+            print_table("terminal", "3", [store.read(run.id) for run in made])
         raise RunError(
-            f"{len(failures)} of {len(missing)} runs failed, see above"
+            f"{len(failed_ones)} of {len(missing)} runs failed, see above"
             if len(missing) > 1
-            else failures[0]
+            else failed_ones[0]
         )
     return [store.read(run.id) for run in planned if run.asked]
 

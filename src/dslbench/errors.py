@@ -27,6 +27,10 @@ class RunError(DslbenchError):
     exit_code = 1
 
 
+class StoreError(RunError):
+    """The store cannot be written: full or read-only, so that no other run could be stored either."""
+
+
 class UsageError(DslbenchError):
     """The command, an option or a setting makes no sense."""
 

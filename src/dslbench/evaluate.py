@@ -80,19 +80,21 @@ def evaluate(
     hits = np.zeros((len(users), k), dtype=bool)
     tied = np.zeros(len(users), dtype=bool)
     rank = _rank_on_device if device is not None and device.type != "cpu" else _rank_on_cpu
-    block = users_per_block(n_items, block_bytes)
-    for start in range(0, len(users), block):
-        ids = users[start : start + block]
+
+    def judge(part: slice) -> None:
+        ids = users[part]
         scores = scorer(
             torch.from_numpy(ids) if device is None else torch.from_numpy(ids).to(device)
         )
-        items, tied[start : start + len(ids)] = rank(scores, ids, priority, seen, k)
+        items, tied[part] = rank(scores, ids, priority, seen, k)
         run_rows(
             kernels.known_pairs, even_bounds(items.size), truth.indptr, truth.indices,
-            ids.repeat(k), items.ravel(), hits[start : start + len(ids)].reshape(-1),
+            ids.repeat(k), items.ravel(), hits[part].reshape(-1),
         )  # fmt: skip
         if progress is not None:
-            progress((start + len(ids)) / len(users))
+            progress(part.stop / len(users))
+
+    _in_blocks(len(users), users_per_block(n_items, block_bytes), judge)
     sizes = np.diff(truth.indptr)[users]
     values = {name: per_user(name, hits, sizes) for name in metrics}
     return Evaluation(users, values, int(tied.sum()))
@@ -125,9 +127,9 @@ def evaluate_sampled(
     k = largest_cutoff(metrics)
     hits = np.zeros((len(users), k), dtype=bool)
     tied = np.zeros(len(users), dtype=bool)
-    block = users_per_block(max(width, int(truth.shape[1])), block_bytes)
-    for start in range(0, len(users), block):
-        ids = users[start : start + block]
+
+    def judge(part: slice) -> None:
+        ids = users[part]
         items = np.full((len(ids), width), -1, dtype=np.int64)
         own = truth[ids].tocoo()
         place = np.arange(own.nnz) - np.repeat(np.cumsum(sizes[ids]) - sizes[ids], sizes[ids])
@@ -139,12 +141,38 @@ def evaluate_sampled(
         order = np.lexsort((priority[items], -scores), axis=-1)
         ranked = np.take_along_axis(scores, order, axis=-1)
         found = (order < most) & np.isfinite(ranked)
-        part = slice(start, start + len(ids))
         hits[part, : min(k, width)] = found[:, :k]
         best = ranked[:, : k + 1]
         tied[part] = ((best[:, 1:] == best[:, :-1]) & np.isfinite(best[:, 1:])).any(axis=1)
+
+    _in_blocks(len(users), users_per_block(max(width, int(truth.shape[1])), block_bytes), judge)
     values = {name: per_user(name, hits, sizes[users]) for name in metrics}
     return Evaluation(users, values, int(tied.sum()))
+
+
+def _in_blocks(count: int, block: int, work: Callable[[slice], None]) -> None:
+    """Do some work on blocks of users; a block that does not fit into memory is tried at half its size."""
+    start = 0
+    while start < count:
+        stop = min(start + block, count)
+        try:
+            work(slice(start, stop))
+        except (MemoryError, RuntimeError) as error:
+            if stop - start == 1 or not _out_of_memory(error):
+                raise
+            block = (stop - start) // 2
+        else:
+            start = stop
+            continue
+        if torch.cuda.is_available():  # here the failed block's tensors are gone
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On the CPU torch has no type of its own for it.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+    )
 
 
 def rank_users(

@@ -13,6 +13,12 @@ from typing import BinaryIO
 
 import platformdirs
 
+from dslbench.errors import StoreError
+
+# EFBIG: the process may not write files of this size (ulimit -f).
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 def home() -> Path:
     """Root of everything stored; read anew on each call so that tests and shells can move it."""
@@ -32,6 +38,36 @@ def data_dir() -> Path:
 def runs_dir() -> Path:
     """Folder with one sub-folder per run."""
     return home() / "runs"
+
+
+@contextmanager
+def storing(what: str, where: Path, needed: int = 0) -> Iterator[None]:
+    """Say what could not be written, where, and the bytes it takes.
+
+    Raises `StoreError` where the disk is full or writing is not allowed; any other error as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        text = f"{what} cannot be written in {where}: {error.strerror}"
+        if error.errno in _FORBIDDEN:
+            raise StoreError(text, "DSLBENCH_HOME names another place to store") from None
+        if error.errno not in _FULL:
+            raise
+        raise StoreError(
+            f"{text}; {_size(needed)} needed, {_size(_free(where))} free",
+            "make room, or DSLBENCH_HOME names another place; the same command goes on",
+        ) from None
+
+
+def _free(where: Path) -> int:
+    while not where.exists():
+        where = where.parent
+    return shutil.disk_usage(where).free
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number / 2**10:.1f} KiB"
 
 
 def _shared(path: Path, mode: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +45,12 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """A warning, one line."""
-    print(f"warning: {text}", file=sys.stderr)
+    """A warning, one line whatever is in it: names of files may hold anything."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    print(f"warning: {shown}", file=sys.stderr)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """A warning about something that is looked at many times."""
+    warn(text)

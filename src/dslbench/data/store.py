@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from dslbench import home
 from dslbench.data.entries import DatasetEntry, catalog, first_problem
@@ -54,6 +54,13 @@ class Manifest(BaseModel):
     stats: dict[str, int]
     requested: dict[str, str]
     own: DatasetEntry | None = None
+
+    @field_validator("stats")
+    @classmethod
+    def _complete(cls, stats: dict[str, int]) -> dict[str, int]:
+        if not {"users", "items", "interactions"} <= stats.keys():
+            raise ValueError("users, items or interactions are missing")
+        return stats
 
     @property
     def verified(self) -> bool:

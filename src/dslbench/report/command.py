@@ -16,7 +16,7 @@ from dslbench.report.draw import draw
 from dslbench.report.html import page
 from dslbench.report.settings import latest
 from dslbench.report.tables import TableModel
-from dslbench.runs import store
+from dslbench.runs import failures, store
 
 PICTURES = ("png", "svg", "pdf")
 _SUFFIXES = {
@@ -143,6 +143,8 @@ def tables(
 ) -> list[TableModel]:
     """The tables of a name, with statistics and reference rows where asked for."""
     found = build.build(name, records)
+    if found:
+        found[0].footer += failures.footer(records, failures.read_all(warn))
     if stats and name != "stats":
         found += statistics.table(records)
     if reference:
@@ -162,6 +164,7 @@ def whole(
             found += build.build(name, records)
         except DslbenchError as error:
             missing.append(f"Table {name}: {error.message} ({error.hint})")
+    missing += failures.footer(records, failures.read_all(warn))
     if reference:
         found += closed_forms.table(records)
     for name in build.FIGURES:

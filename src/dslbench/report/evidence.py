@@ -8,6 +8,7 @@ import numpy as np
 
 from dslbench import artefact
 from dslbench.errors import DslbenchError
+from dslbench.output import warn_once
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.costs import TABLE_1, change, promised
 from dslbench.report.relative import setting_of
@@ -107,8 +108,12 @@ def non_uniform(runs: Sequence[Record]) -> str:
     ratios = []
     for run in runs:
         try:
-            packed = artefact.from_bytes(store.model_bytes(run["id"]), run["id"])
-        except DslbenchError:
+            packed = artefact.from_bytes(
+                store.model_bytes(run["id"]), f"the model of run {run['id']}"
+            )
+        except DslbenchError as error:
+            if store.has_model(run["id"]):
+                warn_once(f"{error.message}; left out")
             return MISSING
         found = [
             dispersion(table.mask)

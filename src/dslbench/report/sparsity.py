@@ -12,6 +12,7 @@ from scipy import stats
 from dslbench import artefact
 from dslbench import data as datasets
 from dslbench.errors import DslbenchError, UsageError
+from dslbench.output import warn_once
 from dslbench.report.columns import Record
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.relative import setting_of
@@ -114,6 +115,8 @@ def figure4(records: Sequence[Record]) -> list[FigureModel]:
                 problems.append(error)
     if not figures:
         raise problems[0]
+    for problem in problems:
+        warn_once(f"{problem.message}; left out")
     return figures
 
 

@@ -8,8 +8,9 @@ of one bad folder: it is reported and left out.
 
 from __future__ import annotations
 
+import io
 import json
-import zipfile
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,12 @@ import numpy.typing as npt
 
 from dslbench import home
 from dslbench.errors import RunError
+from dslbench.output import warn_once
+from dslbench.runs import failures, records
+from dslbench.runs.records import FORMAT
 
-FORMAT = 2  # of run.json; raised when a reader of older records would misread newer ones
-# What readers rely on; anything else may be missing.
-_REQUIRED: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "spec": {
-        "dataset": str, "backbone": str, "method": str, "variant": str, "protocol": str,
-        "preset": str, "scale": str, "sparsity": (int, float), "seed": int, "epochs": int,
-        "full_epochs": int, "embedding_size": int, "hyper": dict, "options": dict,
-        "changed_hyper": dict, "changed_options": dict,
-    },
-    "data": {
-        "name": str, "users": int, "items": int, "train_pairs": int, "notes": list,
-        "train_digest": (str, type(None)), "valid_digest": (str, type(None)),
-        "test_digest": (str, type(None)),
-    },
-    "quality": {"recall@20": (int, float), "ndcg@20": (int, float), "hr@20": (int, float)},
-    "selection": {"on": str},
-    "budget": {"achieved_sparsity": (int, float), "table_params": int},
-    "cost": {"measured": dict},
-    "environment": {"cpu": str, "cores": int, "device": str},
-}  # fmt: skip
+__all__ = ["FORMAT"]
+FILES = ("run.json", "history.json", "users.npz", "model.safetensors")
 
 
 def folder(run_id: str) -> Path:
@@ -53,15 +39,54 @@ def save(
     users: Mapping[str, npt.NDArray[Any]],
     model: bytes | None = None,
 ) -> None:
-    """Store a finished run; readers see all of it or nothing."""
-    with home.staged_folder(folder(record["id"])) as staging:
-        np.savez_compressed(staging / "users.npz", **dict(users))  # type: ignore[arg-type]
-        if model is not None:
-            (staging / "model.safetensors").write_bytes(model)
-        (staging / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
-        (staging / "run.json").write_text(
-            json.dumps(record, indent=1, allow_nan=False), encoding="utf-8"
-        )
+    """Store a finished run; readers see all of it or nothing.
+
+    Raises `StoreError` where the disk is full or read-only; what was stored before stays.
+    """
+    values = io.BytesIO()
+    np.savez_compressed(values, **dict(users))  # type: ignore[arg-type]
+    files = {
+        "users.npz": values.getvalue(),
+        "history.json": json.dumps(history, indent=1).encode(),
+        "run.json": json.dumps(record, indent=1, allow_nan=False).encode(),
+    }
+    put(record["id"], files | ({} if model is None else {"model.safetensors": model}))
+
+
+def put(run_id: str, files: Mapping[str, bytes]) -> None:
+    """Store the files of a finished run; raises as `save` does."""
+    needed = sum(map(len, files.values()))
+    with (
+        home.storing(f"run {run_id}", home.runs_dir(), needed),
+        home.staged_folder(folder(run_id)) as staging,
+    ):
+        for name, content in files.items():
+            with (staging / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    failures.clear(run_id)
+
+
+def files_of(run_id: str) -> dict[str, bytes]:
+    """The content of a stored run's files by name."""
+    return {name: path.read_bytes() for name in FILES if (path := folder(run_id) / name).is_file()}
+
+
+def check_writable() -> None:
+    """Raise `StoreError` where nothing can be stored: better before a training than after it."""
+    with home.storing("runs", home.runs_dir(), 1):
+        home.write_atomic(home.runs_dir() / ".write-test", b"")
+        (home.runs_dir() / ".write-test").unlink(missing_ok=True)
+
+
+def stamp(run_id: str) -> tuple[int, ...] | None:
+    """Changes when a run is stored (again); None where there is none."""
+    try:
+        found = (folder(run_id) / "run.json").stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def model_bytes(run_id: str) -> bytes:
@@ -81,47 +106,35 @@ def has_model(run_id: str) -> bool:
 
 
 def history(run_id: str) -> list[dict[str, Any]] | None:
-    """A row per epoch of a stored run; None where they were not kept or can't be read."""
-    try:
-        rows = json.loads((folder(run_id) / "history.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """A row per epoch of a stored run; None where they were not kept, or are damaged (reported)."""
+    path = folder(run_id) / "history.json"
+    if not path.exists():
         return None
-    return rows if isinstance(rows, list) else None
+    try:
+        return records.history(path)
+    except ValueError as error:
+        warn_once(f"{error}; left out")
+        return None
 
 
 def per_user(run_id: str) -> dict[str, npt.NDArray[Any]] | None:
-    """`users` (ids) and values per user of each metric; None where not kept or unreadable."""
+    """`users` (ids) and values per user of each metric; None where not kept, or damaged (reported)."""
+    path = folder(run_id) / "users.npz"
+    if not path.exists():
+        return None
     try:
-        with np.load(folder(run_id) / "users.npz", allow_pickle=False) as kept:
-            return dict(kept)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return records.per_user(path)
+    except ValueError as error:
+        warn_once(f"{error}; left out")
         return None
 
 
 def read(run_id: str) -> dict[str, Any]:
     """A stored record; raises `ValueError` in one line when it is damaged or not one of ours."""
     path = folder(run_id) / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError(f"{path}: not a run record") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else None
-        raise ValueError(f"{path}: record format {found!r}, this version reads {FORMAT}")
-    for section, fields in _REQUIRED.items():
-        if not isinstance(record.get(section), dict):
-            raise ValueError(f"{path}: section '{section}' is missing")
-        for name, kind in fields.items():
-            if not isinstance(record[section].get(name), kind):
-                raise ValueError(f"{path}: '{section}.{name}' is missing or damaged")
-    if record.get("id") != run_id:
-        raise ValueError(f"{path}: a copy of run {record.get('id')}, under another name")
+    record = records.record(path)
+    if record["id"] != run_id:
+        raise ValueError(f"{path}: a copy of run {record['id']}, under another name")
     return record
 
 
@@ -140,13 +153,13 @@ def has(run_id: str, warn: Callable[[str], None]) -> bool:
 def read_all(warn: Callable[[str], None]) -> list[dict[str, Any]]:
     """All readable records, oldest first; each unreadable one is reported through `warn`."""
     root = home.runs_dir()
-    records = []
+    found = []
     if root.is_dir():
         for path in sorted(root.iterdir()):
             if path.name.startswith(".") or not path.is_dir():
                 continue
             try:
-                records.append(read(path.name))
+                found.append(read(path.name))
             except ValueError as error:
                 warn(f"{error}; left out")
-    return sorted(records, key=lambda record: str(record.get("finished")))
+    return sorted(found, key=lambda record: str(record.get("finished")))

@@ -6,8 +6,10 @@ A process per run keeps peak memory honest and one crash from taking others alon
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from datetime import UTC, datetime
@@ -256,11 +258,20 @@ def _phase_summary(phase: Phase) -> dict[str, Any]:
     }
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of stdin, which the parent holds open, and go: nobody wants the run any more."""
+    while os.read(sys.stdin.fileno(), 1 << 10):
+        pass
+    os._exit(1)
+
+
 def main() -> int:
     """Do the job read from stdin; every line on stdout is one JSON event."""
     # The parent decides what an interrupt means; a half-done run goes on from its checkpoints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = json.loads(sys.stdin.readline())
+    if job.get("attached"):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def emit(event: dict[str, Any]) -> None:
         print(json.dumps(event), flush=True)
@@ -282,6 +293,7 @@ def main() -> int:
                 "message": error.message,
                 "hint": error.hint,
                 "code": error.exit_code,
+                "kind": type(error).__name__,
             }
         )
         return error.exit_code

@@ -1,0 +1,70 @@
+"""Which runs a comparison consists of, and which of them are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from dslbench import data as datasets
+from dslbench import registry
+from dslbench.runs import store
+from dslbench.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with its identity, and whether the store has it already.
+
+    `asked` is false for a run that is made only because others learn from it; it comes before
+    them. `teacher` is the id of the run that it learns from. A `fresh` run is made from its start,
+    whatever checkpoints there are.
+    """
+
+    spec: RunSpec
+    id: str
+    done: bool
+    asked: bool = True
+    teacher: str | None = None
+    fresh: bool = False
+
+    @property
+    def trainings(self) -> int:
+        """Trainings of the full number of epochs that the run consists of."""
+        method = registry.method(self.spec.method)
+        options = method.options_type.model_validate(self.spec.options)
+        return len(method.phases(options, self.spec.sparsity))
+
+
+def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> list[PlannedRun]:
+    """Identify the runs; equal ones are planned once.
+
+    A run that is missing and learns from a teacher is preceded by the teacher's dense run: one
+    that is stored with its model stands there as done.
+    """
+    digests: dict[tuple[str, str], dict[str, str | None]] = {}
+
+    def identity(spec: RunSpec) -> str:
+        key = (spec.dataset, spec.protocol)
+        if key not in digests:
+            digests[key] = datasets.load(spec.dataset, protocol=spec.protocol).digests
+        return spec.identity(digests[key])
+
+    @cache
+    def is_stored(run_id: str) -> bool:
+        return store.has(run_id, warn)
+
+    asked = {identity(spec): spec for spec in specs}
+    planned: dict[str, PlannedRun] = {}
+    for run_id, spec in asked.items():
+        done = not force and is_stored(run_id)
+        if not done and spec.teacher is not None:
+            teacher = identity(spec.teacher)
+            again = force and teacher in asked
+            has_model = not again and is_stored(teacher) and store.has_model(teacher)
+            planned[teacher] = PlannedRun(
+                spec.teacher, teacher, has_model, teacher in asked, fresh=again
+            )
+            planned.setdefault(run_id, PlannedRun(spec, run_id, done, teacher=teacher, fresh=force))
+        planned.setdefault(run_id, PlannedRun(spec, run_id, done, fresh=force))
+    return list(planned.values())

@@ -1,0 +1,150 @@
+"""What is shown while runs are made: bars on a terminal, a line per run elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dslbench.runs import store
+from dslbench.spec import RunSpec
+
+Event = dict[str, Any]
+
+
+class Quiet:
+    """Progress for logs and pipes: a line where a run begins, and one where it ends."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console, self._total, self._begun = console, total, 0
+
+    def say(self, text: str) -> None:
+        """A line beside the progress."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def begin(self, slot: int, spec: RunSpec) -> None:
+        """A run begins."""
+        self._begun += 1
+        self.say(f"[{self._begun}/{self._total}] {spec.title} ...")
+
+    def event(self, slot: int, event: Event) -> None:
+        """Something happened in a slot's run."""
+        if event["event"] == "note":
+            self.say(f"    {event['text']}")
+
+    def end(
+        self,
+        slot: int | None,
+        run_id: str,
+        spec: RunSpec,
+        failed: str | None,
+        elsewhere: bool = False,
+    ) -> None:
+        """A run is settled: one of a slot, or one that was not begun here."""
+        where = "    by another process: " if elsewhere else "    "
+        self.say(where + outcome(run_id, spec, failed))
+
+
+class Live(Quiet):
+    """Progress for terminals: all runs, and a bar for each that is being made."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        super().__init__(console, total)
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=None),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self._all = self.bars.add_task("all runs", total=total, note="")
+        self._slots: dict[int, _Bar] = {}
+        self._ended = 0
+
+    def begin(self, slot: int, spec: RunSpec) -> None:
+        self._slots[slot] = _Bar(self.bars, spec)
+
+    def event(self, slot: int, event: Event) -> None:
+        super().event(slot, event)
+        self._slots[slot].event(event)
+        self._update()
+
+    def end(
+        self,
+        slot: int | None,
+        run_id: str,
+        spec: RunSpec,
+        failed: str | None,
+        elsewhere: bool = False,
+    ) -> None:
+        if slot is not None:
+            self.bars.remove_task(self._slots.pop(slot).task)
+        self._ended += 1
+        self._update()
+        super().end(slot, run_id, spec, failed, elsewhere)
+
+    def _update(self) -> None:
+        parts = sum(bar.share for bar in self._slots.values())
+        self.bars.update(self._all, completed=self._ended + parts)
+
+
+class _Bar:
+    """The epochs of one run, over its phases."""
+
+    def __init__(self, bars: Progress, spec: RunSpec) -> None:
+        self._bars, self._epochs = bars, spec.epochs
+        self.task: TaskID = bars.add_task(spec.title, total=spec.epochs, note="starting")
+        self._start(["train"])
+
+    def _start(self, phases: list[str]) -> None:
+        self._phases, self._phase, self._seen, self.share = phases, 0, "", 0.0
+        self._bars.update(self.task, total=self._epochs * len(phases), completed=0)
+
+    def event(self, event: Event) -> None:
+        if event["event"] == "start":  # once more where the run was begun anew elsewhere
+            self._start(event["phases"])
+        if event["event"] not in ("step", "epoch"):
+            return
+        if event["phase"] != self._seen:
+            self._phase += 1 if self._seen else 0
+            self._seen = event["phase"]
+        done = event["done"] if event["event"] == "step" else event["epoch"]
+        note = (
+            f"{event['phase']} epoch {int(done + 0.999)}/{event['epochs']} loss {event['loss']:.4f}"
+        )
+        if "recall@20" in event:
+            note += f" R@20 {event['recall@20']:.4f}"
+        completed = self._phase * self._epochs + done
+        self.share = min(1.0, completed / (self._epochs * len(self._phases)))
+        self._bars.update(self.task, completed=completed, note=note)
+
+
+def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
+    """What became of a run, in one line."""
+    if failed:
+        return f"{spec.title}: FAILED: {failed}"
+    record = store.read(run_id)
+    seconds = record["cost"]["measured"]["train_seconds"]
+    return (
+        f"{spec.title}: recall@20 {record['quality']['recall@20']:.4f}, "
+        f"trained {seconds:.0f} s, epoch {record['selection']['epoch']} selected"
+    )
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Iterator[Quiet]:
+    """The progress that suits the console."""
+    if not console.is_terminal:
+        yield Quiet(console, total)
+        return
+    live = Live(console, total)
+    with live.bars:
+        yield live

@@ -1,0 +1,189 @@
+"""Make runs, several at once, beside other processes that may want the same ones."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dslbench.errors import DslbenchError, RunError, StoreError
+from dslbench.runs import checkpoint, failures, store
+from dslbench.runs.claims import Claim, Claims
+from dslbench.runs.local import CancelledError, Event, Executor
+from dslbench.runs.plan import PlannedRun
+from dslbench.runs.progress import Quiet
+
+LOOK_AGAIN = 1.0  # seconds until a run that another process holds is looked at again
+
+
+@dataclass
+class _Active:
+    run: PlannedRun
+    claim: Claim
+    thread: threading.Thread
+
+
+class Schedule:
+    """Takes runs in their order, leaves those that others hold for later, and waits for them at the end.
+
+    A student is not begun before its teacher's run is settled.
+    """
+
+    def __init__(
+        self, missing: Sequence[PlannedRun], executor: Executor, claims: Claims, show: Quiet,
+        warn: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._pending = list(missing)
+        self._executor, self._claims, self._show, self._warn = executor, claims, show, warn
+        self._active: dict[int, _Active] = {}
+        self._events: queue.Queue[tuple[int, Event | BaseException | None]] = queue.Queue()
+        self._look_at: dict[str, float] = {}  # when to look again at a run held elsewhere
+        self._announced: set[str] = set()
+        self._stored_before = {run.id: store.stamp(run.id) for run in missing}
+        self._failed_before = {run.id: _failure_time(run.id) for run in missing}
+        self._failed: dict[str, str] = {}
+        self._full: StoreError | None = None
+
+    def run(self) -> list[str]:
+        """Make all; returns a line for each that failed, `TITLE: REASON (HINT)`.
+
+        KeyboardInterrupt stops the runs in progress; what was finished before it is stored.
+        Raises `StoreError` where the store cannot be written, after the other runs in progress
+        have ended.
+        """
+        try:
+            while self._pending or self._active:
+                self._begin_what_can()
+                self._wait_for_something()
+        finally:
+            for slot in self._active:
+                self._executor.cancel(slot)
+            for active in self._active.values():
+                active.thread.join(10)
+        if self._full is not None:
+            raise self._full
+        return list(self._failed.values())
+
+    def _begin_what_can(self) -> None:
+        unsettled = {run.id for run in self._pending} | {a.run.id for a in self._active.values()}
+        now = time.monotonic()
+        for run in list(self._pending):
+            if len(self._active) == self._executor.slots:
+                return
+            if now < self._look_at.get(run.id, now) or run.teacher in unsettled:
+                continue
+            try:
+                self._try(run)
+            except StoreError as error:
+                self._stop(error)
+                return
+            except DslbenchError as error:
+                self._settle(run, None, error)
+        if not self._active:
+            self._announce()
+
+    def _try(self, run: PlannedRun) -> None:
+        if run.teacher in self._failed:
+            self._settle(run, None, RunError("the run of its teacher failed"))
+            return
+        claim = self._claims.take(run.id)
+        if claim is None:
+            self._look_at[run.id] = time.monotonic() + LOOK_AGAIN
+            return
+        # It may have been made, or have failed, between our plan and our claim.
+        made = store.stamp(run.id) != self._stored_before[run.id] and store.has(run.id, self._warn)
+        tried = _failure_time(run.id) not in (None, self._failed_before[run.id])
+        if made or tried:
+            claim.release()
+            failure = None if made else failures.read_or_none(run.id)
+            error = RunError(failure.reason, failure.hint) if failure else None
+            self._settle(run, None, error, elsewhere=True)
+            return
+        if run.fresh:
+            checkpoint.remove(run.id)
+        self._pending.remove(run)
+        slot = next(n for n in range(self._executor.slots) if n not in self._active)
+        thread = threading.Thread(target=self._make, args=(run, slot), daemon=True)
+        self._active[slot] = _Active(run, claim, thread)
+        self._show.begin(slot, run.spec)
+        thread.start()
+
+    def _make(self, run: PlannedRun, slot: int) -> None:
+        """In a thread of its own."""
+        try:
+            self._executor.make(
+                run.id, run.spec, slot, lambda event: self._events.put((slot, event))
+            )
+        except BaseException as error:
+            self._events.put((slot, error))
+        else:
+            self._events.put((slot, None))
+
+    def _wait_for_something(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            slot, what = self._events.get(timeout=LOOK_AGAIN / 2)
+            if isinstance(what, dict):
+                self._show.event(slot, what)
+            else:
+                self._end(slot, what)
+        for slot, active in self._active.items():
+            if active.claim.lost:
+                self._executor.cancel(slot)
+
+    def _end(self, slot: int, error: BaseException | None) -> None:
+        active = self._active.pop(slot)
+        run, claim = active.run, active.claim
+        try:
+            if isinstance(error, CancelledError):  # its claim was lost: another process makes it
+                self._show.end(slot, run.id, run.spec, "another process has taken it over")
+                self._pending.append(run)
+            elif isinstance(error, StoreError):
+                self._show.end(slot, run.id, run.spec, error.message)
+                self._stop(error)
+            elif error is None or isinstance(error, DslbenchError):
+                self._settle(run, slot, error)
+            else:
+                raise error
+        finally:
+            claim.release()
+
+    def _settle(
+        self,
+        run: PlannedRun,
+        slot: int | None,
+        error: DslbenchError | None,
+        elsewhere: bool = False,
+    ) -> None:
+        if run in self._pending:
+            self._pending.remove(run)
+        if error is not None:
+            hint = f" ({error.hint})" if error.hint else ""
+            self._failed[run.id] = f"{run.spec.title}: {error.message}{hint}"
+            if slot is not None:
+                try:
+                    failures.write(run.id, run.spec, error.message, error.hint)
+                except (OSError, StoreError) as problem:
+                    self._warn(f"the failure of run {run.id} could not be noted: {problem}")
+        self._show.end(slot, run.id, run.spec, error.message if error else None, elsewhere)
+
+    def _stop(self, error: StoreError) -> None:
+        """Begin nothing any more."""
+        self._full = self._full or error
+        self._pending.clear()
+
+    def _announce(self) -> None:
+        held = [run for run in self._pending if run.id in self._look_at]
+        if {run.id for run in held} <= self._announced:
+            return
+        self._announced |= {run.id for run in held}
+        names = "; ".join(f"{r.spec.title} ({self._claims.holder(r.id)})" for r in held[:3])
+        more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+        self._show.say(f"waiting for {len(held)} runs that others are making: {names}{more}")
+
+
+def _failure_time(run_id: str) -> str | None:
+    failure = failures.read_or_none(run_id)
+    return failure.time if failure else None
