@@ -136,12 +136,29 @@ def test_adagrad_starts_at_a_tenth() -> None:
 
 
 def test_tables_start_from_matrix_factorisation() -> None:
-    lab = make_lab(make_interactions(20, 15), "pretrain_epochs=3", "batch_size=16")
+    data = make_interactions(20, 15)
+    lab = make_lab(data, "pretrain_epochs=3", "batch_size=16", "warm_up_epochs=0")
     model, fresh = lab.build(), lab.build(pretrained=False)
     assert [(p.name, p.epochs) for p in lab.phases] == [("pretrain MF", 3)]
     assert lab.phases[0].selected_epoch is not None
     for (name, p), q in zip(model.named_parameters(), fresh.parameters(), strict=True):
         assert torch.equal(p, q) == (name not in ("user.weight", "item.weight"))
+
+
+def test_the_warm_up_goes_on_from_there_without_regularisation() -> None:
+    settings = "pretrain_epochs=3", "warm_up_epochs=1", "batch_size=16", "reg_network=1000"
+    lab = make_lab(make_interactions(20, 15), *settings)
+    model, fresh = lab.build(), lab.build(pretrained=False)
+    assert [(p.name, p.epochs) for p in lab.phases] == [("pretrain MF", 3), ("warm up", 1)]
+    assert lab.phases[1].history[0]["loss"] < 16 * 0.7  # a norm alone would be in the thousands
+    assert lab.phases[1].history[0]["lr"] == 0.01
+    mf = make_lab(make_interactions(20, 15), *settings, "warm_up_epochs=0").build()
+    # Biases before the last ReLU may stay: they cancel between two items while all units are active.
+    for p, q in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert p.ndim == 1 or not torch.equal(p, q)
+    for start, p in zip(list(mf.parameters())[:2], model.parameters(), strict=False):
+        assert 0 < (p - start).abs().max() < 0.2  # the tables go on from MF's
+    assert lab.hyper.reg_network == 1000  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("size", [1, 7, 48])

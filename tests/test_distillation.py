@@ -464,7 +464,12 @@ def test_dense_runs_come_first_and_models_that_are_gone_are_made_again() -> None
     assert not execute.plan(students, force=True, warn=lambda text: None)[0].done
     # A teacher nobody asked for is not made again by --force.
     assert execute.plan(students[:1], force=True, warn=lambda text: None)[0].done
-    (store.folder(record["id"]) / "model.safetensors").unlink()
+    model = store.folder(record["id"]) / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    warnings: list[str] = []
+    assert not execute.plan(students, force=False, warn=warnings.append)[0].done
+    assert len(warnings) == 1 and warnings[0].endswith("; the run will be made again")
+    model.unlink()
     assert not execute.plan(students, force=False, warn=lambda text: None)[0].done
     with pytest.raises(RunError, match=r"the teacher .* cannot be read"):
         worker.execute(students[0], CPU, lambda event: None)

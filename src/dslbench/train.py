@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -123,6 +123,7 @@ class Phase:
     history: list[dict[str, Any]] = field(default_factory=list)
     ledger: counted.Ledger = field(default_factory=counted.Ledger)
     run: str | None = None  # id of the stored run whose bill this is, shared by all that need it
+    joules: float | None = None  # of that run
 
     def state(self) -> dict[str, Tree]:
         """What has been done so far."""
@@ -189,16 +190,23 @@ class Lab:
         return model
 
     def fit_other(
-        self, backbone: type[Backbone], hyper: Hyper, phase: str, streams: Streams
-    ) -> Backbone:
-        """Train another, dense backbone on the same data for `hyper.epochs` epochs; its bill is ours."""
+        self, backbone: type[Backbone], hyper: Hyper, phase: str, streams: Streams,
+        start: Mapping[str, Tensor] | None = None, select: bool = True,
+    ) -> Backbone:  # fmt: skip
+        """Train another, dense backbone on the same data for `hyper.epochs` epochs; its bill is ours.
+
+        Args:
+            start: values of parameters by name to begin from.
+            select: whether the best epoch is kept, or the last.
+        """
         other = Lab(
             self.data, backbone, hyper, epochs=hyper.epochs, seed=self.seed, device=self.device,
             emit=self._emit, keeper=self.keeper,
         )  # fmt: skip
         other.streams, other.phases = streams.child(phase), self.phases
         model = other.build()
-        other.fit(model, phase)
+        model.take(start or {})
+        other.fit(model, phase, select=select)
         return model
 
     def teacher(self) -> Backbone:

@@ -40,6 +40,10 @@ class ConvNCFHyper(Hyper):
         ge=0, description="epochs of matrix factorisation by BPR that the tables start from"
     )
     pretrain_lr: float = Field(gt=0, description="learning rate of the matrix factorisation")
+    warm_up_epochs: int = Field(
+        default=0, ge=0, description="dense epochs after that, without regularisation"
+    )
+    warm_up_lr: float = Field(default=0.01, gt=0, description="learning rate of these")
 
     follows_epochs: ClassVar[tuple[str, ...]] = ("pretrain_epochs",)
 
@@ -114,21 +118,36 @@ class ConvNCF(Backbone):
 
     @classmethod
     def pretraining(cls, hyper: ConvNCFHyper) -> list[str]:
-        return ["pretrain MF"] if hyper.pretrain_epochs else []
+        return ["pretrain MF"] * bool(hyper.pretrain_epochs) + ["warm up"] * bool(
+            hyper.warm_up_epochs
+        )
 
     @classmethod
     def pretrain(cls, lab: Lab, streams: Streams) -> dict[str, Tensor] | None:
-        """Tables of a matrix factorisation trained by BPR (ConvNCF, section 4.1)."""
+        """Tables of a matrix factorisation trained by BPR (ConvNCF, section 4.1), then a warm-up.
+
+        The warm-up is the first epoch of the released code: the norms of the layers, whose weights
+        do not grow with the batch, would else outweigh a ranking loss that cannot fall yet, and drive
+        the network to zero, from where it does not come back.
+        """
         hyper = lab.hyper
         assert isinstance(hyper, ConvNCFHyper)
-        if not hyper.pretrain_epochs:
-            return None
-        alone = hyper.model_copy(
-            update={"epochs": hyper.pretrain_epochs, "pretrain_epochs": 0, "lr": hyper.pretrain_lr}
-        )
-        (phase,) = cls.pretraining(hyper)
-        model = lab.fit_other(MatrixFactorisation, alone, phase, streams)
-        return {name: p.detach() for name, p in model.named_parameters()}
+        alone = hyper.model_copy(update={"pretrain_epochs": 0, "warm_up_epochs": 0})
+        start = None
+        for phase in cls.pretraining(hyper):
+            mf = phase == "pretrain MF"
+            changes = (
+                {"epochs": hyper.pretrain_epochs, "lr": hyper.pretrain_lr}
+                if mf
+                else {"epochs": hyper.warm_up_epochs, "lr": hyper.warm_up_lr}
+                | dict.fromkeys(("reg_embedding", "reg_output", "reg_network"), 0.0)
+            )
+            model = lab.fit_other(
+                MatrixFactorisation if mf else cls, alone.model_copy(update=changes), phase, streams,
+                start, select=mf,
+            )  # fmt: skip
+            start = {name: p.detach() for name, p in model.named_parameters()}
+        return start
 
     def optimiser(self, hyper: ConvNCFHyper) -> torch.optim.Optimizer:
         """Adagrad, started as TensorFlow starts it."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from dslbench import artefact, registry
 from dslbench import data as datasets
-from dslbench import registry
+from dslbench.errors import DslbenchError
 from dslbench.runs import store
 from dslbench.spec import RunSpec
 
@@ -54,6 +55,15 @@ def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> 
     def is_stored(run_id: str) -> bool:
         return store.has(run_id, warn)
 
+    @cache
+    def model_is_readable(run_id: str) -> bool:
+        try:
+            artefact.from_bytes(store.model_bytes(run_id), f"the model of run {run_id}")
+        except DslbenchError as error:
+            warn(f"{error.message}; the run will be made again")
+            return False
+        return True
+
     asked = {identity(spec): spec for spec in specs}
     planned: dict[str, PlannedRun] = {}
     for run_id, spec in asked.items():
@@ -61,7 +71,7 @@ def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> 
         if not done and spec.teacher is not None:
             teacher = identity(spec.teacher)
             again = force and teacher in asked
-            has_model = not again and is_stored(teacher) and store.has_model(teacher)
+            has_model = not again and is_stored(teacher) and model_is_readable(teacher)
             planned[teacher] = PlannedRun(
                 spec.teacher, teacher, has_model, teacher in asked, fresh=again
             )

@@ -99,6 +99,7 @@ def stored_teacher(
     bill.train_seconds = sum(phase["train_seconds"] for phase in phases)
     bill.eval_seconds = sum(phase["eval_seconds"] for phase in phases)
     bill.selected_epoch = record["selection"]["epoch"]
+    bill.joules = record["cost"]["measured"]["energy_joules"]
     for phase in record["cost"]["counted"]["exact"]["phases"]:
         bill.ledger.steps += phase["steps"]
         bill.ledger.dense_steps += phase["dense_gradient_steps"]
@@ -160,7 +161,7 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     ]
     dense_params, table_params = (sum(column) for column in zip(*embeddings, strict=True))
     # A run in several processes has been counted in the last of them only.
-    joules, peaks = None if kept.resumed else energy.joules(), kept.peaks()
+    joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
     all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
     final = lab.phases[-1]
     record = {
@@ -194,10 +195,10 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
                 "train_seconds": sum(phase.train_seconds for phase in lab.phases),
                 "eval_seconds": sum(phase.eval_seconds for phase in lab.phases),
                 "test_seconds": test_seconds,
-                **peaks,
+                **kept.peaks(),
                 "resumed": kept.resumed,
                 "top_k_latency": measured.top_k_latency(rebuilt, data.seen_before_test),
-                "energy_joules": joules,
+                "energy_joules": _sum_of_known(joules),
                 "stored_bytes": artefact.table_bytes(packed),
                 "phases": [_phase_summary(phase) for phase in lab.phases],
             },
@@ -235,6 +236,11 @@ def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
     }
 
 
+def _sum_of_known(values: list[float | None]) -> float | None:
+    """The sum; None where a part is not known."""
+    return None if None in values else sum(value for value in values if value is not None)
+
+
 def _step_seconds(phase: Phase) -> dict[str, float] | None:
     """Quartiles of a step's seconds: medians of each epoch's own."""
     quartiles = [row["step_seconds"] for row in phase.history if "step_seconds" in row]
@@ -269,6 +275,8 @@ def main() -> int:
     """Do the job read from stdin; every line on stdout is one JSON event."""
     # The parent decides what an interrupt means; a half-done run goes on from its checkpoints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A network that regularisation drives to zero would else compute hundreds of times slower.
+    torch.set_flush_denormal(True)
     job = json.loads(sys.stdin.readline())
     if job.get("attached"):
         threading.Thread(target=_end_with_parent, daemon=True).start()
