@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from dslbench.ops.row_products import add_rows, add_wide_rows
+
 np_inf = np.float32(np.inf)
 kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
@@ -21,11 +23,10 @@ def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[
     for r in range(lo, hi):
         for k in range(d):
             out[r, k] = base[r, k]
-        for p in range(indptr[r], indptr[r + 1]):
-            c = indices[p]
-            v = values[p]
-            for k in range(d):
-                out[r, k] += v * x[c, k]
+        if d % 16:
+            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
+        else:
+            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
         if scale != 1:
             for k in range(d):
                 out[r, k] *= scale
@@ -39,11 +40,10 @@ def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # ty
         r = rows[j]
         for k in range(d):
             out[j, k] = base[r, k]
-        for p in range(indptr[r], indptr[r + 1]):
-            c = indices[p]
-            v = values[p]
-            for k in range(d):
-                out[j, k] += v * x[c, k]
+        if d % 16:
+            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, j)
+        else:
+            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, j)
         for k in range(d):
             out[j, k] *= scale
 
@@ -94,11 +94,10 @@ def spmm_onto_slots(  # type: ignore[no-untyped-def]
         else:
             for k in range(d):
                 out[r, k] = 0
-        for p in range(indptr[r], indptr[r + 1]):
-            c = indices[p]
-            v = values[p]
-            for k in range(d):
-                out[r, k] += v * x[c, k]
+        if d % 16:
+            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
+        else:
+            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
         if scale != 1:
             for k in range(d):
                 out[r, k] *= scale

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dslbench.ops.base import Macs, Op, live_by_row, trained
 from dslbench.ops.kernels import kernel
+from dslbench.ops.row_products import add_rows, add_wide_rows
 from dslbench.ops.threads import balanced_bounds, run_rows
 
 
@@ -70,11 +71,10 @@ def _weighted_sums(lo, hi, indptr, indices, values, x, out):  # type: ignore[no-
     for r in range(lo, hi):
         for k in range(d):
             out[r, k] = 0
-        for p in range(indptr[r], indptr[r + 1]):
-            c = indices[p]
-            v = values[p]
-            for k in range(d):
-                out[r, k] += v * x[c, k]
+        if d % 16:
+            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
+        else:
+            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
 
 
 def drop_entries(
