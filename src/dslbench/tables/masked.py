@@ -341,12 +341,22 @@ def segment_slices(spec: TableSpec) -> list[slice]:
 
 
 def random_masks(
-    shape: tuple[int, int], slices: list[slice], sparsity: float, rng: np.random.Generator
+    shape: tuple[int, int],
+    slices: list[slice],
+    sparsity: float,
+    rng: np.random.Generator,
+    block: int = 1,
 ) -> BoolArray:
-    """A uniform random mask with exactly k* live entries in each of the given row ranges."""
+    """A uniform random mask with exactly k* live entries in each of the given row ranges.
+
+    They come in aligned blocks of `block` neighbours of a row; what k* leaves over is one block that is
+    live in its first entries only.
+    """
     mask = np.zeros(shape, dtype=bool)
     for rows in slices:
         part = mask[rows].reshape(-1)
         part[: keep_count(part.size, sparsity)] = True
-        mask[rows] = rng.permutation(part).reshape(-1, shape[1])
+        # Rows of blocks are shuffled by number, which for single entries would take 8 bytes each.
+        shuffled = rng.permutation(part if block == 1 else part.reshape(-1, block))
+        mask[rows] = shuffled.reshape(-1, shape[1])
     return mask
