@@ -15,40 +15,6 @@ kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
 
 
 @kernel
-def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
-    """out[r] = scale * (base[r] + sum_p values[p] * x[indices[p]])."""
-    d = x.shape[1]
-    for r in range(lo, hi):
-        for k in range(d):
-            out[r, k] = base[r, k]
-        for p in range(indptr[r], indptr[r + 1]):
-            c = indices[p]
-            v = values[p]
-            for k in range(d):
-                out[r, k] += v * x[c, k]
-        if scale != 1:
-            for k in range(d):
-                out[r, k] *= scale
-
-
-@kernel
-def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
-    """out[j] = scale * (base[r] + sum_p values[p] * x[indices[p]]) for r = rows[j]."""
-    d = x.shape[1]
-    for j in range(lo, hi):
-        r = rows[j]
-        for k in range(d):
-            out[j, k] = base[r, k]
-        for p in range(indptr[r], indptr[r + 1]):
-            c = indices[p]
-            v = values[p]
-            for k in range(d):
-                out[j, k] += v * x[c, k]
-        for k in range(d):
-            out[j, k] *= scale
-
-
-@kernel
 def spmm_from_slots(  # type: ignore[no-untyped-def]
     lo, hi, indptr, indices, values, slot, g, scale, extra, out
 ):
@@ -75,33 +41,6 @@ def spmm_from_slots(  # type: ignore[no-untyped-def]
             for k in range(d):
                 out[r, k] *= scale
         s = slot[r]
-        if s >= 0 and extra.shape[0] > 0:
-            for k in range(d):
-                out[r, k] += extra[s, k]
-
-
-@kernel
-def spmm_onto_slots(  # type: ignore[no-untyped-def]
-    lo, hi, indptr, indices, values, x, slot, g, scale, extra, out
-):
-    """out[r] = scale * (G[r] + sum_p values[p] * x[indices[p]]) + X[r]; G, X as in `spmm_from_slots`."""
-    d = x.shape[1]
-    for r in range(lo, hi):
-        s = slot[r]
-        if s >= 0:
-            for k in range(d):
-                out[r, k] = g[s, k]
-        else:
-            for k in range(d):
-                out[r, k] = 0
-        for p in range(indptr[r], indptr[r + 1]):
-            c = indices[p]
-            v = values[p]
-            for k in range(d):
-                out[r, k] += v * x[c, k]
-        if scale != 1:
-            for k in range(d):
-                out[r, k] *= scale
         if s >= 0 and extra.shape[0] > 0:
             for k in range(d):
                 out[r, k] += extra[s, k]

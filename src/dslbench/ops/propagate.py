@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from dslbench.ops import kernels
+from dslbench.ops import hop_kernels, kernels
 from dslbench.ops.base import Macs, Op, live_by_row, trained
 from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 
@@ -125,7 +125,7 @@ class Propagate(Op):
 
     def _spmm(self, x: Any, base: Any, scale: np.float32, out: Any) -> None:
         run_rows(
-            kernels.spmm,
+            hop_kernels.spmm,
             self._bounds,
             self._indptr,
             self._indices,
@@ -163,7 +163,7 @@ class Propagate(Op):
         unique = self._number(rows.numpy())
         small = self._buffer("rows", (len(unique), base.shape[1]))
         run_rows(
-            kernels.spmm_rows, even_bounds(len(unique), parts=64), unique, self._indptr, self._indices,
+            hop_kernels.spmm_rows, even_bounds(len(unique), parts=64), unique, self._indptr, self._indices,
             self._values, h, base, self._scale, small,
         )  # fmt: skip
         slots = torch.from_numpy(self._slot[rows.numpy()])
@@ -198,7 +198,7 @@ class Propagate(Op):
                 )
             else:
                 run_rows(
-                    kernels.spmm_onto_slots, self._bounds, *graph, h, self._slot, small[0], *ends,
+                    hop_kernels.spmm_onto_slots, self._bounds, *graph, h, self._slot, small[0], *ends,
                     target,
                 )  # fmt: skip
             h = target

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dslbench.ops import kernels, packed_kernels
+from dslbench.ops.lanes import has_expand
 from dslbench.ops.threads import even_bounds, run_rows, thread_count
 from dslbench.tables.base import StoredTable, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
 
-_WIDE = packed_kernels.has_expand()
+_WIDE = has_expand()
 BoolArray = npt.NDArray[np.bool_]
 
 
