@@ -10,10 +10,12 @@ import torch
 from numba import njit
 from scipy import sparse
 
-from dslbench.ops import hop_kernels
+from conftest import make_interactions
+from dslbench.ops import hop_kernels, propagate
 from dslbench.ops.lanes import has_expand
 from dslbench.tables import PackedTable, TableSpec
 from dslbench.tables.base import normal
+from test_contract import parameters, train
 
 N = 40
 
@@ -84,3 +86,24 @@ def test_a_hop_from_packed_rows_has_the_bits_of_one_from_dense_rows(d: int, dens
     packed = table.starts.numpy(), table.bits.numpy(), table.weight.detach().numpy()
     hop_kernels.spmm_packed(0, N, *csr, *packed, x, scale, found)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.skipif(not has_expand(), reason="the processor has no AVX-512")
+def test_training_from_packed_rows_has_the_bits_of_training_from_dense_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At 90 %, explorations and rankings included; the first hop reads packed rows, or none does."""
+    ends, used = [], []
+    original = hop_kernels.spmm_packed
+    for most in (1.0, 0.0):
+        monkeypatch.setattr(propagate, "PACKED_DENSITY", most)
+        monkeypatch.setattr(
+            hop_kernels, "spmm_packed", lambda *args, m=most: (used.append(m), original(*args))
+        )
+        data = make_interactions()
+        own = ["dsl.delta_t=3", "embedding_size=64", "batch_size=16"]
+        model, _, lab = train(data, "lightgcn", "dsl", 0.9, 4, *own)
+        ends.append((parameters(model), [row["loss"] for row in lab.phases[-1].history]))
+    assert set(used) == {1.0}
+    assert ends[0][1] == ends[1][1]
+    assert all(torch.equal(x, ends[1][0][name]) for name, x in ends[0][0].items())

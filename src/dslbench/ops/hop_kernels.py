@@ -1,4 +1,4 @@
-# mypy: disable-error-code="call-arg"
+# mypy: disable-error-code="call-arg, var-annotated"
 """Hops of LightGCN's propagation: sparse times dense, a row's sum kept in registers.
 
 Each entry of a row is the same sum in the same order, of fused products where the processor has them,

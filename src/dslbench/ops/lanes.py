@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Sixteen float32 as one value in compiled kernels, so that a row's sum stays in registers.
 
 A loop `out[k] += v * x[k]` over a row, repeated for each neighbour, stores and loads `out` every time,

@@ -7,9 +7,10 @@ one AVX-512 instruction where the processor has it; elsewhere bit by bit, withou
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -17,6 +18,20 @@ from numba.extending import intrinsic
 
 from dslbench.ops.kernels import kernel
 from dslbench.ops.lanes import BITS, LANES, POINTER, count_bits, expand, lanes_of, pointer
+
+
+class PackedRows(NamedTuple):
+    """A packed (n, d) matrix.
+
+    Attributes:
+        starts: (n + 1,) int32, where each row's values start.
+        bits: (n, ceil(d / 8)) uint8, the live entries of each row.
+        values: the live values, row by row, float32.
+    """
+
+    starts: npt.NDArray[np.int32]
+    bits: npt.NDArray[np.uint8]
+    values: npt.NDArray[np.float32]
 
 
 @intrinsic

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dslbench.ops import kernels, packed_kernels
 from dslbench.ops.lanes import has_expand
+from dslbench.ops.packed_kernels import PackedRows
 from dslbench.ops.threads import even_bounds, run_rows, thread_count
 from dslbench.tables.base import StoredTable, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
@@ -113,6 +114,11 @@ class PackedTable(MaskedTable):
         spread: Tensor = _Spread.apply(self.weight, self)  # type: ignore[no-untyped-call]
         return spread
 
+    def packed(self) -> PackedRows | None:
+        if self.bits is None or self.weight.device.type != "cpu":
+            return None
+        return self._arrays(self.weight)
+
     def rows(self, ids: Tensor) -> Tensor:
         if self.bits is None:
             return super().rows(ids)
@@ -196,9 +202,9 @@ class PackedTable(MaskedTable):
         run_rows(packed_kernels.gather_rows, bounds, _WIDE, *self._arrays(out), full.numpy())
         return out
 
-    def _arrays(self, values: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _arrays(self, values: Tensor) -> PackedRows:
         assert self.bits is not None
-        return self.starts.numpy(), self.bits.numpy(), values.detach().numpy()
+        return PackedRows(self.starts.numpy(), self.bits.numpy(), values.detach().numpy())
 
     def _keep(self, gradient: Tensor) -> None:
         """Add to the kept gradient: a loss may read a table more than once."""
