@@ -17,8 +17,8 @@ from dslbench.ops.packed_kernels import PackedRows
 from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 
 # Share of live entries up to which the first hop reads packed rows faster than dense ones. Measured on
-# Gowalla by benchmarks/sparse_study.py, where they break even at 25 %.
-PACKED_DENSITY = 0.22
+# Gowalla by benchmarks/sparse_study.py: even at 22 to 28 %, a quarter less time at 10 %.
+PACKED_DENSITY = 0.15
 _EXPANDS = has_expand()
 _NOTHING = np.empty((0, 0), dtype=np.float32)
 
