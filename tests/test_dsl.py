@@ -58,7 +58,8 @@ def test_ablations_prune_and_grow_by_hand() -> None:
 
     def kept(prune: str, rho: float) -> list[list[int]]:
         method = explorer(DSLOptions(prune=prune))  # type: ignore[arg-type]
-        return method.prune(weight, mask, score, rho, 6).int().tolist()
+        size = weight * score if prune == "taylor" else weight
+        return method.prune(size, mask, rho, 6).int().tolist()
 
     assert kept("magnitude", 1 / 3) == [[1, 0, 1, 1], [0, 1, 0, 0]]
     # A third of the three positive weights (0.2), and of the three negative ones (-0.1).
@@ -69,7 +70,7 @@ def test_ablations_prune_and_grow_by_hand() -> None:
     uneven = torch.tensor([[0.9, 0.5, 0.3, 0.1, -0.01, -0.02]])
     everything = torch.ones_like(uneven, dtype=torch.bool)
     method = explorer(DSLOptions(prune="set"))
-    assert method.prune(uneven, everything, uneven, 0.5, 6).int().tolist() == [[1, 1, 0, 0, 0, 1]]
+    assert method.prune(uneven, everything, 0.5, 6).int().tolist() == [[1, 1, 0, 0, 0, 1]]
 
 
 def test_random_growth_is_uniform_over_what_is_free() -> None:

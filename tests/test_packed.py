@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from conftest import make_interactions
 from dslbench.methods.dsl import DynamicSparseLearning
 from dslbench.methods.rp import RandomPruning
-from dslbench.ops.packed_kernels import has_expand
+from dslbench.ops.lanes import has_expand
 from dslbench.tables import (
     DenseMaskedTable,
     DenseTable,

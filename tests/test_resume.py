@@ -46,6 +46,7 @@ VARIANTS = [
     ("lightgcn", "dsl", ["dsl.variant=official", "dsl.delta_t=2"]),
     ("ultragcn", "dsl", ["dsl.delta_t=7", "dsl.grow_score=accum", "embedding_size=16"]),
     ("lightgcn", "dsl", ["dsl.delta_t=3", "dsl.growth=random", "embedding_size=17"]),
+    ("lightgcn", "dsl", ["dsl.delta_t=3", "dsl.block=8", "embedding_size=24"]),
     ("lightgcn", "lth_mrs", ["lth_mrs.rewind_epoch=1", "lth_mrs.rounds=2"]),
     ("neumf", "wr", ["wr.variant=reinit", "wr.rounds=2", "dropout=0.3"]),
     ("neumf", "omp", ["pretrain_epochs=2", "dropout=0.3"]),

@@ -107,7 +107,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:  # a type, or null for none
         return next(_allowed(part) for part in schema["anyOf"] if part.get("type") != "null")
     if "const" in schema or "enum" in schema:
-        return " | ".join(schema.get("enum") or [schema["const"]])
+        return " | ".join(map(str, schema.get("enum") or [schema["const"]]))
     if schema["type"] == "array":
         return f"list of {_allowed(schema['items'])}"
     kind = {"boolean": "true | false", "string": "text"}.get(schema["type"], schema["type"])

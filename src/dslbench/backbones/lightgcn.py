@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -67,13 +67,17 @@ class LightGCN(Backbone):
         """
         return self._loss_and_rows(batch, batch.users[:0])[0]
 
+    def _propagated(self, rows: Tensor | None = None) -> Any:
+        """All rows propagated, or those given, and these of the table itself."""
+        return self.propagate(self.embedding.full(), rows, self.embedding.packed())
+
     def _loss_and_rows(self, batch: Triples, more: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and more rows (R,) out of the same propagation, (R, d)."""
         size = len(batch.users)
         rows = torch.cat(
             [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users, more]
         )
-        propagated, ego = self.propagate(self.embedding.full(), rows)
+        propagated, ego = self._propagated(rows)
         users, positives, negatives, beside = torch.split(propagated, [size, size, size, len(more)])
         margin = self.dot(users, negatives) - self.dot(users, positives)
         losses = torch.nn.functional.softplus(margin)
@@ -106,12 +110,12 @@ class LightGCN(Backbone):
 
     def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         wanted = torch.cat([users, items + self.n_users])
-        rows = self.propagate(self.embedding.full(), wanted)[0]
+        rows = self._propagated(wanted)[0]
         return rows[: len(users)], rows[len(users) :]
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        final = self.propagate(self.embedding.full())
+        final = self._propagated()
         users, items = final[: self.n_users], final[self.n_users :]
 
         @torch.no_grad()

@@ -12,8 +12,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone
+from dslbench.errors import UsageError
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
-from dslbench.tables import MaskedTable, TableSpec, WarmMaskedTable, select_largest
+from dslbench.tables import (
+    MaskedTable,
+    Table,
+    TableSpec,
+    WarmMaskedTable,
+    random_masks,
+    select_largest,
+)
 from dslbench.tables.select import kth_largest
 from dslbench.train import Lab, Loop
 
@@ -66,11 +74,18 @@ class DSLOptions(RandomPruningOptions):
     mask_init: Literal["exact", "bernoulli"] = Field(
         default="exact", description="exact count, or each entry by its own coin"
     )
+    block: Literal["none", 8, 16] = Field(
+        default="none",
+        description="live entries come in blocks of so many neighbours of a row, which are dropped and "
+        "grown whole; none: entry by entry",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> DSLOptions:
         if self.drop == "threshold" and self.prune != "magnitude":
             raise ValueError("drop=threshold goes with prune=magnitude only")
+        if self.block != "none" and self.prune == "set":
+            raise ValueError("prune=set drops by sign, which a block does not have")
         return self
 
 
@@ -80,6 +95,11 @@ class DynamicSparseLearning(RandomPruning):
     Lines 4 to 7 are `explore`, line 9 the optimiser's step on live weights. The number of live
     weights never changes; weights pruned and grown again in the same exploration keep their value,
     newly grown ones start at 0.
+
+    With `block` b a mask is floor(k* / b) aligned blocks of b entries in each group that is ranked,
+    and one block that is live in its first k* mod b entries and stays in its place. Whole blocks are
+    exchanged: dropped by their sum of |w| (or |w g|), grown by their sum of |gradient|. All have as
+    many live entries, so that sums rank as means do.
     """
 
     name = "dsl"
@@ -105,10 +125,29 @@ class DynamicSparseLearning(RandomPruning):
         lab.fit(model, "train", self)
         return model
 
+    @property
+    def block(self) -> int:
+        """Entries that are live or not together."""
+        return 1 if self.options.block == "none" else int(self.options.block)
+
+    def make_table(self, spec: TableSpec, rng: np.random.Generator) -> Table:
+        table = super().make_table(spec, rng)
+        if isinstance(table, MaskedTable) and spec.dim % self.block:
+            raise UsageError(
+                f"rows of table '{spec.name}' have {spec.dim} entries, which is not a multiple of "
+                f"dsl.block={self.block}",
+                "--set dsl.mask_scope=embeddings or --set dsl.block=none"
+                if spec.role == "layer"
+                else f"--set embedding_size={-(-spec.dim // self.block) * self.block} "
+                "or --set dsl.block=none",
+            )
+        return table
+
     def draw_mask(self, table: MaskedTable, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+        n, d = table.spec.n_rows, table.spec.dim
         if self.options.mask_init == "bernoulli":
-            return rng.random(tuple(table.mask.shape)) >= self.sparsity
-        return super().draw_mask(table, rng)
+            return (rng.random((n, d // self.block)) >= self.sparsity).repeat(self.block, axis=1)
+        return random_masks((n, d), self.groups(table), self.sparsity, rng, self.block)
 
     def table_type(self, spec: TableSpec) -> type[MaskedTable]:
         """Moments off the mask need a table that has a place for them."""
@@ -223,43 +262,60 @@ class DynamicSparseLearning(RandomPruning):
     def prune_and_grow(
         self, weight: Tensor, mask: Tensor, score: Tensor, rho: float
     ) -> tuple[Tensor, int]:
-        """The new mask of one group, and the number of weights dropped and grown.
-
-        Candidates for growth are all entries off the mask, those dropped just now included.
+        """The new mask of one group, and the number of entries, or blocks, dropped and grown.
 
         Args:
             weight, mask, score: (n, d) values, live entries and gradient of the group.
             rho: share of the live weights to drop.
         """
+        size = weight * score if self.options.prune == "taylor" else weight
+        if self.block == 1:
+            return self.exchange(size, score, mask, rho)
+        live = blocks(mask, self.block)
+        whole = live.all(dim=2)
+        size, score = (blocks(x.abs(), self.block).sum(dim=2) for x in (size, score))
+        # What is live in part only, and so is neither dropped nor grown.
+        part = live.any(dim=2) & ~whole
+        after, count = self.exchange(size, score, whole, rho, part)
+        return (after.unsqueeze(2) | live & part.unsqueeze(2)).view_as(mask), count
+
+    def exchange(
+        self, size: Tensor, score: Tensor, mask: Tensor, rho: float, fixed: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        """Drop the share `rho` of the mask that is smallest, and grow as many of largest score.
+
+        Candidates for growth are all off the mask, those dropped just now included, but for `fixed`.
+        """
         live = int(mask.count_nonzero())
         if live == mask.numel():
             return mask, 0  # nothing is off the mask, so nothing can be exchanged
-        kept = self.prune(weight, mask, score, rho, live)
+        kept = self.prune(size, mask, rho, live)
         count = live - int(kept.count_nonzero())
         if count == 0:
             return mask, 0
+        free = ~kept if fixed is None else ~(kept | fixed)
         if self.options.growth == "random":
-            grown = select_largest(torch.zeros_like(score), ~kept, count, self.growth)
+            grown = select_largest(torch.zeros_like(score), free, count, self.growth)
         else:
-            grown = select_largest(score, ~kept, count, self.growth)
-            self.grown_without_gradient += int((grown & (score == 0)).count_nonzero())
-        self.grown += count
+            grown = select_largest(score, free, count, self.growth)
+            without = int((grown & (score == 0)).count_nonzero())
+            self.grown_without_gradient += without * self.block
+        self.grown += count * self.block
         return kept | grown, count
 
-    def prune(self, weight: Tensor, mask: Tensor, score: Tensor, rho: float, live: int) -> Tensor:
-        """The live entries of a group that are not dropped."""
+    def prune(self, size: Tensor, mask: Tensor, rho: float, live: int) -> Tensor:
+        """What of a mask is not dropped, by `size`."""
         if self.options.drop == "threshold":
-            return keep_above(weight, mask, math.ceil(rho * live))
+            return keep_above(size, mask, math.ceil(rho * live))
         if self.options.prune == "set":
             # Sparse evolutionary training (Mocanu et al., 2018) drops by sign. A live zero, just
             # grown, counts as positive: the smallest of them.
             kept = torch.zeros_like(mask)
-            for side in (mask & (weight >= 0), mask & (weight < 0)):
+            for side in (mask & (size >= 0), mask & (size < 0)):
                 of_side = int(side.count_nonzero())
-                kept |= select_largest(weight, side, of_side - round(rho * of_side))
+                kept |= select_largest(size, side, of_side - round(rho * of_side))
             return kept
-        of_size = weight * score if self.options.prune == "taylor" else weight
-        return select_largest(of_size, mask, live - round(rho * live))
+        return select_largest(size, mask, live - round(rho * live))
 
     def itop_rate(self, number: int) -> float:
         """Share of a table's entries that were ever live."""
@@ -279,6 +335,11 @@ class DynamicSparseLearning(RandomPruning):
             if self.grown and self.options.growth != "random"
             else None,
         }
+
+
+def blocks(x: Tensor, size: int) -> Tensor:
+    """(n, d) as (n, d / size, size): neighbouring entries of a row together."""
+    return x.reshape(len(x), -1, size)
 
 
 def _bits(mask: Tensor) -> npt.NDArray[np.uint8]:

@@ -10,42 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dslbench.ops.row_products import add_rows, add_wide_rows
-
 np_inf = np.float32(np.inf)
 kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-
-
-@kernel
-def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
-    """out[r] = scale * (base[r] + sum_p values[p] * x[indices[p]])."""
-    d = x.shape[1]
-    for r in range(lo, hi):
-        for k in range(d):
-            out[r, k] = base[r, k]
-        if d % 16:
-            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
-        else:
-            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
-        if scale != 1:
-            for k in range(d):
-                out[r, k] *= scale
-
-
-@kernel
-def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
-    """out[j] = scale * (base[r] + sum_p values[p] * x[indices[p]]) for r = rows[j]."""
-    d = x.shape[1]
-    for j in range(lo, hi):
-        r = rows[j]
-        for k in range(d):
-            out[j, k] = base[r, k]
-        if d % 16:
-            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, j)
-        else:
-            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, j)
-        for k in range(d):
-            out[j, k] *= scale
 
 
 @kernel
@@ -75,32 +41,6 @@ def spmm_from_slots(  # type: ignore[no-untyped-def]
             for k in range(d):
                 out[r, k] *= scale
         s = slot[r]
-        if s >= 0 and extra.shape[0] > 0:
-            for k in range(d):
-                out[r, k] += extra[s, k]
-
-
-@kernel
-def spmm_onto_slots(  # type: ignore[no-untyped-def]
-    lo, hi, indptr, indices, values, x, slot, g, scale, extra, out
-):
-    """out[r] = scale * (G[r] + sum_p values[p] * x[indices[p]]) + X[r]; G, X as in `spmm_from_slots`."""
-    d = x.shape[1]
-    for r in range(lo, hi):
-        s = slot[r]
-        if s >= 0:
-            for k in range(d):
-                out[r, k] = g[s, k]
-        else:
-            for k in range(d):
-                out[r, k] = 0
-        if d % 16:
-            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
-        else:
-            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
-        if scale != 1:
-            for k in range(d):
-                out[r, k] *= scale
         if s >= 0 and extra.shape[0] > 0:
             for k in range(d):
                 out[r, k] += extra[s, k]

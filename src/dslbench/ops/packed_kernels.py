@@ -7,41 +7,31 @@ one AVX-512 instruction where the processor has it; elsewhere bit by bit, withou
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from dslbench.ops.kernels import kernel
-
-_LANES = ir.VectorType(ir.FloatType(), 16)
-_BITS = ir.VectorType(ir.IntType(1), 16)
-_POINTER = ir.FloatType().as_pointer()
+from dslbench.ops.lanes import BITS, LANES, POINTER, count_bits, expand, lanes_of, pointer
 
 
-def has_expand() -> bool:
-    """Whether the processor can expand and compress packed values in a register."""
-    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+class PackedRows(NamedTuple):
+    """A packed (n, d) matrix.
 
+    Attributes:
+        starts: (n + 1,) int32, where each row's values start.
+        bits: (n, ceil(d / 8)) uint8, the live entries of each row.
+        values: the live values, row by row, float32.
+    """
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [index])
-
-
-def _lanes_of(builder: Any, bits: Any) -> Any:
-    return builder.bitcast(builder.trunc(bits, ir.IntType(16)), _BITS)
-
-
-def _count(builder: Any, bits: Any) -> Any:
-    count = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.IntType(64), [ir.IntType(64)]), "llvm.ctpop.i64"
-    )
-    return builder.call(count, [bits])
+    starts: npt.NDArray[np.int32]
+    bits: npt.NDArray[np.uint8]
+    values: npt.NDArray[np.float32]
 
 
 @intrinsic
@@ -49,17 +39,11 @@ def _expand16(typing: Any, bits: Any, values: Any, p: Any, out: Any, o: Any) -> 
     """out[o : o + 16] = values from p on where a bit is set, 0 elsewhere; the number of set bits."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source = _pointer(context, builder, signature.args[1], args[1], args[2])
-        target = _pointer(context, builder, signature.args[3], args[3], args[4])
-        expand = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(_LANES, [_POINTER, _BITS, _LANES]),
-            "llvm.masked.expandload.v16f32",
-        )
-        lanes = _lanes_of(builder, args[0])
-        row = builder.call(expand, [source, lanes, ir.Constant(_LANES, None)])
-        builder.store(row, builder.bitcast(target, _LANES.as_pointer()), align=4)
-        return _count(builder, args[0])
+        source = pointer(context, builder, signature.args[1], args[1], args[2])
+        target = pointer(context, builder, signature.args[3], args[3], args[4])
+        row = expand(builder, source, lanes_of(builder, args[0]))
+        builder.store(row, builder.bitcast(target, LANES.as_pointer()), align=4)
+        return count_bits(builder, args[0])
 
     return types.int64(types.int64, values, types.int64, out, types.int64), generate
 
@@ -69,16 +53,16 @@ def _compress16(typing: Any, bits: Any, full: Any, o: Any, values: Any, p: Any) 
     """values from p on = those of full[o : o + 16] whose bit is set; the number of set bits."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source = _pointer(context, builder, signature.args[1], args[1], args[2])
-        target = _pointer(context, builder, signature.args[3], args[3], args[4])
-        row = builder.load(builder.bitcast(source, _LANES.as_pointer()), align=4)
+        source = pointer(context, builder, signature.args[1], args[1], args[2])
+        target = pointer(context, builder, signature.args[3], args[3], args[4])
+        row = builder.load(builder.bitcast(source, LANES.as_pointer()), align=4)
         compress = cgutils.get_or_insert_function(
             builder.module,
-            ir.FunctionType(ir.VoidType(), [_LANES, _POINTER, _BITS]),
+            ir.FunctionType(ir.VoidType(), [LANES, POINTER, BITS]),
             "llvm.masked.compressstore.v16f32",
         )
-        builder.call(compress, [row, target, _lanes_of(builder, args[0])])
-        return _count(builder, args[0])
+        builder.call(compress, [row, target, lanes_of(builder, args[0])])
+        return count_bits(builder, args[0])
 
     return types.int64(types.int64, full, types.int64, values, types.int64), generate
 

@@ -11,8 +11,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from dslbench.ops.base import Macs, Op, live_by_row, trained
-from dslbench.ops.kernels import kernel
-from dslbench.ops.row_products import add_rows, add_wide_rows
+from dslbench.ops.hop_kernels import products
 from dslbench.ops.threads import balanced_bounds, run_rows
 
 
@@ -58,23 +57,8 @@ def _product(
     indptr: npt.NDArray[Any], indices: npt.NDArray[Any], values: npt.NDArray[np.float32], x: Tensor
 ) -> Tensor:
     out = torch.empty((len(indptr) - 1, x.shape[1]), dtype=torch.float32)
-    run_rows(
-        _weighted_sums, balanced_bounds(indptr), indptr, indices, values, x.numpy(), out.numpy()
-    )
+    run_rows(products, balanced_bounds(indptr), indptr, indices, values, x.numpy(), out.numpy())
     return out
-
-
-@kernel
-def _weighted_sums(lo, hi, indptr, indices, values, x, out):  # type: ignore[no-untyped-def]
-    """out[r] = sum_p values[p] * x[indices[p]]."""
-    d = x.shape[1]
-    for r in range(lo, hi):
-        for k in range(d):
-            out[r, k] = 0
-        if d % 16:
-            add_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
-        else:
-            add_wide_rows(indptr[r], indptr[r + 1], indices, values, x, out, r)
 
 
 def drop_entries(

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dslbench.ops import kernels, packed_kernels
+from dslbench.ops.lanes import has_expand
+from dslbench.ops.packed_kernels import PackedRows
 from dslbench.ops.threads import even_bounds, run_rows, thread_count
 from dslbench.tables.base import StoredTable, TableSpec, keep_count
 from dslbench.tables.dense import DenseTable
 
-_WIDE = packed_kernels.has_expand()
+_WIDE = has_expand()
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -112,6 +114,11 @@ class PackedTable(MaskedTable):
         spread: Tensor = _Spread.apply(self.weight, self)  # type: ignore[no-untyped-call]
         return spread
 
+    def packed(self) -> PackedRows | None:
+        if self.bits is None or self.weight.device.type != "cpu":
+            return None
+        return self._arrays(self.weight)
+
     def rows(self, ids: Tensor) -> Tensor:
         if self.bits is None:
             return super().rows(ids)
@@ -195,9 +202,9 @@ class PackedTable(MaskedTable):
         run_rows(packed_kernels.gather_rows, bounds, _WIDE, *self._arrays(out), full.numpy())
         return out
 
-    def _arrays(self, values: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _arrays(self, values: Tensor) -> PackedRows:
         assert self.bits is not None
-        return self.starts.numpy(), self.bits.numpy(), values.detach().numpy()
+        return PackedRows(self.starts.numpy(), self.bits.numpy(), values.detach().numpy())
 
     def _keep(self, gradient: Tensor) -> None:
         """Add to the kept gradient: a loss may read a table more than once."""
@@ -341,12 +348,22 @@ def segment_slices(spec: TableSpec) -> list[slice]:
 
 
 def random_masks(
-    shape: tuple[int, int], slices: list[slice], sparsity: float, rng: np.random.Generator
+    shape: tuple[int, int],
+    slices: list[slice],
+    sparsity: float,
+    rng: np.random.Generator,
+    block: int = 1,
 ) -> BoolArray:
-    """A uniform random mask with exactly k* live entries in each of the given row ranges."""
+    """A uniform random mask with exactly k* live entries in each of the given row ranges.
+
+    They come in aligned blocks of `block` neighbours of a row; what k* leaves over is one block that is
+    live in its first entries only.
+    """
     mask = np.zeros(shape, dtype=bool)
     for rows in slices:
         part = mask[rows].reshape(-1)
         part[: keep_count(part.size, sparsity)] = True
-        mask[rows] = rng.permutation(part).reshape(-1, shape[1])
+        # Rows of blocks are shuffled by number, which for single entries would take 8 bytes each.
+        shuffled = rng.permutation(part if block == 1 else part.reshape(-1, block))
+        mask[rows] = shuffled.reshape(-1, shape[1])
     return mask

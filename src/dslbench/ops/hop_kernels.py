@@ -1,0 +1,185 @@
+# mypy: disable-error-code="call-arg, var-annotated"
+"""Hops of LightGCN's propagation: sparse times dense, a row's sum kept in registers.
+
+Each entry of a row is the same sum in the same order, of fused products where the processor has them,
+however wide the strip of columns that is summed at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dslbench.ops.kernels import kernel
+from dslbench.ops.lanes import (
+    add_expanded,
+    add_lanes,
+    count,
+    load_lanes,
+    load_word,
+    prefetch,
+    store_lanes,
+    zero_lanes,
+)
+
+# Neighbours whose rows are asked for ahead of their turn: about as many as one row's sum takes.
+_AHEAD = 16
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _row(first, last, indices, values, d, x, base, b, scale, out, o):  # type: ignore[no-untyped-def]
+    """out[o : o + d] = scale * (base[b : b + d] + sum_p values[p] * row indices[p] of x).
+
+    For p in [first, last) and d a multiple of 16; `x`, `base` and `out` are flat; b < 0: no base.
+    """
+    end = len(indices) - 1
+    c = 0
+    while c + 64 <= d:
+        s0 = s1 = s2 = s3 = zero_lanes()
+        if b >= 0:
+            s0, s1 = load_lanes(base, b + c), load_lanes(base, b + c + 16)
+            s2, s3 = load_lanes(base, b + c + 32), load_lanes(base, b + c + 48)
+        for p in range(first, last):
+            q = np.int64(indices[min(p + _AHEAD, end)]) * d + c
+            prefetch(x, q), prefetch(x, q + 16)
+            prefetch(x, q + 32), prefetch(x, q + 48)
+            q = np.int64(indices[p]) * d + c
+            v = values[p]
+            s0 = add_lanes(s0, v, x, q)
+            s1 = add_lanes(s1, v, x, q + 16)
+            s2 = add_lanes(s2, v, x, q + 32)
+            s3 = add_lanes(s3, v, x, q + 48)
+        store_lanes(s0, scale, out, o + c)
+        store_lanes(s1, scale, out, o + c + 16)
+        store_lanes(s2, scale, out, o + c + 32)
+        store_lanes(s3, scale, out, o + c + 48)
+        c += 64
+    while c + 16 <= d:
+        s0 = zero_lanes()
+        if b >= 0:
+            s0 = load_lanes(base, b + c)
+        for p in range(first, last):
+            s0 = add_lanes(s0, values[p], x, np.int64(indices[p]) * d + c)
+        store_lanes(s0, scale, out, o + c)
+        c += 16
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _narrow_row(first, last, indices, values, x, base, b, scale, out, o):  # type: ignore[no-untyped-def]
+    """`_row` for any width, over matrices and their rows b and o; alike but for registers.
+
+    The kernels choose between the two: in one function with the other this loop is not inlined, and
+    takes twice as long.
+    """
+    d = x.shape[1]
+    for k in range(d):
+        out[o, k] = base[b, k] if b >= 0 else 0
+    for p in range(first, last):
+        q = indices[p]
+        v = values[p]
+        for k in range(d):
+            out[o, k] += v * x[q, k]
+    if scale != 1:
+        for k in range(d):
+            out[o, k] *= scale
+
+
+@kernel
+def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
+    """out[r] = scale * (base[r] + sum_p values[p] * x[indices[p]])."""
+    d = x.shape[1]
+    flat, onto, to = x.reshape(-1), base.reshape(-1), out.reshape(-1)
+    for r in range(lo, hi):
+        o = np.int64(r) * d
+        if d % 16 == 0:
+            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, o, scale, to, o)
+        else:
+            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, r)
+
+
+@kernel
+def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
+    """out[j] = scale * (base[r] + sum_p values[p] * x[indices[p]]) for r = rows[j]."""
+    d = x.shape[1]
+    flat, onto, to = x.reshape(-1), base.reshape(-1), out.reshape(-1)
+    for j in range(lo, hi):
+        r = rows[j]
+        o = np.int64(j) * d
+        if d % 16 == 0:
+            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, r * d, scale, to, o)
+        else:
+            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, j)
+
+
+@kernel
+def spmm_onto_slots(  # type: ignore[no-untyped-def]
+    lo, hi, indptr, indices, values, x, slot, g, scale, extra, out
+):
+    """out[r] = scale * (G[r] + sum_p values[p] * x[indices[p]]) + X[r].
+
+    G is zero but for the rows with slot[r] >= 0, whose values are g[slot[r]]; X is stored like G in
+    `extra`, or is nothing where that is empty.
+    """
+    d = x.shape[1]
+    flat, onto, to = x.reshape(-1), g.reshape(-1), out.reshape(-1)
+    for r in range(lo, hi):
+        s = np.int64(slot[r])
+        b = s * d if s >= 0 else np.int64(-1)
+        o = np.int64(r) * d
+        if d % 16 == 0:
+            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, to, o)
+        else:
+            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, g, s, scale, out, r)
+        if s >= 0 and extra.shape[0] > 0:
+            for k in range(d):
+                out[r, k] += extra[s, k]
+
+
+@kernel
+def products(lo, hi, indptr, indices, values, x, out):  # type: ignore[no-untyped-def]
+    """out[r] = sum_p values[p] * x[indices[p]]."""
+    d = x.shape[1]
+    flat, to = x.reshape(-1), out.reshape(-1)
+    for r in range(lo, hi):
+        one = np.float32(1)
+        if d % 16 == 0:
+            o = np.int64(r) * d
+            _row(indptr[r], indptr[r + 1], indices, values, d, flat, flat, np.int64(-1), one, to, o)
+        else:
+            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, x, np.int64(-1), one, out, r)
+
+
+@kernel
+def spmm_packed(  # type: ignore[no-untyped-def]
+    lo, hi, indptr, indices, values, starts, bits, packed, base, scale, out
+):
+    """`spmm` of a packed matrix (see `packed_kernels`) whose rows are a multiple of 64 entries (AVX-512).
+
+    Lanes off the mask add products with 0, as they do in the dense form: the same bits come out.
+    """
+    d = out.shape[1]
+    words, onto, to = bits.reshape(-1), base.reshape(-1), out.reshape(-1)
+    bytes_ = d >> 3
+    for r in range(lo, hi):
+        o = np.int64(r) * d
+        for c in range(0, d, 64):
+            s0, s1 = load_lanes(onto, o + c), load_lanes(onto, o + c + 16)
+            s2, s3 = load_lanes(onto, o + c + 32), load_lanes(onto, o + c + 48)
+            for p in range(indptr[r], indptr[r + 1]):
+                v = values[p]
+                at = np.int64(indices[p]) * bytes_
+                q = np.int64(starts[indices[p]])
+                for before in range(0, c >> 3, 8):
+                    q += count(load_word(words, at + before))
+                word = load_word(words, at + (c >> 3))
+                s0 = add_expanded(s0, v, word, packed, q)
+                q1 = q + count(word & 0xFFFF)
+                s1 = add_expanded(s1, v, word >> 16, packed, q1)
+                q2 = q + count(word & 0xFFFFFFFF)
+                s2 = add_expanded(s2, v, word >> 32, packed, q2)
+                q3 = q + count(word & 0xFFFFFFFFFFFF)
+                s3 = add_expanded(s3, v, word >> 48, packed, q3)
+            store_lanes(s0, scale, to, o + c)
+            store_lanes(s1, scale, to, o + c + 16)
+            store_lanes(s2, scale, to, o + c + 32)
+            store_lanes(s3, scale, to, o + c + 48)

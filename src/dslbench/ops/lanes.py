@@ -1,0 +1,179 @@
+# mypy: disable-error-code="no-untyped-call"
+"""Sixteen float32 as one value in compiled kernels, so that a row's sum stays in registers.
+
+A loop `out[k] += v * x[k]` over a row, repeated for each neighbour, stores and loads `out` every time,
+and the next neighbour waits for it. Sums held in `Lanes` don't: a hop of LightGCN takes .55 of the
+time. Lanes are vectors of LLVM, which makes of them what the processor has: one AVX-512 register, two
+of AVX, four of NEON or SSE.
+
+Offsets count entries of a flat, contiguous array. Nothing is checked against its length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+WIDTH = 16
+LANES = ir.VectorType(ir.FloatType(), WIDTH)
+BITS = ir.VectorType(ir.IntType(1), WIDTH)
+POINTER = ir.FloatType().as_pointer()
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+class Lanes(types.Type):
+    """Sixteen float32."""
+
+    def __init__(self) -> None:
+        super().__init__("Lanes")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, LANES)
+
+
+LANES_TYPE = Lanes()
+
+
+def has_expand() -> bool:
+    """Whether the processor can expand and compress packed values in a register."""
+    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+
+
+def pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Address of an entry of an array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def lanes_of(builder: Any, bits: Any) -> Any:
+    """The lowest 16 bits of an integer, a lane each."""
+    return builder.bitcast(builder.trunc(bits, ir.IntType(WIDTH)), BITS)
+
+
+def count_bits(builder: Any, bits: Any) -> Any:
+    """Number of set bits of a 64-bit integer."""
+    kind = ir.FunctionType(_I64, [_I64])
+    count = cgutils.get_or_insert_function(builder.module, kind, "llvm.ctpop.i64")
+    return builder.call(count, [bits])
+
+
+def expand(builder: Any, address: Any, lanes: Any) -> Any:
+    """Values from an address on, in order, into the lanes that are set; 0 in the others."""
+    kind = ir.FunctionType(LANES, [POINTER, BITS, LANES])
+    load = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.expandload.v16f32")
+    return builder.call(load, [address, lanes, ir.Constant(LANES, None)])
+
+
+def _load(builder: Any, address: Any) -> Any:
+    return builder.load(builder.bitcast(address, LANES.as_pointer()), align=4)
+
+
+def _everywhere(builder: Any, value: Any) -> Any:
+    nothing = ir.Constant(LANES, ir.Undefined)
+    first = builder.insert_element(nothing, value, ir.Constant(_I32, 0))
+    places = ir.Constant(ir.VectorType(_I32, WIDTH), [0] * WIDTH)
+    return builder.shuffle_vector(first, nothing, places)
+
+
+def _add_product(builder: Any, total: Any, factor: Any, x: Any) -> Any:
+    """total + factor x, fused where the processor can, as `contract` allows it in plain loops."""
+    product = builder.fmul(_everywhere(builder, factor), x, flags=("contract",))
+    return builder.fadd(total, product, flags=("contract",))
+
+
+@intrinsic
+def zero_lanes(typing: Any) -> Any:
+    """Zeros."""
+    return LANES_TYPE(), lambda context, builder, signature, args: ir.Constant(LANES, None)
+
+
+@intrinsic
+def load_lanes(typing: Any, x: Any, at: Any) -> Any:
+    """x[at : at + 16]."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _load(builder, pointer(context, builder, signature.args[0], *args))
+
+    return LANES_TYPE(x, types.int64), generate
+
+
+@intrinsic
+def add_lanes(typing: Any, total: Any, factor: Any, x: Any, at: Any) -> Any:
+    """total + factor x[at : at + 16]."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, factor, *place = args
+        found = _load(builder, pointer(context, builder, signature.args[2], *place))
+        return _add_product(builder, total, factor, found)
+
+    return LANES_TYPE(LANES_TYPE, types.float32, x, types.int64), generate
+
+
+@intrinsic
+def add_expanded(typing: Any, total: Any, factor: Any, bits: Any, values: Any, at: Any) -> Any:
+    """total + factor times the packed values from `at` on, in the lanes whose bit is set (AVX-512)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, factor, bits, *place = args
+        address = pointer(context, builder, signature.args[3], *place)
+        found = expand(builder, address, lanes_of(builder, bits))
+        return _add_product(builder, total, factor, found)
+
+    return LANES_TYPE(LANES_TYPE, types.float32, types.int64, values, types.int64), generate
+
+
+@intrinsic
+def store_lanes(typing: Any, total: Any, scale: Any, out: Any, at: Any) -> Any:
+    """out[at : at + 16] = scale total."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, scale, *place = args
+        address = pointer(context, builder, signature.args[2], *place)
+        scaled = builder.fmul(total, _everywhere(builder, scale))
+        builder.store(scaled, builder.bitcast(address, LANES.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(LANES_TYPE, types.float32, out, types.int64), generate
+
+
+@intrinsic
+def prefetch(typing: Any, x: Any, at: Any) -> Any:
+    """Ask for the cache line of x[at], which need not exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        address = builder.bitcast(pointer(context, builder, signature.args[0], *args), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        # To be read, into all caches, data.
+        builder.call(call, [address, *(ir.Constant(_I32, number) for number in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64), generate
+
+
+@intrinsic
+def count(typing: Any, bits: Any) -> Any:
+    """Number of set bits."""
+    return types.int64(types.int64), lambda context, builder, signature, args: count_bits(
+        builder, args[0]
+    )
+
+
+@intrinsic
+def load_word(typing: Any, bits: Any, at: Any) -> Any:
+    """Bytes bits[at : at + 8] as one integer, the first one lowest."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = pointer(context, builder, signature.args[0], *args)
+        return builder.load(builder.bitcast(address, _I64.as_pointer()), align=1)
+
+    return types.int64(bits, types.int64), generate
