@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dslbench import registry
 from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
+from dslbench.percent import percent
 
 Scale = Literal["quick", "laptop", "paper", "custom"]
 
@@ -49,7 +50,7 @@ class RunSpec(BaseModel):
     @property
     def title(self) -> str:
         """Short form for progress lines and messages."""
-        at = f" {self.sparsity:.0%}" if self.sparsity else ""
+        at = f" {percent(self.sparsity)}" if self.sparsity else ""
         special = [] if self.variant == "default" else [self.variant]
         special += [f"{k}={v}" for k, v in (self.changed_hyper | self.changed_options).items()]
         brackets = f" ({', '.join(special)})" if special else ""

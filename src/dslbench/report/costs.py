@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dslbench.percent import percent
 from dslbench.report.columns import COLUMNS, Column, Record, seconds
 from dslbench.report.relative import mac_notes, setting_of
 from dslbench.report.settings import dense_of, footer, label, row_label, rows, setting
@@ -204,7 +205,7 @@ def _break_even(records: list[Record]) -> TableModel:
         if len(by_sparsity) < 2:
             continue
         levels = [g[0]["spec"]["sparsity"] for g in by_sparsity]
-        cells = [Cell(row_label(runs[0]["spec"])), Cell(", ".join(f"{s:.0%}" for s in levels))]
+        cells = [Cell(row_label(runs[0]["spec"])), Cell(", ".join(f"{percent(s)}" for s in levels))]
         for kind in KINDS:
             changes = [change(kind.measured, same, dense) for same in by_sparsity]
             if any(found is None for found in changes):
@@ -213,7 +214,7 @@ def _break_even(records: list[Record]) -> TableModel:
             gains = [
                 s for s, found in zip(levels, changes, strict=True) if (found or 0) < -LEAST_GAIN
             ]
-            cells.append(Cell(f"{gains[0]:.0%}", value=gains[0]) if gains else Cell("none"))
+            cells.append(Cell(f"{percent(gains[0])}", value=gains[0]) if gains else Cell("none"))
         table.rows.append(cells)
     table.footer = footer(
         records,

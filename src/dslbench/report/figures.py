@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dslbench.errors import UsageError
+from dslbench.percent import percent
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.costs import COSTS, front, points
 from dslbench.report.evidence import LARGEST_LOSS
@@ -148,7 +149,7 @@ def _extreme_sparsity(records: Sequence[Record], dense: Sequence[Record]) -> lis
     ]
     limit = f"at least {1 - LARGEST_LOSS:.0%} of the dense Recall@20"
     return [
-        f"Highest sparsity at which DSL keeps {limit}: {max(kept):.0%}."
+        f"Highest sparsity at which DSL keeps {limit}: {percent(max(kept))}."
         if kept
         else f"At no sparsity here does DSL keep {limit}."
     ]
@@ -211,7 +212,7 @@ def _varied(
         for runs in sorted(sweeps, key=lambda runs: runs[0]["spec"]["sparsity"]):
             spec = runs[0]["spec"]
             at = [(value(part[0]) or 0.0, part) for part in group(runs, value)]
-            name = f"{row_label(spec, without=[option])} {spec['sparsity']:.0%}"
+            name = f"{row_label(spec, without=[option])} {percent(spec['sparsity'])}"
             lines.append(_series(name, at, metric))
             never = [r for r in random if r["spec"]["sparsity"] == spec["sparsity"]]
             rp = group(never, row_key)[:1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dslbench.errors import UsageError
+from dslbench.percent import percent
 from dslbench.report import published
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.published import Result
@@ -193,7 +194,7 @@ def _model(result: Result) -> str:
     if setting.method != "dense":
         parts.append(published.label("method", setting.method))
         if setting.sparsity is not None:
-            parts.append(f"{setting.sparsity:.0%}")
+            parts.append(f"{percent(setting.sparsity)}")
     if setting.decay is not None:
         parts.append(f"decay={setting.decay}")
     return " ".join(parts)

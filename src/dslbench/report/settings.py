@@ -8,6 +8,7 @@ from typing import Any
 
 from dslbench import registry
 from dslbench.errors import UsageError
+from dslbench.percent import percent
 from dslbench.report.columns import Record
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
@@ -83,7 +84,7 @@ def row_width(record: Record) -> str:
 def label(runs: Sequence[Record]) -> str:
     """A row's method with its nominal sparsity."""
     spec = runs[0]["spec"]
-    at = f" {spec['sparsity']:.0%}" if spec["sparsity"] else ""
+    at = f" {percent(spec['sparsity'])}" if spec["sparsity"] else ""
     return row_label(spec) + row_width(runs[0]) + at
 
 
@@ -164,7 +165,7 @@ def _searches(records: Sequence[Record]) -> list[str]:
     unmet = [r["spec"] for r in records if (r.get("diagnostics") or {}).get("reached") is False]
     lines = []
     for specs in group(unmet, lambda spec: method_names(spec["method"])[0]):
-        at = ", ".join(f"{s:.0%}" for s in sorted({spec["sparsity"] for spec in specs}))
+        at = ", ".join(f"{percent(s)}" for s in sorted({spec["sparsity"] for spec in specs}))
         lines.append(
             f"{method_names(specs[0]['method'])[0]}'s search did not come down to the budget by "
             f"itself; the largest margins were kept (sparsity {at})."
