@@ -119,6 +119,15 @@ def table_bytes(model: StoredModel) -> dict[str, int | None]:
     }  # fmt: skip
 
 
+def empty_rows(packed: StoredModel, names: Iterable[str] | None = None) -> int:
+    """Number of rows that have no entry left, over the tables of the given names (None: all).
+
+    Such a row is all zeros: the model scores its user or item as if it knew nothing of it.
+    """
+    chosen = packed.tables if names is None else names
+    return sum(int((_entries(packed.tables[name]) == 0).sum()) for name in chosen)
+
+
 def read(path: Path | str) -> StoredModel:
     """Read a model file; raises `DataError` for one that is missing, damaged or not ours."""
     try:
@@ -266,6 +275,14 @@ def _metadata(content: bytes) -> dict[str, str]:
     return found
 
 
+def _entries(table: StoredTable) -> npt.NDArray[np.int64]:
+    """Stored entries of each row, (n,)."""
+    if isinstance(table, StoredRows):
+        return table.widths
+    mask = np.ones(table.shape, dtype=bool) if table.mask is None else table.mask
+    return np.asarray(mask.sum(axis=1), dtype=np.int64)
+
+
 def _pack(table: StoredTable, form: Form) -> Arrays:
     d = table.shape[1]
     if form == "dense":
@@ -273,14 +290,14 @@ def _pack(table: StoredTable, form: Form) -> Arrays:
     if isinstance(table, StoredRows):
         if form != "rows":
             raise UsageError(f"rows of different widths have no form '{form}'", "dense or rows")
-        arrays = {"values": table.values, "counts": table.widths.astype(_unsigned(d))}
+        arrays = {"values": table.values, "counts": _entries(table).astype(_unsigned(d))}
         for (segment, width), (weight, bias) in table.maps.items():
             arrays |= {f"map.{segment}.{width}": weight, f"bias.{segment}.{width}": bias}
         return arrays
     if form == "rows":
         raise UsageError("a table without widths has no form 'rows'", "dense, csr or bitmap")
     mask = np.ones(table.shape, dtype=bool) if table.mask is None else table.mask
-    arrays = {"values": table.values, "counts": mask.sum(axis=1).astype(_unsigned(d))}
+    arrays = {"values": table.values, "counts": _entries(table).astype(_unsigned(d))}
     if form == "bitmap":
         return arrays | {"bits": np.packbits(mask, axis=1, bitorder="little")}
     return arrays | {"columns": np.nonzero(mask)[1].astype(_unsigned(d))}

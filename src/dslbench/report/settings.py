@@ -125,8 +125,8 @@ def setting(record: Record) -> str:
 def footer(records: Sequence[Record], *notes: str) -> list[str]:
     """What a reader needs to defend the numbers: seeds, scale, selection, data, costs, machine."""
     return [
-        *notes, *_seeds(records), *_training(records), *_searches(records), *_data(records),
-        *_measurement(records),
+        *notes, *_seeds(records), *_training(records), *_searches(records), *_empty_rows(records),
+        *_data(records), *_measurement(records),
     ]  # fmt: skip
 
 
@@ -171,6 +171,28 @@ def _searches(records: Sequence[Record]) -> list[str]:
             f"itself; the largest margins were kept (sparsity {at})."
         )
     return lines
+
+
+def _empty_rows(records: Sequence[Record]) -> list[str]:
+    """Rows of the embedding tables that have no entry left; older records don't have the number."""
+    found = []
+    for part in group(records, setting_of):
+        for runs in rows(part):
+            budgets = [r["budget"] for r in runs if r["budget"].get("empty_rows")]
+            if not budgets:
+                continue
+            most = max(budgets, key=lambda budget: int(budget["empty_rows"]))
+            of_all = f" of {most['rows']:,}" if most.get("rows") else ""
+            up_to = "up to " if len({r["budget"].get("empty_rows") for r in runs}) > 1 else ""
+            found.append((part[0]["spec"], f"{label(runs)}: {up_to}{most['empty_rows']:,}{of_all}"))
+    several = len({setting_of(r) for r in records}) > 1
+    texts = [
+        f"{spec['dataset']} {backbone_label(spec['backbone'])} {text}" if several else text
+        for spec, text in found
+    ]
+    return (
+        [f"Rows of embedding tables that have no entry left: {'; '.join(texts)}."] if texts else []
+    )
 
 
 def _data(records: Sequence[Record]) -> list[str]:

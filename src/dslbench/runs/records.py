@@ -71,6 +71,8 @@ class _Budget(_Part):
     achieved_sparsity: Number
     table_params: Count
     total_params: Count | None = None
+    rows: Count | None = None
+    empty_rows: Count | None = None
 
 
 class _CountedPhase(_Part):
