@@ -37,14 +37,14 @@ class Series:
     Attributes:
         name: legend entry.
         x, y: coordinates.
-        error: standard deviation of y per point; 0 where there is one run.
+        error: standard deviation of y per point; None where there is one run.
         style: "line", "points", or "level" (a horizontal line at y[0] over the whole panel).
     """
 
     name: str
     x: list[float]
     y: list[float]
-    error: list[float] = field(default_factory=list)
+    error: list[float | None] = field(default_factory=list)
     style: Literal["line", "points", "level"] = "line"
 
 
@@ -84,7 +84,7 @@ def _series(
         name,
         [x for x, _ in kept],
         [statistics.fmean(v) for _, v in kept],
-        [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in kept],
+        [statistics.stdev(v) if len(v) > 1 else None for _, v in kept],
         style,
     )
 

@@ -160,9 +160,7 @@ def figure_csv(models: Sequence[FigureModel]) -> str:
     for figure in _figure_objects(models):
         for panel in figure["panels"]:
             for s in panel["series"]:
-                for x, y, error in zip(
-                    s["x"], s["y"], s["sd"] or [None] * len(s["x"]), strict=True
-                ):
+                for x, y, error in zip(s["x"], s["y"], s["sd"], strict=True):
                     sd = "" if error is None else repr(error)
                     writer.writerow(
                         [figure["title"], panel["x"], panel["y"], s["name"], repr(x), repr(y), sd]
@@ -179,7 +177,8 @@ def _figure_objects(models: Sequence[FigureModel]) -> list[dict[str, Any]]:
                 {
                     "title": panel.title, "x": panel.x_label, "y": panel.y_label,
                     "series": [
-                        {"name": s.name, "x": s.x, "y": s.y, "sd": s.error} for s in panel.series
+                        {"name": s.name, "x": s.x, "y": s.y, "sd": s.error or [None] * len(s.x)}
+                        for s in panel.series
                     ],
                 }
                 for panel in model.panels
