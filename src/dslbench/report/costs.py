@@ -104,10 +104,16 @@ LEAST_GAIN = 0.02
 
 
 def change(column: Column | None, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
-    """Relative change against dense (-0.5: half is saved); None where either is not known."""
-    if column is None or not dense:
+    """Relative change against dense (-0.5: half is saved), both as means over the seeds they share.
+
+    None where they share none, or either quantity is not known.
+    """
+    seeds = {r["spec"]["seed"] for r in runs} & {r["spec"]["seed"] for r in dense}
+    if column is None or not seeds:
         return None
-    own, base = mean(column, runs), mean(column, dense)
+    own, base = (
+        mean(column, [r for r in part if r["spec"]["seed"] in seeds]) for part in (runs, dense)
+    )
     return None if own is None or not base else own / base - 1
 
 
@@ -172,6 +178,7 @@ def _cost(records: list[Record]) -> TableModel:
         table.rules.append(len(table.rows) - 1)
     table.rules = table.rules[:-1]
     notes = [
+        "vs dense: means over the seeds that both have; '-': they share none, or it is not known.",
         "Realised fraction: measured saving / counted saving (exact where counted, else the paper's "
         "convention); below 0 %: costlier than dense. n/a: no saving is promised, or does not apply.",
         "Counted is MACs for training and inference, stored table entries for memory, all stored "
@@ -219,7 +226,7 @@ def _break_even(records: list[Record]) -> TableModel:
     table.footer = footer(
         records,
         f"The lowest of the sparsities run at which the measured cost is at least {LEAST_GAIN:.0%} below "
-        "dense's; none: at none of them.",
+        "dense's over the seeds that both have; none: at none of them.",
     )
     return table
 

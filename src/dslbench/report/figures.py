@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dslbench.errors import UsageError
 from dslbench.percent import percent
 from dslbench.report.columns import COLUMNS, Record
-from dslbench.report.costs import COSTS, front, points
+from dslbench.report.costs import COSTS, change, front, points
 from dslbench.report.evidence import LARGEST_LOSS
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import (
@@ -26,7 +26,7 @@ from dslbench.report.settings import (
     rows,
     setting,
 )  # fmt: skip
-from dslbench.report.tables import group, mean, values
+from dslbench.report.tables import group, values
 from dslbench.runs import store
 
 
@@ -138,15 +138,14 @@ def _figure2(records: list[Record]) -> FigureModel:
 
 def _extreme_sparsity(records: Sequence[Record], dense: Sequence[Record]) -> list[str]:
     """The highest sparsity at which DSL keeps the dense quality (the paper's star)."""
-    base = mean(COLUMNS["recall"], dense) if dense else None
-    if base is None:
-        return []
-    kept = [
-        runs[0]["spec"]["sparsity"]
+    changes = [
+        (runs[0]["spec"]["sparsity"], found)
         for runs in group((r for r in records if r["spec"]["method"] == "dsl"), row_key)
-        if (found := mean(COLUMNS["recall"], runs)) is not None
-        and found >= (1 - LARGEST_LOSS) * base
+        if (found := change(COLUMNS["recall"], runs, dense)) is not None
     ]
+    if not changes:
+        return []
+    kept = [sparsity for sparsity, found in changes if found >= -LARGEST_LOSS]
     limit = f"at least {1 - LARGEST_LOSS:.0%} of the dense Recall@20"
     return [
         f"Highest sparsity at which DSL keeps {limit}: {percent(max(kept))}."
