@@ -16,6 +16,7 @@ from dslbench.report.tables import (
     Cell,
     TableModel,
     group,
+    heading,
     mean,
 )  # fmt: skip
 
@@ -163,7 +164,7 @@ def _cost(records: list[Record]) -> TableModel:
             fraction = realised(0.0 if kind.paper is kind.exact is None else counted, measured)
             table.rows.append(
                 [
-                    Cell(label(runs) if place == 0 else ""),
+                    heading(label(runs), place > 0),
                     Cell(kind.name),
                     *_number_and_change(kind.paper, runs, dense, is_dense),
                     *_number_and_change(kind.exact, runs, dense, is_dense),
@@ -278,7 +279,7 @@ def _bill(records: list[Record]) -> TableModel:
             share = means["train_seconds"] / whole if whole else 0.0
             table.rows.append(
                 [
-                    Cell(label(runs) if place == 0 else ""),
+                    heading(label(runs), place > 0),
                     Cell(name),
                     Cell(f"{means['epochs']:,.0f}", value=means["epochs"]),
                     Cell(f"{means['steps']:,.0f}", value=means["steps"]),

@@ -65,6 +65,8 @@ def markdown(tables: Sequence[TableModel]) -> str:
 def csv(tables: Sequence[TableModel]) -> str:
     """One line per row: the table's title, then each column's number, unrounded and in base units.
 
+    A line stands by itself: names that a table shows once for several rows are in all of them.
+
     A column with deviations is followed by one named "... sd". Missing and not applicable numbers
     are empty. Tables with other columns share the file: a column that a table lacks is empty.
     """
@@ -81,7 +83,7 @@ def _line(model: TableModel, row: Sequence[Cell]) -> dict[str, Any]:
     line: dict[str, Any] = {"Table": model.title}
     for header, cell in zip(unique_headers(model), row, strict=True):
         number = cell.value is not None or cell.text in (MISSING, "n/a")
-        line[header] = ("" if cell.value is None else repr(cell.value)) if number else cell.text
+        line[header] = ("" if cell.value is None else repr(cell.value)) if number else cell.whole
         if cell.deviation is not None:
             line[f"{header} sd"] = repr(cell.deviation)
     return line
@@ -104,7 +106,7 @@ def table_json(tables: Sequence[TableModel]) -> str:
                 "rows": [
                     {
                         header: {
-                            "text": cell.text, "value": cell.value, "sd": cell.deviation,
+                            "text": cell.whole, "value": cell.value, "sd": cell.deviation,
                             "runs": cell.runs or None, "mark": cell.mark or None,
                         }
                         for header, cell in zip(unique_headers(model), row, strict=True)

@@ -21,7 +21,7 @@ from dslbench.report.settings import (
     rows,
     setting,
 )  # fmt: skip
-from dslbench.report.tables import Cell, TableModel, cell, group, marks
+from dslbench.report.tables import Cell, TableModel, cell, group, heading, marks
 
 DECAYS = {"cosine": "Cosine", "linear": "Linear", "none": "No decay"}
 
@@ -55,7 +55,7 @@ def _table3(records: list[Record]) -> TableModel:
         sparsity = statistics.fmean(r["budget"]["achieved_sparsity"] for r in runs)
         table.rows.append(
             [
-                Cell(family if family != previous else ""),
+                heading(family, family == previous),
                 Cell(row_label(spec) + row_width(runs[0])),
                 Cell(percent_reached(sparsity), value=sparsity, runs=len(runs)),
                 *(

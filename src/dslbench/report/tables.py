@@ -25,6 +25,7 @@ class Cell:
         value: the number behind the text, unrounded; None for words and missing numbers.
         deviation: the number behind `spread`.
         runs: how many runs the number is a mean of.
+        repeats: the text of the row above, where it holds for this row too and is left empty here.
     """
 
     text: str
@@ -33,6 +34,12 @@ class Cell:
     value: float | None = None
     deviation: float | None = None
     runs: int = 0
+    repeats: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The text for a reader who sees this row alone."""
+        return self.text or self.repeats
 
 
 @dataclass
@@ -56,6 +63,11 @@ def group(records: Iterable[Record], key: Callable[[Record], Hashable]) -> list[
     for record in records:
         groups.setdefault(key(record), []).append(record)
     return list(groups.values())
+
+
+def heading(text: str, again: bool) -> Cell:
+    """A cell of words, left empty where the row above has the same."""
+    return Cell("", repeats=text) if again else Cell(text)
 
 
 def values(column: Column, runs: Sequence[Record]) -> list[float] | None:
