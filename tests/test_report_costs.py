@@ -14,6 +14,7 @@ from dslbench.errors import UsageError
 from dslbench.report import costs, evidence
 from dslbench.report.build import build
 from dslbench.report.settings import latest
+from dslbench.report.terminal import terminal
 from dslbench.runs import store
 from dslbench.tables import StoredTable
 from test_report import RUNS, record
@@ -113,6 +114,8 @@ def test_pareto_marks_what_is_not_beaten() -> None:
     assert by_name["Baseline"][time].mark == by_name["DSL 50%"][time].mark == "best"
     assert by_name["OMP 50%"][time].mark == ""
     assert "Exact MACs (In.)" not in table.headers  # no run has them
+    shown = terminal([table], 160, False)
+    assert "*: on the front of this cost" in shown and "best" not in shown
 
 
 def keep_model(run: dict[str, Any], mask: np.ndarray[Any, Any] | None) -> None:

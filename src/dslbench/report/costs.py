@@ -362,6 +362,7 @@ def _pareto(records: list[Record]) -> TableModel:
         title=f"Pareto: {setting(records[0])}",
         headers=["Method", "Recall@20", "NDCG@20", *(COSTS[name].title for name in known), "Front"],
         rows=[],
+        legend="*: on the front of this cost and Recall@20.",
     )
     for place, runs in enumerate(of_rows):
         quality = [(COLUMNS[name], mean(COLUMNS[name], runs)) for name in ("recall", "ndcg")]
@@ -385,7 +386,7 @@ def _pareto(records: list[Record]) -> TableModel:
                 )
     table.footer = footer(
         records,
-        "Marked as best: no other row is at most as costly and at least as good in Recall@20. Front: "
-        "for how many of the costs. Means over seeds; differences within their spread can move it.",
+        "Marked are the rows on the front of a cost and Recall@20: no other row is as cheap and as good "
+        "and better in one of the two. Front: of how many of the costs. Means over seeds; differences within their spread can move it.",
     )
     return table
