@@ -15,6 +15,7 @@ import pytest
 from dslbench import cli
 from dslbench.runs import store
 
+TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
 
 
@@ -119,6 +120,13 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         (["report", "--method", "dsl"], 2, "no stored runs of method 'dsl'"),
         (["reproduce", "--scale", "quik"], 2, "did you mean 'quick'"),
         (["train"], 2, "--backbone"),
+        ([*TRAIN, "--set", "rkd.k=5"], 2, "rkd is not run, only dsl"),
+        ([*TRAIN, "--set", "rkd.kk=5"], 2, "did you mean 'k'?"),
+        (["compare", *TRAIN[1:], "--set", "rkd.k=5"], 2, "rkd is not run, only dsl"),
+        ([*TRAIN, "--epochs", "2", "--scale", "laptop"], 2, "exclude each other"),
+        (["compare", *TRAIN[1:], "--epochs", "2", "--scale", "quick"], 2, "exclude each other"),
+        ([*TRAIN, "--export", "/"], 2, "cannot write /: it is a folder"),
+        ([*TRAIN, "--export", "/dev/null/m"], 2, "cannot write /dev/null/m: "),
         (["trian"], 2, "No such command"),
         (["list", "dataset"], 2, "datasets"),
         (["report"], 2, "no stored runs"),

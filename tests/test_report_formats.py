@@ -268,6 +268,7 @@ def test_figures_as_data() -> None:
         (None, None, False, "terminal"), (None, "t.md", False, "markdown"),
         (None, "t.TEX", False, "latex"), ("csv", "t.md", False, "csv"),
         (None, "f.png", True, "png"), (None, "t", False, "terminal"),
+        ("csv", "t.foo", False, "csv"),
     ],
 )  # fmt: skip
 def test_the_suffix_chooses_the_format(
@@ -281,7 +282,10 @@ def test_the_suffix_chooses_the_format(
     [
         ("png", None, True, "needs a file"), (None, "t.png", False, "a table has no format 'png'"),
         ("pdf", None, False, "a table has no format"), ("latx", None, False, "unknown format"),
-        ("markdown", None, True, "unknown format 'markdown'"),
+        ("markdown", None, True, "a figure has no format 'markdown'"),
+        (None, "f.tex", True, "a figure has no format 'latex'"),
+        (None, "t.foo", False, "suffix of t.foo means no format"),
+        (None, "f.jpeg", True, "suffix of f.jpeg means no format"),
     ],
 )  # fmt: skip
 def test_formats_that_make_no_sense(

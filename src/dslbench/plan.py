@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dslbench import registry
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
-from dslbench.spec import RunSpec, resolve
+from dslbench.spec import RunSpec, check_length, check_used, resolve
 
 _AXES = ("dataset", "backbone", "method", "sparsity", "epochs", "scale", "protocol")
 
@@ -214,6 +214,7 @@ def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[Run
 
     Raises `UsageError` at the line of a value that does not exist.
     """
+    check_length(chosen.epochs, chosen.scale)
     specs: dict[str, RunSpec] = {}
     left_out: list[str] = []
     for number, grid in enumerate(file.plan.grid):
@@ -222,6 +223,8 @@ def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[Run
                 specs[spec.model_dump_json()] = spec
         except UsageError as error:
             raise file.error(error.message, error.hint, number) from None
+    named = [chosen.method or grid.method or registry.names("method") for grid in file.plan.grid]
+    check_used(chosen.settings, itertools.chain(*named))
     return list(specs.values()), list(dict.fromkeys(left_out))
 
 

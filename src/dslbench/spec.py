@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -196,6 +196,27 @@ def resolve(
             "changed_options": _changed(options, chosen, of_variant),
         }
     )
+
+
+def check_length(epochs: int | None, scale: str | None) -> None:
+    """Raise `UsageError` where both that set the number of epochs are named."""
+    if epochs is not None and scale is not None:
+        raise UsageError(
+            f"--epochs {epochs} and --scale {scale} exclude each other: both set the epochs",
+            "leave one of them out",
+        )
+
+
+def check_used(settings: Sequence[str], methods: Iterable[str]) -> None:
+    """Raise `UsageError` for an option of a method that is not among those to be run."""
+    known = dict.fromkeys(methods)
+    for setting in settings:
+        owner, dot, _ = setting.partition("=")[0].strip().partition(".")
+        if dot and owner not in known:
+            raise UsageError(
+                f"--set {setting} has no effect: {owner} is not run, only {', '.join(known)}",
+                f"add --method {owner}, or leave the setting out",
+            )
 
 
 def _changed(

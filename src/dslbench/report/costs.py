@@ -387,6 +387,7 @@ def _pareto(records: list[Record]) -> TableModel:
     table.footer = footer(
         records,
         "Marked are the rows on the front of a cost and Recall@20: no other row is as cheap and as good "
-        "and better in one of the two. Front: of how many of the costs. Means over seeds; differences within their spread can move it.",
+        "and better in one of the two. Front: of how many of the costs. Means over seeds; differences "
+        "within their spread can move it.",
     )
     return table
