@@ -277,3 +277,18 @@ def test_rows_without_an_entry_are_named_in_the_footer() -> None:
         x for x in build("2", [emptied(5, 1800, 12), other])[0].footer if "no entry left" in x
     ]
     assert "toy LightGCN DSL 99%: 12 of 1,800; more LightGCN DSL 99%: 7 of 1,800." in line
+
+
+def test_a_mask_that_was_never_updated_is_named_in_the_footer() -> None:
+    def explored(seed: int, times: int) -> dict[str, Any]:
+        found = {"delta_t": 2000, "explorations": times}
+        return record("dsl", 0.05, seed=seed) | {"diagnostics": found}
+
+    def lines(records: list[dict[str, Any]]) -> list[str]:
+        return [x for x in build("3", records)[0].footer if "never explored" in x]
+
+    assert lines(RUNS) == lines([*RUNS, explored(5, 1)]) == []
+    assert lines([*RUNS, explored(5, 0), explored(6, 0)]) == [
+        "DSL 50% on toy, LightGCN, never explored: training ended before the mask's first update "
+        "(delta_t is 2,000), so this is a random mask."
+    ]

@@ -125,8 +125,8 @@ def setting(record: Record) -> str:
 def footer(records: Sequence[Record], *notes: str) -> list[str]:
     """What a reader needs to defend the numbers: seeds, scale, selection, data, costs, machine."""
     return [
-        *notes, *_seeds(records), *_training(records), *_searches(records), *_empty_rows(records),
-        *_data(records), *_measurement(records),
+        *notes, *_seeds(records), *_training(records), *_searches(records), *_explorations(records),
+        *_empty_rows(records), *_data(records), *_measurement(records),
     ]  # fmt: skip
 
 
@@ -169,6 +169,20 @@ def _searches(records: Sequence[Record]) -> list[str]:
         lines.append(
             f"{method_names(specs[0]['method'])[0]}'s search did not come down to the budget by "
             f"itself; the largest margins were kept (sparsity {at})."
+        )
+    return lines
+
+
+def _explorations(records: Sequence[Record]) -> list[str]:
+    """Rows whose mask was to be updated, in runs that ended before the first time."""
+    found = [r for r in records if (r.get("diagnostics") or {}).get("explorations") == 0]
+    lines = []
+    for runs in group(found, lambda r: (setting_of(r), row_key(r))):
+        spec, delta_t = runs[0]["spec"], runs[0]["diagnostics"].get("delta_t")
+        after = f" (delta_t is {delta_t:,})" if isinstance(delta_t, int) else ""
+        lines.append(
+            f"{label(runs)} on {spec['dataset']}, {backbone_label(spec['backbone'])}, never explored: "
+            f"training ended before the mask's first update{after}, so this is a random mask."
         )
     return lines
 

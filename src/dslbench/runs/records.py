@@ -120,6 +120,7 @@ class _Cost(_Part):
 
 class _Diagnostics(_Part):
     reached: StrictBool | None = None
+    explorations: Count | None = None
     exact_share: StrictBool = True
     student_widths: dict[str, Count] = {}
 
