@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dslbench import cli
-from dslbench.runs import store
+from dslbench.runs import checkpoint, store
 
 TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
@@ -213,11 +213,17 @@ def test_every_command_helps_with_an_example(capsys: pytest.CaptureFixture[str])
 
 
 def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("0123456789ab", 2 << 20), ("ba9876543210", 1 << 20)):
+        path = checkpoint.folder(name) / "0001-0002.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(size))
     code, out, _ = run("doctor", capsys=capsys)
     facts = dict(
         line.split(None, 1) for line in out.splitlines() if not line.startswith("data set")
     )
     assert code == 0
     assert {"python", "torch", "cores", "kernels", "store"} <= set(facts)
+    assert facts["checkpoints"].startswith("3.0 MiB of 2 unfinished runs;")
+    assert facts["checkpoints"].endswith(str(store.folder(".checkpoints")))
     assert "data set       toy: intact, 30,513 interactions" in out
     assert any(line.startswith("not at hand") and "gowalla" in line for line in out.splitlines())
