@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from dslbench import artefact
 from dslbench.artefact import Form, StoredModel
 from dslbench.errors import DataError, UsageError
-from dslbench.tables import StoredTable
+from dslbench.tables import StoredRows, StoredTable
 
 FORMS: list[Form] = ["dense", "csr", "bitmap"]
 
@@ -117,3 +117,21 @@ def test_a_model_comes_back_and_ranks_the_same() -> None:
     other = StoredModel(kept.tables, kept.rest, kept.spec, {**kept.digests, "train": "other"})
     with pytest.raises(DataError, match="trained on other data"):
         artefact.rebuild(other)
+
+
+def test_rows_without_an_entry_are_counted() -> None:
+    def stored(mask: list[list[int]]) -> StoredTable:
+        live = np.array(mask, dtype=bool)
+        # A stored entry counts whatever its value: 0 is what a regrown one starts from.
+        return StoredTable(live.shape, np.zeros(int(live.sum()), dtype=np.float32), live)
+
+    masked = stored([[0, 0, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    full = StoredTable((4, 2), np.ones(8, dtype=np.float32), None)
+    widths = np.array([1, 3])
+    maps = {(0, w): (np.ones((w, 3), np.float32), np.ones(3, np.float32)) for w in (1, 3)}
+    rows = StoredRows((2, 3), np.ones(4, np.float32), None, widths, (2,), maps)
+    model = StoredModel({"a": masked, "b": stored([[0], [1]]), "c": full, "d": rows}, {}, {}, {})
+    assert artefact.empty_rows(model) == 3
+    assert [artefact.empty_rows(model, [name]) for name in "abcd"] == [2, 1, 0, 0]
+    again = artefact.from_bytes(artefact.to_bytes(model))
+    assert artefact.empty_rows(again) == 3

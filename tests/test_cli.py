@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from dslbench import cli
-from dslbench.runs import store
+from dslbench.runs import checkpoint, store
 
+TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
 
 
@@ -119,6 +120,13 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         (["report", "--method", "dsl"], 2, "no stored runs of method 'dsl'"),
         (["reproduce", "--scale", "quik"], 2, "did you mean 'quick'"),
         (["train"], 2, "--backbone"),
+        ([*TRAIN, "--set", "rkd.k=5"], 2, "rkd is not run, only dsl"),
+        ([*TRAIN, "--set", "rkd.kk=5"], 2, "did you mean 'k'?"),
+        (["compare", *TRAIN[1:], "--set", "rkd.k=5"], 2, "rkd is not run, only dsl"),
+        ([*TRAIN, "--epochs", "2", "--scale", "laptop"], 2, "exclude each other"),
+        (["compare", *TRAIN[1:], "--epochs", "2", "--scale", "quick"], 2, "exclude each other"),
+        ([*TRAIN, "--export", "/"], 2, "cannot write /: it is a folder"),
+        ([*TRAIN, "--export", "/dev/null/m"], 2, "cannot write /dev/null/m: "),
         (["trian"], 2, "No such command"),
         (["list", "dataset"], 2, "datasets"),
         (["report"], 2, "no stored runs"),
@@ -205,11 +213,17 @@ def test_every_command_helps_with_an_example(capsys: pytest.CaptureFixture[str])
 
 
 def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("0123456789ab", 2 << 20), ("ba9876543210", 1 << 20)):
+        path = checkpoint.folder(name) / "0001-0002.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(size))
     code, out, _ = run("doctor", capsys=capsys)
     facts = dict(
         line.split(None, 1) for line in out.splitlines() if not line.startswith("data set")
     )
     assert code == 0
     assert {"python", "torch", "cores", "kernels", "store"} <= set(facts)
+    assert facts["checkpoints"].startswith("3.0 MiB of 2 unfinished runs;")
+    assert facts["checkpoints"].endswith(str(store.folder(".checkpoints")))
     assert "data set       toy: intact, 30,513 interactions" in out
     assert any(line.startswith("not at hand") and "gowalla" in line for line in out.splitlines())

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import make_interactions
+from dslbench import artefact
 from dslbench import evaluate as ev
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
@@ -134,3 +135,18 @@ def test_sampled_ranking_against_the_slow_version() -> None:
         assert result.values["recall@5"][place] == float(rank < 5)
         gain = 1 / math.log2(rank + 2) if rank < 5 else 0.0
         assert result.values["ndcg@5"][place] == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_a_list_of_no_items_is_refused(k: int) -> None:
+    data = make_interactions(12, 9)
+
+    class Nine(torch.nn.Module):
+        def scorer(self) -> ev.Scorer:
+            return lambda users: torch.zeros(len(users), 9)
+
+    model = Nine()
+    with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
+        ev.rank_users(model.scorer(), np.arange(2), data.seen_before_test, k)
+    with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
+        artefact.top_k(model, data, [0, 1], k)  # type: ignore[arg-type]

@@ -119,6 +119,15 @@ def test_a_failed_run_is_kept_with_its_reason_and_the_others_go_on() -> None:
     assert found == [] and failures.read_all(pytest.fail) == []
 
 
+def test_remains_of_a_killed_process_are_removed_by_the_next_that_makes_the_run() -> None:
+    for name in (".a.x1", ".a.old.x2", ".b.x3"):
+        (home.runs_dir() / name).mkdir(parents=True)
+        (home.runs_dir() / name / "run.json").write_text("{")
+    found, _ = make([PlannedRun(spec(), "a", False)], Scripted(1, {"a": None}))
+    assert found == [] and store.has("a", pytest.fail)
+    assert {path.name for path in home.runs_dir().glob(".[ab].*")} == {".b.x3"}
+
+
 def test_students_wait_for_their_teacher_and_fail_with_it() -> None:
     teacher = PlannedRun(spec(), "t", False, asked=False)
     students = [PlannedRun(spec("rkd", n), f"s{n}", False, teacher="t") for n in range(2)]

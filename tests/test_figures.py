@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.backbones.base import Backbone
 from dslbench.errors import UsageError
-from dslbench.report import command, figures, sparsity
+from dslbench.report import command, figures, formats, sparsity
 from dslbench.report.build import FIGURES
 from dslbench.report.draw import draw
 from dslbench.runs import store
@@ -40,7 +41,16 @@ def test_figure_2() -> None:
     assert by_name["Baseline"].style == "level" and by_name["Baseline"].y == [0.10]
     assert by_name["DSL"].x == [0.1, 0.5, 0.9]
     assert by_name["DSL"].y == pytest.approx([0.095, 0.0775, 0.055])
-    assert by_name["DSL"].error == pytest.approx([0, 0.005 / np.sqrt(2), 0])
+    assert by_name["DSL"].error == [None, pytest.approx(0.005 / np.sqrt(2)), None]
+    (shown,) = json.loads(formats.figures("json", [figure], width=80))
+    assert [s["sd"] for s in shown["panels"][0]["series"][:2]] == [[None], by_name["DSL"].error]
+    of_dsl = [
+        line.rpartition(",")[2]
+        for line in formats.figures("csv", [figure], width=80).splitlines()
+        if ",Recall@20,DSL," in line
+    ]
+    assert of_dsl == ["", repr(by_name["DSL"].error[1]), ""]
+    assert draw(figure, "svg")
     assert any("At no sparsity here" in line for line in figure.footer)
     close = [DENSE, at("dsl", 0.0995, 0.3), at("dsl", 0.05, 0.9)]
     assert any("30%" in line for line in figures.figure2(close)[0].footer)

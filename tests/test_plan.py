@@ -83,9 +83,9 @@ def test_without_a_plan_every_method_that_applies_is_run() -> None:
 
 
 def test_what_is_unsuitable_is_left_out_unless_it_was_named() -> None:
-    text = OWN.replace('method = "dsl"', 'method = ["dense", "rkd"]').replace(
-        "sparsity = [", "sparsity = [0.999, "
-    )
+    text = OWN.replace('method = "dsl"', 'method = ["dense", "rkd"]')
+    text = text.replace("sparsity = [", "sparsity = [0.999, ").replace("dsl.decay", "rkd.variant")
+    text = text.replace('["cosine", "linear"]', '"default"')
     file = plan.parse("own", text)
     found, left_out = plan.runs(file, Chosen(), "toy")
     assert any(line.startswith("rkd at sparsity 0.999") for line in left_out)
@@ -112,7 +112,22 @@ def test_what_is_unsuitable_is_left_out_unless_it_was_named() -> None:
             "unknown scale 'laptob'",
             "did you mean 'laptop'?",
         ),
-        ("[0.5, 0.8]", "[0.5, 8]", 4, "sparsity 8 is outside [0, 1)", "--sparsity 0.5"),
+        ("[0.5, 0.8]", "[0.5, 8]", 7, "'sparsity': input should be less than 1 (got 8", None),
+        ("[0.5, 0.8]", "[]", 7, "'sparsity' is an empty list", "leave sparsity out"),
+        ('"dsl"\n', "[]\n", 6, "'method' is an empty list", "leave method out"),
+        ('["lightgcn", "multvae"]', "[]", 12, "'backbone' is an empty list", "name a value"),
+        ("lr = 0.01", "lr = []", 9, "'lr' is an empty list", "leave lr out"),
+        (
+            "seeds = 2",
+            "epochs = 0",
+            8,
+            "'epochs': input should be greater than or equal to 1",
+            None,
+        ),
+        ("seeds = 2", "epochs = [5, 0]", 8, "'epochs': input should be greater", None),
+        ('scale = "laptop"', 'scale = "laptop"\nepochs = 3', 14, "'scale': leave it out", None),
+        ('table = "4"', 'figure = "2"\ntable = "4"', 2, "'figure': leave it out", None),
+        ("dsl.decay", "rkd.k", 9, "'set': 'rkd.k' has no effect without method 'rkd'", None),
         ("[0.5, 0.8]", '"half"', 7, "'sparsity': input should be a valid number", None),
         ("seeds = 2", "seeds = 0", 8, "'seeds': input should be greater than", None),
         ('backbone = "lightgcn"\n', "", 4, "'backbone' is missing", None),
@@ -141,6 +156,13 @@ def test_an_error_names_the_line(
 def test_a_table_that_does_not_exist_is_found_before_training() -> None:
     with pytest.raises(UsageError, match=r"own.toml, line 2: no table '44'"):
         plan.check_shown(plan.parse("own.toml", OWN.replace('"4"', '"44"')))
+
+
+def test_an_unknown_data_set_is_found_before_training() -> None:
+    text = OWN.replace("sparsity", 'dataset = ["toy", "gowala", "no/such.csv"]\nsparsity')
+    with pytest.raises(UsageError, match=r"own.toml, line 7: unknown data set 'gowala'") as caught:
+        plan.check_datasets(plan.parse("own.toml", text))
+    assert caught.value.hint == "did you mean 'gowalla'?"
 
 
 def test_where_a_plan_is_read_from(tmp_path: Path) -> None:

@@ -254,3 +254,41 @@ def test_a_search_that_did_not_reach_the_budget_is_named() -> None:
         "(sparsity 50%)."
     ) in table.footer
     assert not any("search" in line for line in build("3", [*RUNS, met])[0].footer)
+
+
+def test_rows_without_an_entry_are_named_in_the_footer() -> None:
+    def emptied(seed: int, rows: int | None, empty: int | None) -> dict[str, Any]:
+        run = record("dsl", 0.05, seed=seed, sparsity=0.99)
+        return run | {"budget": run["budget"] | {"rows": rows, "empty_rows": empty}}
+
+    def lines(records: list[dict[str, Any]]) -> list[str]:
+        return [x for x in build("3", records)[0].footer if "no entry left" in x]
+
+    assert lines(RUNS) == []  # older records lack the number
+    assert lines([*RUNS, emptied(5, 1800, 0)]) == []
+    assert lines([*RUNS, emptied(5, 1800, 1203), emptied(6, 1800, 1203)]) == [
+        "Rows of embedding tables that have no entry left: DSL 99%: 1,203 of 1,800."
+    ]
+    mixed = lines([emptied(5, None, 12), emptied(6, None, 9)])
+    assert mixed == ["Rows of embedding tables that have no entry left: DSL 99%: up to 12."]
+    other = emptied(5, 1800, 7)
+    other["spec"]["dataset"] = "more"
+    (line,) = [
+        x for x in build("2", [emptied(5, 1800, 12), other])[0].footer if "no entry left" in x
+    ]
+    assert "toy LightGCN DSL 99%: 12 of 1,800; more LightGCN DSL 99%: 7 of 1,800." in line
+
+
+def test_a_mask_that_was_never_updated_is_named_in_the_footer() -> None:
+    def explored(seed: int, times: int) -> dict[str, Any]:
+        found = {"delta_t": 2000, "explorations": times}
+        return record("dsl", 0.05, seed=seed) | {"diagnostics": found}
+
+    def lines(records: list[dict[str, Any]]) -> list[str]:
+        return [x for x in build("3", records)[0].footer if "never explored" in x]
+
+    assert lines(RUNS) == lines([*RUNS, explored(5, 1)]) == []
+    assert lines([*RUNS, explored(5, 0), explored(6, 0)]) == [
+        "DSL 50% on toy, LightGCN, never explored: training ended before the mask's first update "
+        "(delta_t is 2,000), so this is a random mask."
+    ]

@@ -14,6 +14,7 @@ from dslbench.errors import UsageError
 from dslbench.report import costs, evidence
 from dslbench.report.build import build
 from dslbench.report.settings import latest
+from dslbench.report.terminal import terminal
 from dslbench.runs import store
 from dslbench.tables import StoredTable
 from test_report import RUNS, record
@@ -74,6 +75,15 @@ def test_cost_sets_counted_beside_measured() -> None:
     assert [row[-1].text for row in bill.rows] == ["1.00e+03", "5.00e+02", "7.50e+02", "7.50e+02"]
 
 
+def test_changes_compare_the_same_seeds() -> None:
+    column = costs.COLUMNS["recall"]
+    dense = [record("dense", 0.10), record("dense", 0.20, seed=1)]
+    dsl = [record("dsl", 0.05), record("dsl", 0.9, seed=2)]
+    assert costs.change(column, dsl, dense) == pytest.approx(-0.5)  # seed 0 alone
+    assert costs.change(column, dsl[1:], dense) is None
+    assert costs.change(column, [*dsl, record("dsl", 0.25, seed=1)], dense) == pytest.approx(0.0)
+
+
 def test_cost_without_a_dense_run_compares_with_nothing() -> None:
     table, _ = build("cost", [DSL])
     assert cells(table, "DSL 50%", "training")[1] == "-"
@@ -104,6 +114,8 @@ def test_pareto_marks_what_is_not_beaten() -> None:
     assert by_name["Baseline"][time].mark == by_name["DSL 50%"][time].mark == "best"
     assert by_name["OMP 50%"][time].mark == ""
     assert "Exact MACs (In.)" not in table.headers  # no run has them
+    shown = terminal([table], 160, False)
+    assert "*: on the front of this cost" in shown and "best" not in shown
 
 
 def keep_model(run: dict[str, Any], mask: np.ndarray[Any, Any] | None) -> None:

@@ -167,6 +167,25 @@ def test_csv_round_trips_through_pandas() -> None:
     assert {"Recall@20", "Measured vs dense"} <= set(both.columns)
 
 
+@pytest.mark.parametrize("name", ["1", "2", "3", "cost", "pareto", "stats", "audit"])
+def test_every_csv_line_stands_by_itself(name: str) -> None:
+    models = build(name, RUNS)
+    frame = pd.read_csv(io.StringIO(formats.csv(models)), keep_default_na=False)
+    assert len(frame) == sum(len(model.rows) for model in models)
+    of_models = iter(frame.to_dict("records"))
+    objects = json.loads(formats.table_json(models))
+    for model, as_json in zip(models, objects, strict=True):
+        previous = [""] * model.left_columns
+        for row, shown in zip(model.rows, as_json["rows"], strict=True):
+            line = next(of_models)
+            for place in range(model.left_columns):
+                # What the terminal leaves empty is what the row above has.
+                previous[place] = row[place].text or previous[place]
+                expected = "" if previous[place] == "-" else previous[place]  # missing
+                assert line[model.headers[place]] == expected
+                assert shown[model.headers[place]]["text"] == previous[place]
+
+
 def test_json_of_tables() -> None:
     (table,) = json.loads(formats.table_json([SMALL]))
     assert table["rows"][1]["Recall@20"] == {
@@ -249,6 +268,7 @@ def test_figures_as_data() -> None:
         (None, None, False, "terminal"), (None, "t.md", False, "markdown"),
         (None, "t.TEX", False, "latex"), ("csv", "t.md", False, "csv"),
         (None, "f.png", True, "png"), (None, "t", False, "terminal"),
+        ("csv", "t.foo", False, "csv"),
     ],
 )  # fmt: skip
 def test_the_suffix_chooses_the_format(
@@ -262,7 +282,10 @@ def test_the_suffix_chooses_the_format(
     [
         ("png", None, True, "needs a file"), (None, "t.png", False, "a table has no format 'png'"),
         ("pdf", None, False, "a table has no format"), ("latx", None, False, "unknown format"),
-        ("markdown", None, True, "unknown format 'markdown'"),
+        ("markdown", None, True, "a figure has no format 'markdown'"),
+        (None, "f.tex", True, "a figure has no format 'latex'"),
+        (None, "t.foo", False, "suffix of t.foo means no format"),
+        (None, "f.jpeg", True, "suffix of f.jpeg means no format"),
     ],
 )  # fmt: skip
 def test_formats_that_make_no_sense(

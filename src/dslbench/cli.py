@@ -11,7 +11,7 @@ import typer
 
 from dslbench import options
 from dslbench.errors import DslbenchError, UsageError
-from dslbench.output import deliver, say, warn, write
+from dslbench.output import check_writable, deliver, say, warn, write
 
 app = typer.Typer(
     name="dslbench",
@@ -61,7 +61,7 @@ def train(
     ] = 0.5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all random streams.")] = 0,
     epochs: options.Epochs = None,
-    scale: options.Scale = "quick",
+    scale: options.Scale = None,
     set_: options.Settings = None,
     protocol: options.Protocol = "default",
     device: options.Device = "auto",
@@ -75,13 +75,17 @@ def train(
 ) -> None:
     """Train one model with one method and store the run."""
     from dslbench.compare import Where, dataset_or_default, make, print_table
-    from dslbench.spec import resolve
+    from dslbench.spec import check_length, check_used, resolve
 
+    check_length(epochs, scale)
     spec = resolve(
         dataset=dataset_or_default(dataset), backbone=backbone, method=method,
-        sparsity=sparsity, seed=seed, epochs=epochs, scale=scale, protocol=protocol,
+        sparsity=sparsity, seed=seed, epochs=epochs, scale=scale or "quick", protocol=protocol,
         settings=set_ or (),
     )  # fmt: skip
+    check_used(set_ or (), [method])
+    if export is not None:
+        check_writable(export)
     records = make([spec], where=Where(device), force=fresh, dry_run=False)
     if export is not None:
         from dslbench.runs import store
@@ -112,12 +116,7 @@ def compare(
         int | None, typer.Option("--seeds", min=1, help="Runs per method: seeds 0 to N-1.")
     ] = None,
     epochs: options.Epochs = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            "--scale", help="Epochs relative to the preset's: quick (default), laptop, paper."
-        ),
-    ] = None,
+    scale: options.Scale = None,
     set_: options.Settings = None,
     protocol: Annotated[
         str | None, typer.Option("--protocol", help="default, paper, ...: see data/README.md")

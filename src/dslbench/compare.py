@@ -69,6 +69,8 @@ def compare(
     if plan_name is not None:
         file = plan.read(plan_name)
         plan.check_shown(file)
+        if chosen.dataset is None:
+            plan.check_datasets(file)
         if file.plan.figure is not None:
             formats.check_format(format_name, formats.FIGURE_FORMATS)
     elif chosen.backbone is not None:

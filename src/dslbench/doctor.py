@@ -36,6 +36,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "kernels", f"compiled by numba; imported and loaded in {kernel_seconds:.2f} s"
     yield "MACs", _counting()
     yield "store", f"{home.home()} ({_free_space()} free)"
+    yield from _checkpoints()
     statuses = commands.dataset_status()
     for status in statuses:
         if status.problem:
@@ -46,6 +47,18 @@ def _facts() -> Iterator[tuple[str, str]]:
     missing = [s.name for s in statuses if not s.on_disk and not s.problem]
     if missing:
         yield "not at hand", f"{', '.join(missing)} (dslbench download NAME)"
+
+
+def _checkpoints() -> Iterator[tuple[str, str]]:
+    from dslbench.runs import checkpoint
+
+    if found := checkpoint.sizes():
+        yield (
+            "checkpoints",
+            f"{sum(found.values()) / 2**20:.1f} MiB of {len(found)} unfinished runs; the command that "
+            "began them goes on from there, and removes them at the end. For a run that is not wanted "
+            f"any more delete its folder in {checkpoint.folder('')}",
+        )
 
 
 def _counting() -> str:

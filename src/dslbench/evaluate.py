@@ -12,6 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from dslbench.backbones.base import CandidateScorer, Scorer
+from dslbench.errors import UsageError
 from dslbench.metrics import DEFAULT_METRICS, Float64, largest_cutoff, means, per_user
 from dslbench.ops import kernels
 from dslbench.ops.threads import even_bounds, run_rows
@@ -189,7 +190,11 @@ def rank_users(
 
     Returns:
         (U, k) item ids.
+
+    Raises `UsageError` for a k below 1.
     """
+    if k < 1:
+        raise UsageError(f"k is {k}, not a number of items", "k is at least 1")
     k = min(k, int(seen.shape[1]))
     priority = tie_priority(int(seen.shape[1]), seed)
     ids = torch.from_numpy(users)

@@ -13,10 +13,11 @@ Dataset = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of each training.")]
 Scale = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--scale",
-        help="Epochs relative to the preset's: quick (1 %), laptop (10 %) or paper (all).",
+        help="Epochs relative to the preset's, in place of --epochs: quick (1 %, the default), "
+        "laptop (10 %) or paper (all).",
     ),
 ]
 Settings = Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,18 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
     say(f"written: {path}")
+
+
+def check_writable(path: Path) -> None:
+    """Raise `UsageError` where a file cannot be written: better before a training than after it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def console() -> Any:

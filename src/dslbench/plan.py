@@ -26,15 +26,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from dslbench import registry
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
-from dslbench.spec import RunSpec, resolve
+from dslbench.spec import RunSpec, check_length, check_used, resolve
 
+T = TypeVar("T")
 _AXES = ("dataset", "backbone", "method", "sparsity", "epochs", "scale", "protocol")
+Values = Annotated[list[T], Field(min_length=1)]
 
 
 class Grid(BaseModel):
@@ -42,15 +51,15 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    dataset: list[str] | None = None
-    backbone: list[str]
-    method: list[str] | None = None
-    sparsity: list[float] = [0.5]
+    dataset: Values[str] | None = None
+    backbone: Values[str]
+    method: Values[str] | None = None
+    sparsity: Values[Annotated[float, Field(ge=0, lt=1)]] = [0.5]
     seeds: int = Field(default=1, ge=1)
-    epochs: list[int] | None = None
-    scale: list[str] | None = None
-    protocol: list[str] = ["default"]
-    settings: dict[str, list[Any]] = Field(default={}, alias="set")
+    epochs: Values[Annotated[int, Field(ge=1)]] | None = None
+    scale: Values[str] | None = None
+    protocol: Values[str] = ["default"]
+    settings: dict[str, Values[Any]] = Field(default={}, alias="set")
 
     @field_validator(*_AXES, mode="before")
     @classmethod
@@ -64,6 +73,23 @@ class Grid(BaseModel):
             return value
         return {k: v if isinstance(v, list) else [v] for k, v in value.items()}
 
+    @field_validator("scale")
+    @classmethod
+    def _one_length(cls, value: Any, others: ValidationInfo) -> Any:
+        if value is not None and others.data.get("epochs") is not None:
+            raise ValueError("leave it out or leave out epochs: both set their number")
+        return value
+
+    @field_validator("settings")
+    @classmethod
+    def _of_its_methods(cls, value: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        methods = others.data.get("method")
+        for key in value:
+            owner, dot, _ = key.partition(".")
+            if dot and methods and owner not in methods and owner in registry.names("method"):
+                raise ValueError(f"'{key}' has no effect without method '{owner}'")
+        return value
+
 
 class Plan(BaseModel):
     """Grids of runs, and the table or figure that shows them."""
@@ -74,6 +100,13 @@ class Plan(BaseModel):
     table: str | None = None
     figure: str | None = None
     grid: list[Grid] = Field(min_length=1)
+
+    @field_validator("figure")
+    @classmethod
+    def _one_is_shown(cls, value: Any, others: ValidationInfo) -> Any:
+        if value is not None and others.data.get("table") is not None:
+            raise ValueError("leave it out or leave out table: a plan ends in one of them")
+        return value
 
 
 @dataclass(frozen=True)
@@ -152,6 +185,19 @@ def check_shown(file: PlanFile) -> None:
         raise file.error(error.message, error.hint, -1) from None
 
 
+def check_datasets(file: PlanFile) -> None:
+    """Raise `UsageError` where the plan names a data set that nobody knows."""
+    from dslbench.data import loading
+
+    for number, grid in enumerate(file.plan.grid):
+        for name in grid.dataset or []:
+            if not loading.looks_like_path(name):  # what is wrong with a file is not the plan's
+                try:
+                    loading.locate(name)
+                except UsageError as error:
+                    raise file.error(error.message, error.hint, number) from None
+
+
 def _invalid(name: str, text: str, error: ValidationError) -> UsageError:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if not isinstance(part, int)]
@@ -168,6 +214,10 @@ def _invalid(name: str, text: str, error: ValidationError) -> UsageError:
         message = f"unknown key '{key}'"
     elif first["type"] == "missing":
         message, hint = f"'{key}' is missing", None
+    elif first["type"] == "too_short":
+        message, hint = f"'{key}' is an empty list", f"name a value, or leave {key} out"
+    elif first["type"] == "value_error":
+        message, hint = f"'{key}': {first['ctx']['error']}", None
     else:
         reason = first["msg"].lower()
         message, hint = f"'{key}': {reason} (got {first['input']!r})", None
@@ -214,6 +264,7 @@ def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[Run
 
     Raises `UsageError` at the line of a value that does not exist.
     """
+    check_length(chosen.epochs, chosen.scale)
     specs: dict[str, RunSpec] = {}
     left_out: list[str] = []
     for number, grid in enumerate(file.plan.grid):
@@ -222,6 +273,8 @@ def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[Run
                 specs[spec.model_dump_json()] = spec
         except UsageError as error:
             raise file.error(error.message, error.hint, number) from None
+    named = [chosen.method or grid.method or registry.names("method") for grid in file.plan.grid]
+    check_used(chosen.settings, itertools.chain(*named))
     return list(specs.values()), list(dict.fromkeys(left_out))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dslbench import registry
 from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
+from dslbench.percent import percent
 
 Scale = Literal["quick", "laptop", "paper", "custom"]
 
@@ -49,7 +50,7 @@ class RunSpec(BaseModel):
     @property
     def title(self) -> str:
         """Short form for progress lines and messages."""
-        at = f" {self.sparsity:.0%}" if self.sparsity else ""
+        at = f" {percent(self.sparsity)}" if self.sparsity else ""
         special = [] if self.variant == "default" else [self.variant]
         special += [f"{k}={v}" for k, v in (self.changed_hyper | self.changed_options).items()]
         brackets = f" ({', '.join(special)})" if special else ""
@@ -195,6 +196,27 @@ def resolve(
             "changed_options": _changed(options, chosen, of_variant),
         }
     )
+
+
+def check_length(epochs: int | None, scale: str | None) -> None:
+    """Raise `UsageError` where both that set the number of epochs are named."""
+    if epochs is not None and scale is not None:
+        raise UsageError(
+            f"--epochs {epochs} and --scale {scale} exclude each other: both set the epochs",
+            "leave one of them out",
+        )
+
+
+def check_used(settings: Sequence[str], methods: Iterable[str]) -> None:
+    """Raise `UsageError` for an option of a method that is not among those to be run."""
+    known = dict.fromkeys(methods)
+    for setting in settings:
+        owner, dot, _ = setting.partition("=")[0].strip().partition(".")
+        if dot and owner not in known:
+            raise UsageError(
+                f"--set {setting} has no effect: {owner} is not run, only {', '.join(known)}",
+                f"add --method {owner}, or leave the setting out",
+            )
 
 
 def _changed(

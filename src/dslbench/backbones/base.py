@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError, UsageError
+from dslbench.percent import percent
 from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
@@ -65,7 +66,7 @@ def narrow(width: int, share: float) -> int:
     found = math.floor(round(share * width, 9))
     if found < 1:
         raise UnsuitableError(
-            f"{share:.2%} of an embedding size of {width} is less than 1",
+            f"{percent(share)} of an embedding size of {width} is less than 1",
             f"--set embedding_size={math.ceil(1 / share)} is the least at this sparsity",
         )
     return found

@@ -15,6 +15,7 @@ from dslbench.errors import UnsuitableError
 from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.outer import OuterMap
 from dslbench.ops.scores import FullScores, PairScores
+from dslbench.percent import percent
 from dslbench.sampling_pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -61,7 +62,7 @@ class ConvNCFHyper(Hyper):
         size = 1 << (narrow(self.embedding_size, share).bit_length() - 1)
         if size < 2:
             raise UnsuitableError(
-                f"{share:.2%} of an embedding size of {self.embedding_size} leaves ConvNCF no map",
+                f"{percent(share)} of an embedding size of {self.embedding_size} leaves ConvNCF no map",
                 "it takes an embedding size of 2 or more at this sparsity",
             )
         return self.model_copy(update={"embedding_size": size})

@@ -9,7 +9,7 @@ from dslbench.errors import UsageError
 from dslbench.report.audit import Entry, Verdict, entries
 from dslbench.report.notes import NOTES
 from dslbench.report.published import label
-from dslbench.report.tables import MISSING, Cell, TableModel
+from dslbench.report.tables import MISSING, Cell, TableModel, heading
 
 _QUANTITIES = {
     "train_macs": "Tr.",
@@ -118,7 +118,7 @@ def _section(part: Sequence[Entry]) -> TableModel:
         difference = entry.difference
         table.rows.append(
             [
-                Cell(name if name != previous else ""),
+                heading(name, name == previous),
                 Cell(_QUANTITIES[entry.quantity]),
                 Cell(entry.printed.text, value=entry.printed.value),
                 Cell(_computed(entry), value=entry.computed),

@@ -101,13 +101,21 @@ def literature(
 
 
 def chosen_format(name: str | None, output: Path | None, figure: bool) -> str:
-    """The format asked for, else the one the output's suffix means, else terminal.
+    """The format asked for, else the one the output's suffix means, without a suffix terminal.
 
     Raises `UsageError` for one that does not exist, or not for a figure (or a table).
     """
     suffix = output.suffix.lower().lstrip(".") if output else ""
+    if name is None and suffix and suffix not in _SUFFIXES:
+        raise UsageError(
+            f"the suffix of {output} means no format: {', '.join(_SUFFIXES)} do",
+            "name the file otherwise, or add --format",
+        )
     found = name or _SUFFIXES.get(suffix, "terminal")
     if figure:
+        if found in formats.FORMATS and found not in formats.FIGURE_FORMATS:
+            known = ", ".join((*formats.FIGURE_FORMATS, *PICTURES))
+            raise UsageError(f"a figure has no format '{found}'", f"known: {known}")
         if found in PICTURES and output is None:
             raise UsageError(f"a {found} picture needs a file", f"--output figure.{found}")
         formats.check_format(found, (*formats.FIGURE_FORMATS, *PICTURES))

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dslbench.percent import percent
 from dslbench.report.columns import COLUMNS, Column, Record, seconds
 from dslbench.report.relative import mac_notes, setting_of
 from dslbench.report.settings import dense_of, footer, label, row_label, rows, setting
@@ -15,6 +16,7 @@ from dslbench.report.tables import (
     Cell,
     TableModel,
     group,
+    heading,
     mean,
 )  # fmt: skip
 
@@ -103,10 +105,16 @@ LEAST_GAIN = 0.02
 
 
 def change(column: Column | None, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
-    """Relative change against dense (-0.5: half is saved); None where either is not known."""
-    if column is None or not dense:
+    """Relative change against dense (-0.5: half is saved), both as means over the seeds they share.
+
+    None where they share none, or either quantity is not known.
+    """
+    seeds = {r["spec"]["seed"] for r in runs} & {r["spec"]["seed"] for r in dense}
+    if column is None or not seeds:
         return None
-    own, base = mean(column, runs), mean(column, dense)
+    own, base = (
+        mean(column, [r for r in part if r["spec"]["seed"] in seeds]) for part in (runs, dense)
+    )
     return None if own is None or not base else own / base - 1
 
 
@@ -156,7 +164,7 @@ def _cost(records: list[Record]) -> TableModel:
             fraction = realised(0.0 if kind.paper is kind.exact is None else counted, measured)
             table.rows.append(
                 [
-                    Cell(label(runs) if place == 0 else ""),
+                    heading(label(runs), place > 0),
                     Cell(kind.name),
                     *_number_and_change(kind.paper, runs, dense, is_dense),
                     *_number_and_change(kind.exact, runs, dense, is_dense),
@@ -171,6 +179,7 @@ def _cost(records: list[Record]) -> TableModel:
         table.rules.append(len(table.rows) - 1)
     table.rules = table.rules[:-1]
     notes = [
+        "vs dense: means over the seeds that both have; '-': they share none, or it is not known.",
         "Realised fraction: measured saving / counted saving (exact where counted, else the paper's "
         "convention); below 0 %: costlier than dense. n/a: no saving is promised, or does not apply.",
         "Counted is MACs for training and inference, stored table entries for memory, all stored "
@@ -204,7 +213,7 @@ def _break_even(records: list[Record]) -> TableModel:
         if len(by_sparsity) < 2:
             continue
         levels = [g[0]["spec"]["sparsity"] for g in by_sparsity]
-        cells = [Cell(row_label(runs[0]["spec"])), Cell(", ".join(f"{s:.0%}" for s in levels))]
+        cells = [Cell(row_label(runs[0]["spec"])), Cell(", ".join(f"{percent(s)}" for s in levels))]
         for kind in KINDS:
             changes = [change(kind.measured, same, dense) for same in by_sparsity]
             if any(found is None for found in changes):
@@ -213,12 +222,12 @@ def _break_even(records: list[Record]) -> TableModel:
             gains = [
                 s for s, found in zip(levels, changes, strict=True) if (found or 0) < -LEAST_GAIN
             ]
-            cells.append(Cell(f"{gains[0]:.0%}", value=gains[0]) if gains else Cell("none"))
+            cells.append(Cell(f"{percent(gains[0])}", value=gains[0]) if gains else Cell("none"))
         table.rows.append(cells)
     table.footer = footer(
         records,
         f"The lowest of the sparsities run at which the measured cost is at least {LEAST_GAIN:.0%} below "
-        "dense's; none: at none of them.",
+        "dense's over the seeds that both have; none: at none of them.",
     )
     return table
 
@@ -270,7 +279,7 @@ def _bill(records: list[Record]) -> TableModel:
             share = means["train_seconds"] / whole if whole else 0.0
             table.rows.append(
                 [
-                    Cell(label(runs) if place == 0 else ""),
+                    heading(label(runs), place > 0),
                     Cell(name),
                     Cell(f"{means['epochs']:,.0f}", value=means["epochs"]),
                     Cell(f"{means['steps']:,.0f}", value=means["steps"]),
@@ -353,6 +362,7 @@ def _pareto(records: list[Record]) -> TableModel:
         title=f"Pareto: {setting(records[0])}",
         headers=["Method", "Recall@20", "NDCG@20", *(COSTS[name].title for name in known), "Front"],
         rows=[],
+        legend="*: on the front of this cost and Recall@20.",
     )
     for place, runs in enumerate(of_rows):
         quality = [(COLUMNS[name], mean(COLUMNS[name], runs)) for name in ("recall", "ndcg")]
@@ -376,7 +386,8 @@ def _pareto(records: list[Record]) -> TableModel:
                 )
     table.footer = footer(
         records,
-        "Marked as best: no other row is at most as costly and at least as good in Recall@20. Front: "
-        "for how many of the costs. Means over seeds; differences within their spread can move it.",
+        "Marked are the rows on the front of a cost and Recall@20: no other row is as cheap and as good "
+        "and better in one of the two. Front: of how many of the costs. Means over seeds; differences "
+        "within their spread can move it.",
     )
     return table

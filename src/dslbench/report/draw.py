@@ -70,8 +70,11 @@ def _panel(axes: object, panel: Panel, names: list[str]) -> None:
         if series.style == "level" and series.y:
             axes.axhline(series.y[0], color=colour, linestyle="--", linewidth=1, label=series.name)
             continue
+        # A point of one run has no deviation, so no bar; NaN draws none.
+        error = [np.nan if e is None else e for e in series.error]
+        known = any(e is not None for e in series.error)
         axes.errorbar(
-            series.x, series.y, yerr=series.error if any(series.error) else None, color=colour,
+            series.x, series.y, yerr=error if known else None, color=colour,
             marker=marker if len(series.x) <= 25 else None, markersize=4, capsize=2, linewidth=1,
             linestyle="none" if series.style == "points" else "-", label=series.name,
         )  # fmt: skip

@@ -62,7 +62,7 @@ def _table1(records: list[Record]) -> TableModel:
     table.footer = footer(
         records,
         f"{YES}: measured; {COUNTED}: counted only, the measurement does not show it; {NO}: no; "
-        f"{MISSING}: no evidence stored (a dense run with the same settings is needed).",
+        f"{MISSING}: no evidence stored (a dense run with the same settings and seed is needed).",
         f"Savings: at least {LEAST_SAVING:.0%} of the dense run's cost (MACs or parameters counted, "
         "seconds or bytes measured). End-to-end: no more training phases than dense.",
         f"Budget: every run within {BUDGET_TOLERANCE:.1%} of the entries asked for. Non-uniform: live "

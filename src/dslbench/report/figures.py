@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dslbench.errors import UsageError
+from dslbench.percent import percent
 from dslbench.report.columns import COLUMNS, Record
-from dslbench.report.costs import COSTS, front, points
+from dslbench.report.costs import COSTS, change, front, points
 from dslbench.report.evidence import LARGEST_LOSS
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import (
@@ -25,7 +26,7 @@ from dslbench.report.settings import (
     rows,
     setting,
 )  # fmt: skip
-from dslbench.report.tables import group, mean, values
+from dslbench.report.tables import group, values
 from dslbench.runs import store
 
 
@@ -36,14 +37,14 @@ class Series:
     Attributes:
         name: legend entry.
         x, y: coordinates.
-        error: standard deviation of y per point; 0 where there is one run.
+        error: standard deviation of y per point; None where there is one run.
         style: "line", "points", or "level" (a horizontal line at y[0] over the whole panel).
     """
 
     name: str
     x: list[float]
     y: list[float]
-    error: list[float] = field(default_factory=list)
+    error: list[float | None] = field(default_factory=list)
     style: Literal["line", "points", "level"] = "line"
 
 
@@ -83,7 +84,7 @@ def _series(
         name,
         [x for x, _ in kept],
         [statistics.fmean(v) for _, v in kept],
-        [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in kept],
+        [statistics.stdev(v) if len(v) > 1 else None for _, v in kept],
         style,
     )
 
@@ -137,18 +138,17 @@ def _figure2(records: list[Record]) -> FigureModel:
 
 def _extreme_sparsity(records: Sequence[Record], dense: Sequence[Record]) -> list[str]:
     """The highest sparsity at which DSL keeps the dense quality (the paper's star)."""
-    base = mean(COLUMNS["recall"], dense) if dense else None
-    if base is None:
-        return []
-    kept = [
-        runs[0]["spec"]["sparsity"]
+    changes = [
+        (runs[0]["spec"]["sparsity"], found)
         for runs in group((r for r in records if r["spec"]["method"] == "dsl"), row_key)
-        if (found := mean(COLUMNS["recall"], runs)) is not None
-        and found >= (1 - LARGEST_LOSS) * base
+        if (found := change(COLUMNS["recall"], runs, dense)) is not None
     ]
+    if not changes:
+        return []
+    kept = [sparsity for sparsity, found in changes if found >= -LARGEST_LOSS]
     limit = f"at least {1 - LARGEST_LOSS:.0%} of the dense Recall@20"
     return [
-        f"Highest sparsity at which DSL keeps {limit}: {max(kept):.0%}."
+        f"Highest sparsity at which DSL keeps {limit}: {percent(max(kept))}."
         if kept
         else f"At no sparsity here does DSL keep {limit}."
     ]
@@ -211,7 +211,7 @@ def _varied(
         for runs in sorted(sweeps, key=lambda runs: runs[0]["spec"]["sparsity"]):
             spec = runs[0]["spec"]
             at = [(value(part[0]) or 0.0, part) for part in group(runs, value)]
-            name = f"{row_label(spec, without=[option])} {spec['sparsity']:.0%}"
+            name = f"{row_label(spec, without=[option])} {percent(spec['sparsity'])}"
             lines.append(_series(name, at, metric))
             never = [r for r in random if r["spec"]["sparsity"] == spec["sparsity"]]
             rp = group(never, row_key)[:1]

@@ -65,6 +65,8 @@ def markdown(tables: Sequence[TableModel]) -> str:
 def csv(tables: Sequence[TableModel]) -> str:
     """One line per row: the table's title, then each column's number, unrounded and in base units.
 
+    A line stands by itself: names that a table shows once for several rows are in all of them.
+
     A column with deviations is followed by one named "... sd". Missing and not applicable numbers
     are empty. Tables with other columns share the file: a column that a table lacks is empty.
     """
@@ -81,7 +83,7 @@ def _line(model: TableModel, row: Sequence[Cell]) -> dict[str, Any]:
     line: dict[str, Any] = {"Table": model.title}
     for header, cell in zip(unique_headers(model), row, strict=True):
         number = cell.value is not None or cell.text in (MISSING, "n/a")
-        line[header] = ("" if cell.value is None else repr(cell.value)) if number else cell.text
+        line[header] = ("" if cell.value is None else repr(cell.value)) if number else cell.whole
         if cell.deviation is not None:
             line[f"{header} sd"] = repr(cell.deviation)
     return line
@@ -104,7 +106,7 @@ def table_json(tables: Sequence[TableModel]) -> str:
                 "rows": [
                     {
                         header: {
-                            "text": cell.text, "value": cell.value, "sd": cell.deviation,
+                            "text": cell.whole, "value": cell.value, "sd": cell.deviation,
                             "runs": cell.runs or None, "mark": cell.mark or None,
                         }
                         for header, cell in zip(unique_headers(model), row, strict=True)
@@ -160,9 +162,7 @@ def figure_csv(models: Sequence[FigureModel]) -> str:
     for figure in _figure_objects(models):
         for panel in figure["panels"]:
             for s in panel["series"]:
-                for x, y, error in zip(
-                    s["x"], s["y"], s["sd"] or [None] * len(s["x"]), strict=True
-                ):
+                for x, y, error in zip(s["x"], s["y"], s["sd"], strict=True):
                     sd = "" if error is None else repr(error)
                     writer.writerow(
                         [figure["title"], panel["x"], panel["y"], s["name"], repr(x), repr(y), sd]
@@ -179,7 +179,8 @@ def _figure_objects(models: Sequence[FigureModel]) -> list[dict[str, Any]]:
                 {
                     "title": panel.title, "x": panel.x_label, "y": panel.y_label,
                     "series": [
-                        {"name": s.name, "x": s.x, "y": s.y, "sd": s.error} for s in panel.series
+                        {"name": s.name, "x": s.x, "y": s.y, "sd": s.error or [None] * len(s.x)}
+                        for s in panel.series
                     ],
                 }
                 for panel in model.panels

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dslbench.errors import UsageError
+from dslbench.percent import percent, percent_reached
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.relative import EQUAL_COST, is_equal_cost, mac_notes, setting_of, with_ratios
 from dslbench.report.settings import (
@@ -20,7 +21,7 @@ from dslbench.report.settings import (
     rows,
     setting,
 )  # fmt: skip
-from dslbench.report.tables import Cell, TableModel, cell, group, marks
+from dslbench.report.tables import Cell, TableModel, cell, group, heading, marks
 
 DECAYS = {"cosine": "Cosine", "linear": "Linear", "none": "No decay"}
 
@@ -54,9 +55,9 @@ def _table3(records: list[Record]) -> TableModel:
         sparsity = statistics.fmean(r["budget"]["achieved_sparsity"] for r in runs)
         table.rows.append(
             [
-                Cell(family if family != previous else ""),
+                heading(family, family == previous),
                 Cell(row_label(spec) + row_width(runs[0])),
-                Cell(f"{sparsity:.1%}", value=sparsity, runs=len(runs)),
+                Cell(percent_reached(sparsity), value=sparsity, runs=len(runs)),
                 *(
                     cell(column, runs, mark[place])
                     for column, mark in zip(columns, column_marks, strict=True)
@@ -115,7 +116,7 @@ def _table2(records: list[Record]) -> TableModel:
             spec = runs[0]["spec"]
             label = model(spec) + again
             if spec["method"] == "dsl":
-                label = f"+ {row_label(spec)} {spec['sparsity']:.0%}"
+                label = f"+ {row_label(spec)} {percent(spec['sparsity'])}"
             table.rows.append([Cell(label), *_cells_by_dataset(runs, sets, columns)])
         table.rules.append(len(table.rows) - 1)
     table.rules = table.rules[:-1]
@@ -200,7 +201,7 @@ def _table4(records: list[Record]) -> TableModel:
     ]
     label = row_label(first, without=["decay"])
     return TableModel(
-        title=f"Table 4: decay of the update ratio, {label} {first['sparsity']:.0%}, "
+        title=f"Table 4: decay of the update ratio, {label} {percent(first['sparsity'])}, "
         f"{model(first)}, {_protocol_and_scale(records)}",
         headers=["Decay", *(f"{name} {c.title}" for name in sets for c in columns)],
         rows=[

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dslbench.errors import UsageError
+from dslbench.percent import percent
 from dslbench.report import published
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.published import Result
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import row_key
-from dslbench.report.tables import MISSING, Cell, TableModel, group
+from dslbench.report.tables import MISSING, Cell, TableModel, group, heading
 
 _TITLES = {
     "train_macs": "MACs (Tr.)",
@@ -155,7 +156,7 @@ def _table(part: Sequence[Row]) -> TableModel:
             letter = described.setdefault(_runs(row.runs), chr(ord("a") + len(described)))
         table.rows.append(
             [
-                Cell(_model(row.result) if row.result is not previous else ""),
+                heading(_model(row.result), row.result is previous),
                 Cell(_title(row.quantity)),
                 Cell(printed.text, spread, value=printed.value, deviation=printed.spread),
                 _ours(row),
@@ -193,7 +194,7 @@ def _model(result: Result) -> str:
     if setting.method != "dense":
         parts.append(published.label("method", setting.method))
         if setting.sparsity is not None:
-            parts.append(f"{setting.sparsity:.0%}")
+            parts.append(f"{percent(setting.sparsity)}")
     if setting.decay is not None:
         parts.append(f"decay={setting.decay}")
     return " ".join(parts)

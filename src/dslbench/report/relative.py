@@ -71,10 +71,12 @@ def mac_notes(records: Sequence[Record]) -> list[str]:
         for record in records
         if (users := USERS_COUNTED.value(record)) and users < record["data"]["users"]
     ]
-    lines += [
-        f"Inference MACs are extrapolated from {few:.0f} evenly spaced ones of {all_:,} users."
-        for few, all_ in dict.fromkeys(sampled)
-    ]
+    for all_ in dict.fromkeys(all_ for _, all_ in sampled):
+        counted = sorted({round(few) for few, whole in sampled if whole == all_})
+        few = f"{counted[0]}" + (f" to {counted[-1]}" if len(counted) > 1 else "")
+        lines.append(
+            f"Inference MACs are extrapolated from {few} evenly spaced ones of {all_:,} users."
+        )
     reached = {
         f"{r['spec']['method']} {r['equal_cost']['share']:.1%}": None
         for r in records

@@ -8,6 +8,7 @@ from typing import Any
 
 from dslbench import registry
 from dslbench.errors import UsageError
+from dslbench.percent import percent
 from dslbench.report.columns import Record
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
@@ -83,7 +84,7 @@ def row_width(record: Record) -> str:
 def label(runs: Sequence[Record]) -> str:
     """A row's method with its nominal sparsity."""
     spec = runs[0]["spec"]
-    at = f" {spec['sparsity']:.0%}" if spec["sparsity"] else ""
+    at = f" {percent(spec['sparsity'])}" if spec["sparsity"] else ""
     return row_label(spec) + row_width(runs[0]) + at
 
 
@@ -124,8 +125,8 @@ def setting(record: Record) -> str:
 def footer(records: Sequence[Record], *notes: str) -> list[str]:
     """What a reader needs to defend the numbers: seeds, scale, selection, data, costs, machine."""
     return [
-        *notes, *_seeds(records), *_training(records), *_searches(records), *_data(records),
-        *_measurement(records),
+        *notes, *_seeds(records), *_training(records), *_searches(records), *_explorations(records),
+        *_empty_rows(records), *_data(records), *_measurement(records),
     ]  # fmt: skip
 
 
@@ -164,12 +165,48 @@ def _searches(records: Sequence[Record]) -> list[str]:
     unmet = [r["spec"] for r in records if (r.get("diagnostics") or {}).get("reached") is False]
     lines = []
     for specs in group(unmet, lambda spec: method_names(spec["method"])[0]):
-        at = ", ".join(f"{s:.0%}" for s in sorted({spec["sparsity"] for spec in specs}))
+        at = ", ".join(f"{percent(s)}" for s in sorted({spec["sparsity"] for spec in specs}))
         lines.append(
             f"{method_names(specs[0]['method'])[0]}'s search did not come down to the budget by "
             f"itself; the largest margins were kept (sparsity {at})."
         )
     return lines
+
+
+def _explorations(records: Sequence[Record]) -> list[str]:
+    """Rows whose mask was to be updated, in runs that ended before the first time."""
+    found = [r for r in records if (r.get("diagnostics") or {}).get("explorations") == 0]
+    lines = []
+    for runs in group(found, lambda r: (setting_of(r), row_key(r))):
+        spec, delta_t = runs[0]["spec"], runs[0]["diagnostics"].get("delta_t")
+        after = f" (delta_t is {delta_t:,})" if isinstance(delta_t, int) else ""
+        lines.append(
+            f"{label(runs)} on {spec['dataset']}, {backbone_label(spec['backbone'])}, never explored: "
+            f"training ended before the mask's first update{after}, so this is a random mask."
+        )
+    return lines
+
+
+def _empty_rows(records: Sequence[Record]) -> list[str]:
+    """Rows of the embedding tables that have no entry left; older records don't have the number."""
+    found = []
+    for part in group(records, setting_of):
+        for runs in rows(part):
+            budgets = [r["budget"] for r in runs if r["budget"].get("empty_rows")]
+            if not budgets:
+                continue
+            most = max(budgets, key=lambda budget: int(budget["empty_rows"]))
+            of_all = f" of {most['rows']:,}" if most.get("rows") else ""
+            up_to = "up to " if len({r["budget"].get("empty_rows") for r in runs}) > 1 else ""
+            found.append((part[0]["spec"], f"{label(runs)}: {up_to}{most['empty_rows']:,}{of_all}"))
+    several = len({setting_of(r) for r in records}) > 1
+    texts = [
+        f"{spec['dataset']} {backbone_label(spec['backbone'])} {text}" if several else text
+        for spec, text in found
+    ]
+    return (
+        [f"Rows of embedding tables that have no entry left: {'; '.join(texts)}."] if texts else []
+    )
 
 
 def _data(records: Sequence[Record]) -> list[str]:

@@ -13,7 +13,7 @@ from scipy import stats
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import footer, label, rows, setting
-from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, group, mean
+from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, group, heading, mean
 from dslbench.runs import store
 
 Float64 = npt.NDArray[np.float64]
@@ -182,7 +182,7 @@ def _rows_of_metric(column: Column, of_rows: Sequence[Sequence[Record]]) -> list
         )
         cells.append(
             [
-                Cell(column.title if place == 0 else ""),
+                heading(column.title, place > 0),
                 Cell(label(runs)),
                 Cell(str(of_seeds.n), value=of_seeds.n),
                 Cell(column.show(of_seeds.mean), value=of_seeds.mean, runs=of_seeds.n),

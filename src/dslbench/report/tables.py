@@ -25,6 +25,7 @@ class Cell:
         value: the number behind the text, unrounded; None for words and missing numbers.
         deviation: the number behind `spread`.
         runs: how many runs the number is a mean of.
+        repeats: the text of the row above, where it holds for this row too and is left empty here.
     """
 
     text: str
@@ -33,6 +34,12 @@ class Cell:
     value: float | None = None
     deviation: float | None = None
     runs: int = 0
+    repeats: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The text for a reader who sees this row alone."""
+        return self.text or self.repeats
 
 
 @dataclass
@@ -45,6 +52,7 @@ class TableModel:
     footer: list[str] = field(default_factory=list)
     left_columns: int = 1  # columns of text at the left; the others hold numbers
     rules: list[int] = field(default_factory=list)  # rows after which a rule is drawn
+    legend: str = "*: best, ': second best of the column."  # of marks that are characters
 
 
 Builder = Callable[[Sequence[Record]], list[TableModel]]
@@ -56,6 +64,11 @@ def group(records: Iterable[Record], key: Callable[[Record], Hashable]) -> list[
     for record in records:
         groups.setdefault(key(record), []).append(record)
     return list(groups.values())
+
+
+def heading(text: str, again: bool) -> Cell:
+    """A cell of words, left empty where the row above has the same."""
+    return Cell("", repeats=text) if again else Cell(text)
 
 
 def values(column: Column, runs: Sequence[Record]) -> list[float] | None:

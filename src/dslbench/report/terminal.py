@@ -62,7 +62,7 @@ def terminal(tables: Sequence[TableModel], width: int | None, color: bool) -> st
             console.print(table)
         footer = list(model.footer)
         if any(marked) and not color:
-            footer.insert(0, "*: best, ': second best of the column.")
+            footer.insert(0, model.legend)
         for line in footer:
             console.print(Text(line, style="dim"), soft_wrap=width is None)
     output = console.file

@@ -183,6 +183,16 @@ def remove(run_id: str) -> None:
     shutil.rmtree(folder(run_id), ignore_errors=True)
 
 
+def sizes() -> dict[str, int]:
+    """Bytes on disk of each run's checkpoints, by the run's id."""
+    root = folder("")
+    found: dict[str, int] = {}
+    for path in root.glob("*/*"):
+        with suppress(OSError):  # a run in the making has replaced it
+            found[path.parent.name] = found.get(path.parent.name, 0) + path.stat().st_size
+    return found
+
+
 def share_of_time() -> float:
     """`DSLBENCH_CHECKPOINT_SHARE`, else 0.02; raises `UsageError` where that is no share."""
     text = os.environ.get("DSLBENCH_CHECKPOINT_SHARE", "0.02")

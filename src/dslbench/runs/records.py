@@ -71,6 +71,8 @@ class _Budget(_Part):
     achieved_sparsity: Number
     table_params: Count
     total_params: Count | None = None
+    rows: Count | None = None
+    empty_rows: Count | None = None
 
 
 class _CountedPhase(_Part):
@@ -118,6 +120,7 @@ class _Cost(_Part):
 
 class _Diagnostics(_Part):
     reached: StrictBool | None = None
+    explorations: Count | None = None
     exact_share: StrictBool = True
     student_widths: dict[str, Count] = {}
 

@@ -102,6 +102,7 @@ class Schedule:
             error = RunError(failure.reason, failure.hint) if failure else None
             self._settle(run, None, error, elsewhere=True)
             return
+        store.remove_remains(run.id)
         if run.fresh:
             checkpoint.remove(run.id)
         self._pending.remove(run)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def put(run_id: str, files: Mapping[str, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
     failures.clear(run_id)
+
+
+def remove_remains(run_id: str) -> None:
+    """Delete what processes that were killed while storing the run left beside it.
+
+    For the holder of the run's claim: what nobody else may be writing.
+    """
+    for path in home.runs_dir().glob(f".{run_id}.*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def files_of(run_id: str) -> dict[str, bytes]:

@@ -154,12 +154,9 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     result = lab.evaluate(rebuilt, "test")
     test_seconds = time.perf_counter() - began
     infer_macs, users_counted = counted.full_ranking(rebuilt.eval(), data.n_users, data.n_items)
-    embeddings = [
-        (table.spec.n_rows * lab.full_hyper.width(name), packed.tables[name].stored)
-        for name, table in model.tables().items()
-        if table.spec.role == "embedding"
-    ]
-    dense_params, table_params = (sum(column) for column in zip(*embeddings, strict=True))
+    embeddings = {n: t for n, t in model.tables().items() if t.spec.role == "embedding"}
+    dense_params = sum(t.spec.n_rows * lab.full_hyper.width(n) for n, t in embeddings.items())
+    table_params = sum(packed.tables[name].stored for name in embeddings)
     # A run in several processes has been counted in the last of them only.
     joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
     all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
@@ -177,6 +174,8 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
             "table_params": table_params,
             "achieved_sparsity": 1 - table_params / dense_params,
             "total_params": all_params,
+            "rows": sum(table.spec.n_rows for table in embeddings.values()),
+            "empty_rows": artefact.empty_rows(packed, embeddings),
         },
         "diagnostics": method.diagnostics(),
         "cost": {

@@ -1,0 +1,20 @@
+"""Shares as percentages that never round a large sparsity up to 100 %."""
+
+from __future__ import annotations
+
+import math
+
+
+def percent(share: float) -> str:
+    """A share that somebody chose, with all of its digits: 0.5 is "50%", 0.9995 "99.95%"."""
+    return f"{round(100 * share, 9):.12g}%"
+
+
+def percent_reached(share: float) -> str:
+    """A share that came out of a run: one decimal, and one more for each nine beyond 99 %.
+
+    0.5 is "50.0%", 0.998 "99.8%", 0.99949 "99.95%".
+    """
+    nines = -math.log10(1 - share) if share < 1 else 0.0
+    places = max(1, math.floor(round(nines, 9)) - 1)
+    return f"{share:.{places}%}"
