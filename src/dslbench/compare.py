@@ -146,14 +146,13 @@ def make(
     try:
         failed_ones = execute.execute(missing, where.open, console(), warn)
     except KeyboardInterrupt:
-        done = sum((store.folder(run.id) / "run.json").exists() for run in planned)
         say(
-            f"interrupted: {done} of {len(planned)} runs are stored; "
+            f"interrupted: {len(_stored(planned))} of {len(planned)} runs are stored; "
             "the same command goes on from there"
         )
         raise typer.Exit(130) from None
     if failed_ones:
-        made = [run for run in planned if store.has(run.id, warn)]
+        made = _stored(planned)
         if made and show:
             print_table("terminal", "3", [store.read(run.id) for run in made])
         raise RunError(
@@ -162,6 +161,10 @@ def make(
             else failed_ones[0]
         )
     return [store.read(run.id) for run in planned if run.asked]
+
+
+def _stored(planned: Sequence[execute.PlannedRun]) -> list[execute.PlannedRun]:
+    return [run for run in planned if store.has(run.id, warn)]
 
 
 def print_table(
