@@ -3,13 +3,15 @@
     python recbole_steps.py FOLDER MODEL STEPS EVALUATE SETTINGS
 
 FOLDER holds the split as `split/split.{train,valid,test}.inter`; SETTINGS is RecBole configuration as
-JSON. Prints one line of JSON: seconds of each step (batch included) and of each evaluation.
+JSON. Prints one line of JSON: seconds of each step (batch included), of each evaluation, and of reading;
+peak memory in bytes.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import resource
 import sys
 import time
 
@@ -35,8 +37,10 @@ def main() -> None:
     sys.argv = sys.argv[:1]
     config = Config(model=name, dataset="split", config_dict=settings)
     init_seed(0, False)
+    began = time.perf_counter()
     dataset = create_dataset(config)
     train, valid, _ = data_preparation(config, dataset)
+    read = time.perf_counter() - began
     model = get_model(name)(config, train.dataset)
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     model.train()
@@ -58,7 +62,9 @@ def main() -> None:
         began = time.perf_counter()
         trainer.evaluate(valid, load_best_model=False, show_progress=False)
         ranking.append(time.perf_counter() - began)
-    print(json.dumps({"steps": times, "evaluations": ranking, "batches": len(train)}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"steps": times, "evaluations": ranking, "batches": len(train), "read": read,
+                      "peak_rss_bytes": peak}))  # fmt: skip
 
 
 if __name__ == "__main__":
