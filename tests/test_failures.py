@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from dslbench import home
 from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.evaluate import evaluate, evaluate_sampled
 from dslbench.report import command
-from dslbench.runs import claims, failures, store
+from dslbench.runs import claims, execute, failures, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import CancelledError, OnEvent
 from dslbench.runs.plan import PlannedRun
@@ -41,10 +42,13 @@ COMPARE = [
 ]  # fmt: skip
 
 
-def spec(method: str = "dense", seed: int = 0) -> RunSpec:
+def spec(
+    method: str = "dense", seed: int = 0, epochs: int = 2, settings: Sequence[str] = ()
+) -> RunSpec:
     return resolve(
-        dataset="toy", backbone="lightgcn", method=method, sparsity=0.5, seed=seed, epochs=2
-    )
+        dataset="toy", backbone="lightgcn", method=method, sparsity=0.5, seed=seed, epochs=epochs,
+        settings=list(settings),
+    )  # fmt: skip
 
 
 def dslbench(*args: str, store_in: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -110,12 +114,14 @@ def test_a_failed_run_is_kept_with_its_reason_and_the_others_go_on() -> None:
     assert (failure.id, failure.reason, failure.hint) == ("b", "it broke badly", "mend it")
     assert failure.spec == spec(seed=1)
     # It is named below the tables of its setting, and forgotten once the run is made.
-    records = store.read_all(pytest.fail)
+    records = [r | {"spec": spec(seed=0).model_dump() | r["spec"] | {
+        "epochs": 2, "hyper": spec().hyper}} for r in store.read_all(pytest.fail)]  # fmt: skip
     assert any(
         "Failed, so not above: toy lightgcn dense seed 1 (it broke badly)." in line
         for line in command.tables("3", records)[0].footer
     )
-    found, _ = make(runs[1:2], Scripted(1, {"b": None}))
+    again = replace(runs[1], failed_at=failure.time)
+    found, _ = make([again], Scripted(1, {"b": None}))
     assert found == [] and failures.read_all(pytest.fail) == []
 
 
@@ -137,7 +143,7 @@ def test_students_wait_for_their_teacher_and_fail_with_it() -> None:
     assert found == [] and executor.most == 2
     assert set(executor.order[:2]) == {"t", "o"}
     executor = Scripted(3, {"t": RunError("broken"), "o": None})
-    again = [PlannedRun(r.spec, f"{r.id}", False, r.asked, r.teacher) for r in (teacher, *students)]
+    again = [replace(r, stamp=store.stamp(r.id)) for r in (teacher, *students)]
     found, _ = make(again, executor)
     assert [line.partition(": ")[2] for line in found] == [
         "broken", "the run of its teacher failed", "the run of its teacher failed"
@@ -192,6 +198,26 @@ def test_a_run_that_another_process_made_or_failed_is_not_made_again() -> None:
         text.getvalue()
     )
     assert "by another process: toy lightgcn dense seed 0: recall@20" in text.getvalue()
+
+
+def test_a_run_that_another_process_made_while_a_trial_was_timed_is_not_made_again() -> None:
+    (planned,) = execute.plan([spec(epochs=1)], False, pytest.fail)
+    assert not planned.done
+    store.save(record() | {"id": planned.id}, [], {"users": np.arange(3)})  # before a schedule
+    executor = Scripted(1, {})
+    found, shown = make([planned], executor)
+    assert found == [] and executor.order == []
+    assert "by another process" in shown
+    assert execute.plan([spec(epochs=1)], False, pytest.fail)[0].done
+
+
+def test_only_failures_of_a_tables_own_settings_stand_below_it() -> None:
+    failures.write("a", spec(seed=1), "broken", None)
+    failures.write("b", spec(seed=1, epochs=7), "broken at another length", None)
+    failures.write("c", spec(settings=["embedding_size=8"]), "broken at another size", None)
+    own = record() | {"spec": spec().model_dump()}
+    lines = failures.footer([own], failures.read_all(pytest.fail))
+    assert lines == [f"Failed, so not above: {spec(seed=1).title} (broken)."]
 
 
 def test_a_run_whose_claim_is_lost_is_stopped_and_left_to_the_other() -> None:

@@ -15,7 +15,7 @@ from dslbench.report import build, command, formats
 from dslbench.report.columns import seconds
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
-from dslbench.runs import budget, execute, failures, store
+from dslbench.runs import budget, checkpoint, execute, failures, store
 from dslbench.spec import RunSpec
 
 Record = dict[str, Any]
@@ -132,12 +132,18 @@ def make(
     trainings = sum(run.trainings for run in missing)
     summary = f"{len(planned)} runs: {len(planned) - len(missing)} stored, {len(missing)} to make"
     if missing:
+        checkpoint.share_of_time()  # a setting that makes no sense is found out before training
         store.check_writable()
         say("timing a few steps of each kind of run ...")
         workers = where.workers or 1 if where.executor == "local" else 1
-        duration = seconds(execute.estimate_seconds(missing, where.device, workers))
+        expected = execute.estimate_seconds(missing, where.device, workers)
+        duration = (
+            "a trial failed, how long it takes is not known"
+            if expected is None
+            else f"about {seconds(expected)} on this machine"
+        )
         at_once = f", {workers} at once" if workers > 1 else ""
-        summary += f" ({trainings} trainings, about {duration} on this machine{at_once})"
+        summary += f" ({trainings} trainings, {duration}{at_once})"
     say(summary)
     if dry_run:
         for run in planned:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from dslbench.errors import RunError, StoreError
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import Executor, LocalExecutor, Process
 from dslbench.runs.plan import PlannedRun, plan
@@ -16,10 +17,11 @@ from dslbench.runs.schedule import Schedule
 __all__ = ["Executor", "LocalExecutor", "PlannedRun", "estimate_seconds", "execute", "plan"]
 
 
-def estimate_seconds(missing: Sequence[PlannedRun], device: str, workers: int = 1) -> float:
+def estimate_seconds(missing: Sequence[PlannedRun], device: str, workers: int = 1) -> float | None:
     """Expected duration of the missing runs on this machine, from a short trial of each kind of run.
 
-    With several workers the trial has one worker's share of the cores.
+    With several workers the trial has one worker's share of the cores. None where a trial fails: the
+    run will fail, too, and be noted with its reason, while others go on.
     """
     local = LocalExecutor(device, workers)
     known: dict[str, float] = {}
@@ -28,7 +30,12 @@ def estimate_seconds(missing: Sequence[PlannedRun], device: str, workers: int = 
         alike = json.dumps([run.spec.dataset, run.spec.backbone, run.spec.hyper], sort_keys=True)
         if alike not in known:
             job = {"task": "probe", "spec": run.spec.model_dump(), "device": device}
-            trial = Process().run(job, environment=local.environments[0])
+            try:
+                trial = Process().run(job, environment=local.environments[0])
+            except StoreError:
+                raise
+            except RunError:
+                return None
             every = run.spec.hyper["eval_every"] or max(1, round(run.spec.epochs / 20))
             known[alike] = trial["epoch_seconds"] + trial["eval_seconds"] / every
         total += known[alike] * run.spec.epochs * run.trainings

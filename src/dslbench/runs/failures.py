@@ -83,6 +83,12 @@ def read_or_none(run_id: str) -> Failure | None:
         return None
 
 
+def time_of(run_id: str) -> str | None:
+    """When a run failed; None where it did not."""
+    failure = read_or_none(run_id)
+    return failure.time if failure else None
+
+
 def read_all(warn: Callable[[str], None]) -> list[Failure]:
     """All failures, oldest first; each damaged one is reported."""
     found = []
@@ -98,12 +104,14 @@ def read_all(warn: Callable[[str], None]) -> list[Failure]:
 
 
 def footer(records: Sequence[Mapping[str, Any]], known: Sequence[Failure]) -> list[str]:
-    """Lines below a table of these records: what failed on their data sets and backbones."""
-    settings = {
-        tuple(r["spec"][key] for key in ("dataset", "backbone", "protocol")) for r in records
-    }
+    """Lines below a table of these records: what failed with their settings, of equal length."""
+    settings = [
+        [r["spec"].get(key) for key in ("dataset", "backbone", "protocol", "epochs", "hyper")]
+        for r in records
+    ]
     return [
         f"Failed, so not above: {f.spec.title} ({f.reason})."
         for f in known
-        if (f.spec.dataset, f.spec.backbone, f.spec.protocol) in settings
+        if [f.spec.dataset, f.spec.backbone, f.spec.protocol, f.spec.epochs, f.spec.hyper]
+        in settings
     ]

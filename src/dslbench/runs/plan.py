@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.errors import DslbenchError
-from dslbench.runs import store
+from dslbench.runs import failures, store
 from dslbench.spec import RunSpec
 
 
@@ -19,7 +19,8 @@ class PlannedRun:
 
     `asked` is false for a run that is made only because others learn from it; it comes before
     them. `teacher` is the id of the run that it learns from. A `fresh` run is made from its start,
-    whatever checkpoints there are.
+    whatever checkpoints there are. `stamp` and `failed_at` say what was stored of it when it was
+    planned: what has changed since was made, or tried, by another process.
     """
 
     spec: RunSpec
@@ -28,6 +29,8 @@ class PlannedRun:
     asked: bool = True
     teacher: str | None = None
     fresh: bool = False
+    stamp: tuple[int, ...] | None = None
+    failed_at: str | None = None
 
     @property
     def trainings(self) -> int:
@@ -51,9 +54,15 @@ def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> 
             digests[key] = datasets.load(spec.dataset, protocol=spec.protocol).digests
         return spec.identity(digests[key])
 
+    stamps: dict[str, tuple[int, ...] | None] = {}
+
     @cache
     def is_stored(run_id: str) -> bool:
-        return store.has(run_id, warn)
+        return stamp(run_id) is not None and store.has(run_id, warn)
+
+    def stamp(run_id: str) -> tuple[int, ...] | None:
+        """Taken once, before it is looked whether the run is stored."""
+        return stamps.setdefault(run_id, store.stamp(run_id))
 
     @cache
     def model_is_readable(run_id: str) -> bool:
@@ -77,4 +86,7 @@ def plan(specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]) -> 
             )
             planned.setdefault(run_id, PlannedRun(spec, run_id, done, teacher=teacher, fresh=force))
         planned.setdefault(run_id, PlannedRun(spec, run_id, done, fresh=force))
-    return list(planned.values())
+    return [
+        replace(run, stamp=stamp(run.id), failed_at=failures.time_of(run.id))
+        for run in planned.values()
+    ]

@@ -54,6 +54,11 @@ class Quiet:
         where = "    by another process: " if elsewhere else "    "
         self.say(where + outcome(run_id, spec, failed))
 
+    def leave(self, slot: int, spec: RunSpec, why: str) -> None:
+        """A slot's run is given up, and not settled."""
+        self._begun -= 1
+        self.say(f"    {spec.title}: {why}")
+
 
 class Live(Quiet):
     """Progress for terminals: all runs, and a bar for each that is being made."""
@@ -90,6 +95,10 @@ class Live(Quiet):
         self._ended += 1
         self._update()
         super().end(slot, run_id, spec, failed, elsewhere)
+
+    def leave(self, slot: int, spec: RunSpec, why: str) -> None:
+        self.bars.remove_task(self._slots.pop(slot).task)
+        super().leave(slot, spec, why)
 
     def _update(self) -> None:
         parts = sum(bar.share for bar in self._slots.values())

@@ -68,7 +68,7 @@ class _Selection(_Part):
 
 
 class _Budget(_Part):
-    achieved_sparsity: Number
+    achieved_sparsity: Annotated[Number, Field(le=1)]
     table_params: Count
     total_params: Count | None = None
     rows: Count | None = None
@@ -162,6 +162,9 @@ def record(path: Path) -> dict[str, Any]:
     for key in ("recall@20", "ndcg@20", "hr@20"):
         if found["quality"].get(key) is None:
             raise ValueError(f"{path}: 'quality.{key}' is missing")
+    for key, value in found["quality"].items():
+        if key != "tied_users" and value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{path}: 'quality.{key}' is {value}, not between 0 and 1")
     return found
 
 

@@ -42,8 +42,6 @@ class Schedule:
         self._events: queue.Queue[tuple[int, Event | BaseException | None]] = queue.Queue()
         self._look_at: dict[str, float] = {}  # when to look again at a run held elsewhere
         self._announced: set[str] = set()
-        self._stored_before = {run.id: store.stamp(run.id) for run in missing}
-        self._failed_before = {run.id: _failure_time(run.id) for run in missing}
         self._failed: dict[str, str] = {}
         self._full: StoreError | None = None
 
@@ -94,8 +92,8 @@ class Schedule:
             self._look_at[run.id] = time.monotonic() + LOOK_AGAIN
             return
         # It may have been made, or have failed, between our plan and our claim.
-        made = store.stamp(run.id) != self._stored_before[run.id] and store.has(run.id, self._warn)
-        tried = _failure_time(run.id) not in (None, self._failed_before[run.id])
+        made = store.stamp(run.id) != run.stamp and store.has(run.id, self._warn)
+        tried = failures.time_of(run.id) not in (None, run.failed_at)
         if made or tried:
             claim.release()
             failure = None if made else failures.read_or_none(run.id)
@@ -139,10 +137,10 @@ class Schedule:
         run, claim = active.run, active.claim
         try:
             if isinstance(error, CancelledError):  # its claim was lost: another process makes it
-                self._show.end(slot, run.id, run.spec, "another process has taken it over")
+                self._show.leave(slot, run.spec, "another process has taken it over")
                 self._pending.append(run)
             elif isinstance(error, StoreError):
-                self._show.end(slot, run.id, run.spec, error.message)
+                self._show.leave(slot, run.spec, "could not be stored")
                 self._stop(error)
             elif error is None or isinstance(error, DslbenchError):
                 self._settle(run, slot, error)
@@ -160,15 +158,16 @@ class Schedule:
     ) -> None:
         if run in self._pending:
             self._pending.remove(run)
+        reason = None
         if error is not None:
-            hint = f" ({error.hint})" if error.hint else ""
-            self._failed[run.id] = f"{run.spec.title}: {error.message}{hint}"
+            reason = error.message + (f" ({error.hint})" if error.hint else "")
+            self._failed[run.id] = f"{run.spec.title}: {reason}"
             if slot is not None:
                 try:
                     failures.write(run.id, run.spec, error.message, error.hint)
                 except (OSError, StoreError) as problem:
                     self._warn(f"the failure of run {run.id} could not be noted: {problem}")
-        self._show.end(slot, run.id, run.spec, error.message if error else None, elsewhere)
+        self._show.end(slot, run.id, run.spec, reason, elsewhere)
 
     def _stop(self, error: StoreError) -> None:
         """Begin nothing any more."""
@@ -183,8 +182,3 @@ class Schedule:
         names = "; ".join(f"{r.spec.title} ({self._claims.holder(r.id)})" for r in held[:3])
         more = f" and {len(held) - 3} more" if len(held) > 3 else ""
         self._show.say(f"waiting for {len(held)} runs that others are making: {names}{more}")
-
-
-def _failure_time(run_id: str) -> str | None:
-    failure = failures.read_or_none(run_id)
-    return failure.time if failure else None
