@@ -28,13 +28,13 @@ demo: $(READY)  ## The main job on embedded data: dense, rp and dsl at 50 %, and
 		--method dense --method rp --method dsl
 
 test: $(READY)  ## The test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(READY)  ## Lint, types and tests, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(READY)  ## Speed against references, as ratios measured in one run
 	$(BIN)/python benchmarks/run.py
