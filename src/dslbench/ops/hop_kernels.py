@@ -112,6 +112,40 @@ def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # ty
 
 
 @kernel
+def spmm_from_slots(  # type: ignore[no-untyped-def]
+    lo, hi, indptr, indices, values, slot, g, scale, extra, out
+):
+    """One hop of a matrix that is zero but for the rows with slot[r] >= 0, whose values are g[slot[r]].
+
+    out[r] = scale * (G[r] + sum_p values[p] * G[indices[p]]) + X[r], with X stored like G in `extra`.
+    """
+    d = g.shape[1]
+    flat, to = g.reshape(-1), out.reshape(-1)
+    longest = 0
+    for r in range(lo, hi):
+        longest = max(longest, indptr[r + 1] - indptr[r])
+    # The neighbours that are not zero, picked without a branch, which would be guessed wrong too often.
+    found = np.zeros(longest + 1, dtype=np.int32)
+    weights = np.zeros(longest + 1, dtype=np.float32)
+    for r in range(lo, hi):
+        count = 0
+        for p in range(indptr[r], indptr[r + 1]):
+            s = slot[indices[p]]
+            found[count] = s
+            weights[count] = values[p]
+            count += s >= 0
+        s = np.int64(slot[r])
+        if d % 16 == 0:
+            b = s * d if s >= 0 else np.int64(-1)
+            _row(0, count, found, weights, d, flat, flat, b, scale, to, np.int64(r) * d)
+        else:
+            _narrow_row(0, count, found, weights, g, g, s, scale, out, r)
+        if s >= 0 and extra.shape[0] > 0:
+            for k in range(d):
+                out[r, k] += extra[s, k]
+
+
+@kernel
 def spmm_onto_slots(  # type: ignore[no-untyped-def]
     lo, hi, indptr, indices, values, x, slot, g, scale, extra, out
 ):

@@ -15,38 +15,6 @@ kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
 
 
 @kernel
-def spmm_from_slots(  # type: ignore[no-untyped-def]
-    lo, hi, indptr, indices, values, slot, g, scale, extra, out
-):
-    """One hop of a matrix that is zero but for the rows with slot[r] >= 0, whose values are g[slot[r]].
-
-    out[r] = scale * (G[r] + sum_p values[p] * G[indices[p]]) + X[r], with X stored like G in `extra`.
-    """
-    d = g.shape[1]
-    for r in range(lo, hi):
-        s = slot[r]
-        if s >= 0:
-            for k in range(d):
-                out[r, k] = g[s, k]
-        else:
-            for k in range(d):
-                out[r, k] = 0
-        for p in range(indptr[r], indptr[r + 1]):
-            s = slot[indices[p]]
-            if s >= 0:
-                v = values[p]
-                for k in range(d):
-                    out[r, k] += v * g[s, k]
-        if scale != 1:
-            for k in range(d):
-                out[r, k] *= scale
-        s = slot[r]
-        if s >= 0 and extra.shape[0] > 0:
-            for k in range(d):
-                out[r, k] += extra[s, k]
-
-
-@kernel
 def assign_slots(rows, slot, unique):  # type: ignore[no-untyped-def]
     """Number the distinct values of `rows` in order of appearance: slot[unique[s]] = s; returns how many."""
     count = 0

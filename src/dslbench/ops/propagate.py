@@ -201,7 +201,7 @@ class Propagate(Op):
             ends = (self._scale, small[1]) if last else (one, _NOTHING)
             if layer == 1:
                 run_rows(
-                    kernels.spmm_from_slots,
+                    hop_kernels.spmm_from_slots,
                     self._bounds,
                     *graph,
                     self._slot,
