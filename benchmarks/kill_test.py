@@ -104,9 +104,16 @@ def main() -> int:
             resumed = b["cost"]["measured"]["resumed"]
             title = f"{b['spec']['backbone']} {b['spec']['method']}"
             print(f"{title:20} resumed {resumed:3} times: {'the same' if same else 'CHANGED'}")
-        left = list((killed_home / "runs" / ".checkpoints").glob("*"))
-    print(f"{kills} kills, {changed} of {len(whole)} records changed, {len(left)} checkpoints left")
-    return int(bool(changed or left))
+        runs = killed_home / "runs"
+        stored = {path.name for path in runs.glob("[!.]*")}
+        twice = len(stored) - len(whole)
+        hidden = ".checkpoints/*", ".claims/[!.]*", ".failed/*", ".????????????.*"
+        left = [path for pattern in hidden for path in runs.glob(pattern)]
+    print(
+        f"{kills} kills, {changed} of {len(whole)} records changed, {twice} more than there should be, "
+        f"{len(left)} files left over"
+    )
+    return int(bool(changed or twice or left))
 
 
 if __name__ == "__main__":
