@@ -60,10 +60,16 @@ class RayExecutor:
                     f"no Ray cluster at {address or 'RAY_ADDRESS'}: {reason}",
                     "--address HOST:PORT, or none for a cluster on this machine",
                 ) from None
-        there = ray.cluster_resources()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = int(os.environ.get("DSLBENCH_THREADS") or 1)
-        gpus = 1 if device != "cpu" and there.get("GPU", 0) >= 1 else 0
-        fit = int(min(there.get("CPU", 0) // cpus, there.get("GPU", 0) if gpus else float("inf")))
+        gpus = 1 if device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes) else 0
+        # A task runs on one node: what several have left over together is of no use.
+        fit = int(
+            sum(
+                min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpus else float("inf"))
+                for node in nodes
+            )
+        )
         if fit < 1:
             self.close()
             raise RunError(
@@ -212,7 +218,10 @@ def _run_on_node(
         except DslbenchError as error:
             logs = (Path(root) / "runs" / ".logs").glob(f"{run_id}.*")
             text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
-            failure = {"message": error.message, "hint": error.hint, "code": error.exit_code}
+            failure = {
+                "message": error.message, "hint": error.hint, "code": error.exit_code,
+                "kind": type(error).__name__,
+            }  # fmt: skip
             return {}, failure, text
         finally:
             if before is None:
