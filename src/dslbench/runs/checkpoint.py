@@ -134,7 +134,7 @@ class Checkpoints(Keeper):
 
     def remove(self) -> None:
         """Delete all checkpoints of the run."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder.name)
 
     def _files(self) -> list[Path]:
         """Checkpoints, oldest first."""
