@@ -188,3 +188,20 @@ def test_every_plan_that_comes_along_resolves(name: str) -> None:
     assert (file.plan.table in TABLES) or (file.plan.figure in FIGURES)
     on_toy, _ = plan.runs(file, Chosen(dataset="toy", scale="quick"), "toy")
     assert {s.dataset for s in on_toy} == {"toy"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ('title = "x"\n[[grid]]\nbackbne = "lightgcn"\n', "line 3: unknown key 'backbne'", "backbone"),
+        ('titel = "x"\n[[grid]]\nbackbone = "lightgcn"\n', "line 1: unknown key 'titel'", "title"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_that_is_needed_is_named_and_not_the_missing_one(
+    tmp_path: Path, text: str, message: str, hint: str
+) -> None:
+    path = tmp_path / "typo.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=message) as caught:
+        plan.read(str(path))
+    assert caught.value.hint == f"did you mean '{hint}'?"

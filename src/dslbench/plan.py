@@ -199,7 +199,8 @@ def check_datasets(file: PlanFile) -> None:
 
 
 def _invalid(name: str, text: str, error: ValidationError) -> UsageError:
-    first = error.errors()[0]
+    # A misspelt key is unknown, and what it should have been is missing: the first says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = [str(part) for part in first["loc"] if not isinstance(part, int)]
     number = next((part for part in first["loc"] if isinstance(part, int)), 0)
     key = place[-1] if place else "title"
