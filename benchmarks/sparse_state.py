@@ -1,7 +1,8 @@
-"""What sparse training really costs on LightGCN: step time, explorations, memory of the state.
+"""What sparse training really costs: step time, explorations, memory of the state.
 
 Dense, RP and DSL train side by side, taking turns step by step, each with its own hooks, optimiser and
-batches. Memory is that of all tensors that a table and its optimiser hold between two steps.
+batches; RP also with its masked tables held in full. Memory is that of all tensors that a table and its
+optimiser hold between two steps. LightGCN on Gowalla unless told otherwise.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from tabulate import tabulate
 
 from common import gowalla_or_alike, machine
+from dslbench import data as datasets
 from dslbench import registry
 from dslbench.cost.measured import state_bytes
 from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
+from dslbench.tables import DenseMaskedTable
 from dslbench.train import Hooks, Lab, Loop
 
 
@@ -62,18 +65,30 @@ def main() -> str:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=60, help="steps of each contestant")
     parser.add_argument("--every", type=int, default=20, help="iterations between explorations")
+    parser.add_argument("--backbone", default="lightgcn")
+    parser.add_argument("--dataset", help="a downloaded data set; default: Gowalla, or alike")
     chosen = parser.parse_args()
-    data, source = gowalla_or_alike()
+    if chosen.dataset is None:
+        (data, source), protocol = gowalla_or_alike(), "paper"
+    else:
+        data, source, protocol = datasets.load(chosen.dataset), chosen.dataset, "default"
     contestants: dict[str, Contestant] = {}
-    for name, sparsity in [("dense", 0.0), ("rp", 0.5), ("dsl", 0.5), ("rp", 0.9), ("dsl", 0.9)]:
+    for name, sparsity, in_full in [
+        ("dense", 0.0, False), ("rp", 0.5, False), ("rp", 0.5, True), ("dsl", 0.5, False),
+        ("rp", 0.9, False), ("rp", 0.9, True), ("dsl", 0.9, False),
+    ]:  # fmt: skip
         spec = resolve(
-            dataset="gowalla", backbone="lightgcn", method=name, sparsity=sparsity, seed=0, epochs=1,
-            protocol="paper", settings=[f"dsl.delta_t={chosen.every}"],
+            dataset=chosen.dataset or "gowalla", backbone=chosen.backbone, method=name,
+            sparsity=sparsity, seed=0, epochs=1, protocol=protocol,
+            settings=[f"dsl.delta_t={chosen.every}"] if name == "dsl" else [],
         )  # fmt: skip
         kind = registry.method(name)
-        method = kind(kind.options_type.model_validate(spec.options), sparsity)
+        method: Any = kind(kind.options_type.model_validate(spec.options), sparsity)
+        if in_full:
+            method.table_type = lambda spec: DenseMaskedTable
         lab = make_lab(spec, data, torch.device("cpu"))
         label = name if name == "dense" else f"{name} {sparsity:.0%}"
+        label += ", tables in full" if in_full else ""
         contestants[label] = Contestant(
             lab, None if name == "dense" else method, 10 * chosen.rounds
         )
@@ -86,8 +101,9 @@ def main() -> str:
     dense = contestants["dense"]
     usual, rows = statistics.median(dense.times), []
     for label, c in contestants.items():
-        step = statistics.median(c.times)
-        explore = statistics.median(c.explorations) if c.explorations else None
+        # Where each iteration is watched for the next exploration, there is no other.
+        step = statistics.median(c.times or c.explorations)
+        explore = statistics.median(c.explorations) if c.times and c.explorations else None
         # Seconds of one iteration, an exploration among every so many of them.
         mean = step if explore is None else step + (explore - step) / chosen.every
         rows.append([
@@ -98,7 +114,7 @@ def main() -> str:
     headers = ["method", "step, ms (median)", "exploring iteration, ms",
                f"time an iteration, one in {chosen.every} exploring, relative to dense",
                "table + optimiser, MiB", "relative to dense"]  # fmt: skip
-    title = f"### LightGCN, {source}, batch {dense.lab.hyper.batch_size}: sparse training state"
+    title = f"### {chosen.backbone}, {source}, batch {dense.lab.hyper.batch_size}: sparse training state"
     return f"{title}\n\n{tabulate(rows, headers, tablefmt='github')}\n\nMachine: {machine()}\n"
 
 

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.testing import assert_array_equal
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +24,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
 from dslbench.methods.dsl import DynamicSparseLearning
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
-from dslbench.ops.base import Macs
+from dslbench.ops.base import Macs, live, live_by_row
 from dslbench.ops.layers import Product
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import Norm
@@ -409,3 +413,18 @@ def test_the_fork_of_thop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_backbone_has_a_closed_form() -> None:
     assert set(FORMS) == set(registry.names("backbone"))
+
+
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=70),
+        elements=st.sampled_from([0.0, -0.0, 1.0, -2.5, 1e-45, np.nan, np.inf]),
+    ),
+    st.booleans(),
+)
+def test_live_entries_are_those_that_numpy_counts(x: np.ndarray, turned: bool) -> None:
+    tensor = torch.from_numpy(x.T if turned else x)
+    assert live(tensor) == np.count_nonzero(x)
+    assert_array_equal(live_by_row(tensor), np.count_nonzero(x.T if turned else x, axis=1))
+    assert live_by_row(tensor).dtype == torch.int64

@@ -36,6 +36,25 @@ def make(kind: type[MaskedTable], n: int, d: int, density: float, seed: int = 0)
     return table
 
 
+@pytest.mark.parametrize(
+    ("form", "kinds"),
+    [
+        ("auto", [DenseMaskedTable, PackedTable, PackedTable, DenseMaskedTable]),
+        ("packed", [PackedTable] * 4),
+        ("full", [DenseMaskedTable] * 4),
+    ],
+)
+def test_tables_are_packed_where_that_is_not_slower_or_as_told(
+    form: str, kinds: list[type[MaskedTable]]
+) -> None:
+    method = RandomPruning(RandomPruning.options_type(table_form=form), 0.5)
+    tables = [
+        method.make_table(TableSpec("t", (("user", 5),), d, normal(1.0)), np.random.default_rng(0))
+        for d in (15, 16, 256, 257)
+    ]
+    assert [type(table) for table in tables] == kinds
+
+
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("d", [1, 7, 20, 64, 300])
 def test_reads_and_gradients_are_those_of_the_dense_form(

@@ -39,6 +39,11 @@ class MaskedOptions(Options):
         default="joint",
         description="exact count over a whole table, or over its user and its item rows each",
     )
+    table_form: Literal["auto", "packed", "full"] = Field(
+        default="auto",
+        description="how training holds masked tables: packed takes (1 - s) of the memory; "
+        "auto: packed where a step is not slower for it (rows of 16 to 256 entries)",
+    )
 
 
 class MaskedMethod(Method):
@@ -52,8 +57,15 @@ class MaskedMethod(Method):
         return (self.table_type(spec) if in_scope else DenseTable)(spec, rng)
 
     def table_type(self, spec: TableSpec) -> type[MaskedTable]:
-        """Packed, but for rows shorter than the 16 entries that are unpacked at a time."""
-        return PackedTable if spec.dim >= 16 else DenseMaskedTable
+        """Packed or in full, as the options have it.
+
+        Sixteen entries are unpacked at a time, so that shorter rows gain nothing. Tables of wide rows
+        are read whole in each step, and outgrow the caches.
+        """
+        form = self.options.table_form
+        if form == "auto":
+            form = "packed" if 16 <= spec.dim <= 256 else "full"
+        return PackedTable if form == "packed" else DenseMaskedTable
 
     @property
     def masked(self) -> list[MaskedTable]:

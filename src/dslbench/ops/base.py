@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dslbench.ops.kernels import count_live
+from dslbench.ops.threads import even_bounds, run_rows
+
 
 class Macs(NamedTuple):
     """Multiply-accumulates of one call.
@@ -43,7 +46,9 @@ def trained(x: Tensor) -> bool:
 
 def live(x: Tensor) -> int:
     """Number of entries that are not zero."""
-    return int(x.count_nonzero())
+    if x.dtype != torch.float32 or x.dim() != 2:
+        return int(x.count_nonzero())
+    return int(live_by_row(x).sum())
 
 
 def live_by_column(x: Tensor) -> Tensor:
@@ -52,8 +57,16 @@ def live_by_column(x: Tensor) -> Tensor:
 
 
 def live_by_row(x: Tensor) -> Tensor:
-    """Number of non-zero entries of each row of a matrix, int64."""
-    return (x.detach() != 0).sum(dim=1)
+    """Number of non-zero entries of each row of a matrix, int64.
+
+    On the CPU by a kernel, because torch takes 2 to 8 times as long as reading the entries does.
+    """
+    x = x.detach()
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return (x != 0).sum(dim=1)
+    found = torch.empty(len(x), dtype=torch.int64)
+    run_rows(count_live, even_bounds(*x.shape), x.contiguous().numpy(), found.numpy())
+    return found
 
 
 def product_macs(x: Tensor, weight: Tensor, skips_zeros: bool) -> Macs:

@@ -45,6 +45,16 @@ def mask_rows(lo, hi, x, mask):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def count_live(lo, hi, x, out):  # type: ignore[no-untyped-def]
+    """out[r] = the number of entries of x[r] that are not zero."""
+    for r in range(lo, hi):
+        found = np.int32(0)
+        for k in range(x.shape[1]):
+            found += np.int32(x[r, k] != 0)
+        out[r] = found
+
+
+@kernel
 def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-untyped-def]
     """out[j] = whether (users[j], items[j]) is an entry of a CSR matrix with sorted rows."""
     for j in range(lo, hi):

@@ -33,7 +33,8 @@ class SparseInput(Op):
 
     def macs(self, table: Tensor, indptr: Tensor, items: Tensor, values: Tensor) -> Macs:
         """The live entries of each row that is added, twice: the input has no gradient."""
-        added = int(live_by_row(table)[items].sum())
+        rows, times = torch.unique(items, return_counts=True)
+        added = int((live_by_row(table[rows]) * times).sum())
         return Macs(added, trained(table) * added, trained(table) * len(items) * table.shape[1])
 
 
