@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,18 @@ def test_cost_sets_counted_beside_measured() -> None:
         ["OMP 50%", "dense", "10"], ["", "retrain", "10"],
     ]  # fmt: skip
     assert [row[-1].text for row in bill.rows] == ["1.00e+03", "5.00e+02", "7.50e+02", "7.50e+02"]
+
+
+def test_energy_is_shown_where_a_machine_counts_it() -> None:
+    table, _ = build("cost", [DENSE, DSL])
+    assert "energy" not in [row[1].text for row in table.rows]
+    runs = [deepcopy(run) for run in (DENSE, DSL, OMP)]
+    for run, joules in zip(runs, (2000.0, 500.0, None), strict=True):
+        run["cost"]["measured"]["energy_joules"] = joules
+    table, _ = build("cost", runs)
+    assert cells(table, "DSL 50%", "energy")[-3:] == ["500.0 J", "-75.0%", "n/a"]
+    assert cells(table, "OMP 50%", "energy")[-3:] == ["-", "-", "-"]
+    assert any("processors" in note for note in table.footer)
 
 
 def test_changes_compare_the_same_seeds() -> None:

@@ -86,6 +86,10 @@ class DSLOptions(RandomPruningOptions):
             raise ValueError("drop=threshold goes with prune=magnitude only")
         if self.block != "none" and self.prune == "set":
             raise ValueError("prune=set drops by sign, which a block does not have")
+        if self.table_form == "packed" and not self.mask_moments:
+            raise ValueError(
+                "packed tables have no room for moments off the mask: mask_moments=false"
+            )
         return self
 
 

@@ -77,6 +77,14 @@ LATENCY = {
 }  # fmt: skip
 
 
+def energy(value: float) -> str:
+    """Joules in the unit a reader needs."""
+    return f"{value / 1000:.1f} kJ" if value >= 1000 else f"{value:.1f} J"
+
+
+ENERGY = Column("Energy", (*_MEASURED, "energy_joules"), "low", "measured", energy)
+
+
 @dataclass(frozen=True)
 class CostKind:
     """A cost as the paper counts it, as we count it, and as it was measured."""
@@ -99,9 +107,16 @@ KINDS = (
     CostKind("tables, optimiser", None, COLUMNS["params"], STATE),
     CostKind("top 20, 1 user", None, None, LATENCY["1"]),
     CostKind("top 20, 1,024 users", None, None, LATENCY["1024"]),
+    CostKind("energy", None, None, ENERGY),
 )
 # A change smaller than this is noise, and breaks nothing even.
 LEAST_GAIN = 0.02
+
+
+def kinds_of(records: Sequence[Record]) -> list[CostKind]:
+    """The costs to show: energy only where a machine has counted it."""
+    counted = any(ENERGY.value(r) is not None for r in records)
+    return [kind for kind in KINDS if counted or kind.measured is not ENERGY]
 
 
 def change(column: Column | None, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
@@ -158,7 +173,7 @@ def _cost(records: list[Record]) -> TableModel:
     dense = dense_of(records)
     for runs in rows(records):
         is_dense = runs[0]["spec"]["method"] == "dense"
-        for place, kind in enumerate(KINDS):
+        for place, kind in enumerate(kinds_of(records)):
             measured = change(kind.measured, runs, dense)
             counted = promised(kind, runs, dense)
             fraction = realised(0.0 if kind.paper is kind.exact is None else counted, measured)
@@ -189,6 +204,8 @@ def _cost(records: list[Record]) -> TableModel:
         "optimiser hold at the end of the last training, and bytes of the tables in their smallest "
         "packed form.",
     ]
+    if len(kinds_of(records)) == len(KINDS):
+        notes.append("Energy is that of all the machine's processors during the run.")
     if not dense:
         notes.append("No dense run with these settings is stored: nothing to compare with.")
     table.footer = footer(records, *notes)
@@ -199,7 +216,7 @@ def _break_even(records: list[Record]) -> TableModel:
     """The lowest sparsity at which each cost is measured to be lower than dense's."""
     table = TableModel(
         title=f"Break-even sparsity: {setting(records[0])}",
-        headers=["Method", "Sparsities", *(kind.name for kind in KINDS)],
+        headers=["Method", "Sparsities", *(kind.name for kind in kinds_of(records))],
         rows=[],
     )
     dense = dense_of(records)
@@ -214,7 +231,7 @@ def _break_even(records: list[Record]) -> TableModel:
             continue
         levels = [g[0]["spec"]["sparsity"] for g in by_sparsity]
         cells = [Cell(row_label(runs[0]["spec"])), Cell(", ".join(f"{percent(s)}" for s in levels))]
-        for kind in KINDS:
+        for kind in kinds_of(records):
             changes = [change(kind.measured, same, dense) for same in by_sparsity]
             if any(found is None for found in changes):
                 cells.append(Cell(MISSING))
