@@ -24,7 +24,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
 from dslbench.methods.dsl import DynamicSparseLearning
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
-from dslbench.ops.base import Macs, live, live_by_row
+from dslbench.ops.base import Macs, live, live_by_column, live_by_row
 from dslbench.ops.layers import Product
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import Norm
@@ -428,3 +428,5 @@ def test_live_entries_are_those_that_numpy_counts(x: np.ndarray, turned: bool) -
     assert live(tensor) == np.count_nonzero(x)
     assert_array_equal(live_by_row(tensor), np.count_nonzero(x.T if turned else x, axis=1))
     assert live_by_row(tensor).dtype == torch.int64
+    if x.size:
+        assert_array_equal(live_by_column(tensor), np.count_nonzero(tensor.numpy(), axis=0))

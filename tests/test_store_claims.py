@@ -113,6 +113,18 @@ def test_a_dead_process_of_this_machine_is_not_waited_for() -> None:
     dead.wait()
 
 
+def test_the_claim_of_a_process_killed_after_storing_is_dropped() -> None:
+    dead = {"machine": claims.machine(), "pid": os.getpid(), "process_started": "1"}
+    stored = [foreign("stored", **dead), foreign("living"), foreign("damaged")]
+    stored[2].write_bytes(b"{")
+    for path in stored:
+        (claims.folder().parent / path.name).mkdir(parents=True)
+    unfinished = foreign("unfinished", **dead)
+    with quick():
+        pass
+    assert [path.exists() for path in (*stored, unfinished)] == [False, True, True, True]
+
+
 def test_a_holder_that_slept_too_long_learns_that_it_lost() -> None:
     with Claims(pytest.fail, beat=1000, patience=1000) as sleeper:
         claim = sleeper.take("a")

@@ -300,7 +300,8 @@ def _pack(table: StoredTable, form: Form) -> Arrays:
     arrays = {"values": table.values, "counts": _entries(table).astype(_unsigned(d))}
     if form == "bitmap":
         return arrays | {"bits": np.packbits(mask, axis=1, bitorder="little")}
-    return arrays | {"columns": np.nonzero(mask)[1].astype(_unsigned(d))}
+    columns = np.broadcast_to(np.arange(d, dtype=_unsigned(d)), mask.shape)
+    return arrays | {"columns": columns[mask]}
 
 
 def _model(about: dict[str, Any], arrays: Arrays, name: str) -> StoredModel:

@@ -19,7 +19,7 @@ from dslbench.ops.threads import even_bounds, run_rows
 from dslbench.seeds import Streams
 
 # Bytes of one block of scores; small enough to stay near the cores, large enough for the product.
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,10 @@ def count(call: Callable[[], T], ops: list[Op]) -> tuple[T, Macs]:
         op.training = mode
     if probe.error is not None:
         raise probe.error
-    return probe.result, Macs(int(forward), backward, dense_backward)
+    # thop leaves the probe in a circle of references, which would keep the result for a while.
+    result = probe.result
+    del probe.result
+    return result, Macs(int(forward), backward, dense_backward)
 
 
 class _Probe(nn.Module, Generic[T]):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dslbench.ops.kernels import count_live
+from dslbench.ops.kernels import count_live, count_live_by_column
 from dslbench.ops.threads import even_bounds, run_rows
 
 
@@ -53,7 +53,12 @@ def live(x: Tensor) -> int:
 
 def live_by_column(x: Tensor) -> Tensor:
     """Number of non-zero entries in each place of the last axis, int64."""
-    return (x.detach().reshape(-1, x.shape[-1]) != 0).sum(dim=0)
+    x = x.detach().reshape(-1, x.shape[-1])
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return (x != 0).sum(dim=0)
+    found = torch.zeros(x.shape[1], dtype=torch.int32)
+    count_live_by_column(0, x.shape[1], x.contiguous().numpy(), found.numpy())
+    return found.long()
 
 
 def live_by_row(x: Tensor) -> Tensor:

@@ -55,6 +55,14 @@ def count_live(lo, hi, x, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def count_live_by_column(lo, hi, x, out):  # type: ignore[no-untyped-def]
+    """out[k] += the number of entries of x[:, k] that are not zero, for columns [lo, hi)."""
+    for r in range(x.shape[0]):
+        for k in range(lo, hi):
+            out[k] += np.int32(x[r, k] != 0)
+
+
+@kernel
 def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-untyped-def]
     """out[j] = whether (users[j], items[j]) is an entry of a CSR matrix with sorted rows."""
     for j in range(lo, hi):

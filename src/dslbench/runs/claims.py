@@ -96,6 +96,7 @@ class Claims:
     def __enter__(self) -> Claims:
         with home.storing("claims of runs", folder(), 4096):
             folder().mkdir(parents=True, exist_ok=True)
+        _drop_claims_on_stored_runs()
         self._thread.start()
         return self
 
@@ -159,6 +160,25 @@ class Claims:
         while not self._closed.wait(self._every):
             for claim in list(self._own):
                 claim.beat()
+
+
+def _drop_claims_on_stored_runs() -> None:
+    """Remove what a process left that was killed between storing its run and releasing it.
+
+    Nobody takes such a run any more, so that nobody would take its claim over.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder().iterdir():
+            content = _content(path)
+            if (
+                content is None
+                or not _is_dead(content)
+                or not (home.runs_dir() / path.name).is_dir()
+            ):
+                continue
+            with takeover_lock(path.parent):
+                if _content(path) == content:
+                    path.unlink()
 
 
 def folder() -> Path:

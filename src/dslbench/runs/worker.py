@@ -5,6 +5,7 @@ A process per run keeps peak memory honest and one crash from taking others alon
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -148,18 +149,21 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         raise
     packed = artefact.stored(model, spec.model_dump(mode="json"), data.digests)
     content = artefact.to_bytes(packed)
+    embeddings = {n: t.spec for n, t in model.tables().items() if t.spec.role == "embedding"}
+    dense_params = sum(t.n_rows * lab.full_hyper.width(n) for n, t in embeddings.items())
+    table_params = sum(packed.tables[name].stored for name in embeddings)
+    all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
+    diagnostics, empty_rows = method.diagnostics(), artefact.empty_rows(packed, embeddings)
+    del model, method  # so that the peak of memory is that of training, not of two models
+    gc.collect()
     rebuilt = lab.build(pretrained=False)
     artefact.fill(rebuilt, artefact.from_bytes(content))
     began = time.perf_counter()
     result = lab.evaluate(rebuilt, "test")
     test_seconds = time.perf_counter() - began
     infer_macs, users_counted = counted.full_ranking(rebuilt.eval(), data.n_users, data.n_items)
-    embeddings = {n: t for n, t in model.tables().items() if t.spec.role == "embedding"}
-    dense_params = sum(t.spec.n_rows * lab.full_hyper.width(n) for n, t in embeddings.items())
-    table_params = sum(packed.tables[name].stored for name in embeddings)
     # A run in several processes has been counted in the last of them only.
     joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
-    all_params = sum(table.stored for table in packed.tables.values()) + model.other_parameters()
     final = lab.phases[-1]
     record = {
         "format": store.FORMAT,
@@ -174,10 +178,10 @@ def execute(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
             "table_params": table_params,
             "achieved_sparsity": 1 - table_params / dense_params,
             "total_params": all_params,
-            "rows": sum(table.spec.n_rows for table in embeddings.values()),
-            "empty_rows": artefact.empty_rows(packed, embeddings),
+            "rows": sum(spec.n_rows for spec in embeddings.values()),
+            "empty_rows": empty_rows,
         },
-        "diagnostics": method.diagnostics(),
+        "diagnostics": diagnostics,
         "cost": {
             "counted": {
                 "paper": paper.paper_costs(spec, data)._asdict(),
