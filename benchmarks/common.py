@@ -22,7 +22,15 @@ def gowalla_or_alike() -> tuple[Interactions, str]:
         return datasets.load("gowalla", protocol="paper"), "gowalla"
     except DslbenchError:
         pass
-    users, items, pairs = 29_858, 40_981, 810_128
+    return (
+        alike(1),
+        "random pairs of Gowalla's size (download gowalla for the real ones)",
+    )
+
+
+def alike(scale: int) -> Interactions:
+    """Random pairs of Gowalla's shape and popularity skew, so many times its users, items and pairs."""
+    users, items, pairs = 29_858 * scale, 40_981 * scale, 810_128 * scale
     rng = np.random.default_rng(0)
 
     def skewed(n: int, size: int) -> np.ndarray:
@@ -36,10 +44,7 @@ def gowalla_or_alike() -> tuple[Interactions, str]:
     test = pairs_to_csr(u[held_out], i[held_out], shape)
     test = (test - test.multiply(train)).tocsr()
     test.eliminate_zeros()
-    return (
-        Interactions("like-gowalla", "paper", train, pairs_to_csr([], [], shape), test),
-        "random pairs of Gowalla's size (download gowalla for the real ones)",
-    )
+    return Interactions("like-gowalla", "paper", train, pairs_to_csr([], [], shape), test)
 
 
 def interleaved(

@@ -85,8 +85,8 @@ def test_result_does_not_depend_on_the_block_size() -> None:
     data = make_interactions(50, 40)
     scores = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 40)).astype(np.float32))
     outcomes = [
-        ev.evaluate(lambda ids: scores[ids].clone(), data.test, data.train, block_bytes=size).means
-        for size in (1, 1000, 1 << 25)
+        ev.evaluate(lambda ids: scores[ids].clone(), data.test, data.train, block_users=size).means
+        for size in (1, 7, None)
     ]
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
@@ -123,7 +123,7 @@ def test_sampled_ranking_against_the_slow_version() -> None:
     scores = (rng.integers(0, 8, shape) / 4).astype(np.float32)
     result = ev.evaluate_sampled(
         lambda users, items: torch.from_numpy(scores)[users].gather(1, items), truth, negatives,
-        metrics=("recall@5", "ndcg@5"), seed=1, block_bytes=1000,
+        metrics=("recall@5", "ndcg@5"), seed=1, block_users=4,
     )  # fmt: skip
     priority = ev.tie_priority(60, 1)
     assert result.users.tolist() == list(range(0, 30, 2))

@@ -20,6 +20,8 @@ from dslbench.seeds import Streams
 
 # Bytes of one block of scores; small enough to stay near the cores, large enough for the product.
 BLOCK_BYTES = 16 << 20
+# All items' vectors are read once for each block: with too few users in it that takes most of the time.
+LEAST_USERS = 32
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     seed: int = 0,
     device: torch.device | None = None,
-    block_bytes: int = BLOCK_BYTES,
+    block_users: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Evaluation:
     """Rank all unseen items and compare with the truth.
@@ -71,7 +73,7 @@ def evaluate(
         metrics: names such as "recall@20".
         seed: of the tie-break.
         device: where the scorer computes; None means the CPU.
-        block_bytes: memory of one block of scores; at least one user is scored at a time.
+        block_users: users scored at a time; None: as many as `users_per_block` says.
         progress: called with the share of users done.
     """
     n_items = int(truth.shape[1])
@@ -95,7 +97,7 @@ def evaluate(
         if progress is not None:
             progress(part.stop / len(users))
 
-    _in_blocks(len(users), users_per_block(n_items, block_bytes), judge)
+    _in_blocks(len(users), block_users or users_per_block(n_items), judge)
     sizes = np.diff(truth.indptr)[users]
     values = {name: per_user(name, hits, sizes) for name in metrics}
     return Evaluation(users, values, int(tied.sum()))
@@ -109,7 +111,7 @@ def evaluate_sampled(
     metrics: Sequence[str] = DEFAULT_METRICS,
     seed: int = 0,
     device: torch.device | None = None,
-    block_bytes: int = BLOCK_BYTES,
+    block_users: int | None = None,
 ) -> Evaluation:
     """Rank the user's held-out items among a fixed set of sampled ones.
 
@@ -146,7 +148,8 @@ def evaluate_sampled(
         best = ranked[:, : k + 1]
         tied[part] = ((best[:, 1:] == best[:, :-1]) & np.isfinite(best[:, 1:])).any(axis=1)
 
-    _in_blocks(len(users), users_per_block(max(width, int(truth.shape[1])), block_bytes), judge)
+    block = block_users or users_per_block(max(width, int(truth.shape[1])))
+    _in_blocks(len(users), block, judge)
     values = {name: per_user(name, hits, sizes[users]) for name in metrics}
     return Evaluation(users, values, int(tied.sum()))
 
@@ -202,9 +205,9 @@ def rank_users(
     return _rank_on_cpu(scores, users, priority, seen, k)[0]
 
 
-def users_per_block(n_items: int, block_bytes: int = BLOCK_BYTES) -> int:
-    """Users that are scored at a time, so that their scores take at most so many bytes."""
-    return max(1, block_bytes // (4 * n_items))
+def users_per_block(n_items: int) -> int:
+    """Users that are scored at a time: a block of `BLOCK_BYTES`, or of `LEAST_USERS` if that is more."""
+    return max(LEAST_USERS, BLOCK_BYTES // (4 * n_items))
 
 
 def _rank_on_cpu(
