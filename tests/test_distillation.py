@@ -439,7 +439,7 @@ def test_a_teacher_is_trained_once_and_billed_to_every_student(
     assert code == 0 and "2 runs: 1 stored, 1 to make" in err and "made first" not in err
     shutil.rmtree(store.folder(dense_id))
     code, _, err = compare(capsys, "--method", "rkd")  # the student is stored: nothing to do
-    assert code == 0 and "1 runs: 1 stored, 0 to make" in err
+    assert code == 0 and "1 run: 1 stored, 0 to make" in err
     export = tmp_path / "student.safetensors"
     code, out, err = dslbench(
         "train", "--backbone", "lightgcn", "--dataset", "toy", "--epochs", "2", "--set",

@@ -67,6 +67,7 @@ class Scripted:
         self.at_once = self.most = 0
         self.lock = threading.Lock()
         self.stop = threading.Event()
+        self.fails: RunError | None = None  # in place of the end of what is cancelled
 
     def make(self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent) -> None:
         with self.lock:
@@ -81,7 +82,7 @@ class Scripted:
         with self.lock:
             self.at_once -= 1
         if self.stop.is_set():
-            raise CancelledError
+            raise self.fails or CancelledError
         if (error := self.ends[run_id]) is not None:
             raise error
         store.save(record() | {"id": run_id}, [], {"users": np.arange(3)})
@@ -129,9 +130,28 @@ def test_remains_of_a_killed_process_are_removed_by_the_next_that_makes_the_run(
     for name in (".a.x1", ".a.old.x2", ".b.x3"):
         (home.runs_dir() / name).mkdir(parents=True)
         (home.runs_dir() / name / "run.json").write_text("{")
+    logs = home.runs_dir() / ".logs"
+    logs.mkdir()
+    for name in ("a.123.log", "b.123.log"):
+        (logs / name).write_text("killed\n")
     found, _ = make([PlannedRun(spec(), "a", False)], Scripted(1, {"a": None}))
+    assert [path.name for path in logs.iterdir()] == ["b.123.log"]
     assert found == [] and store.has("a", pytest.fail)
     assert {path.name for path in home.runs_dir().glob(".[ab].*")} == {".b.x3"}
+
+
+def test_a_run_that_was_moved_aside_for_its_replacement_comes_back() -> None:
+    store.save(record() | {"id": "a"}, [], {"users": np.arange(3)})
+    old = home.runs_dir() / ".a.old.x1"
+    old.mkdir()
+    store.folder("a").rename(old / "replaced")
+    assert store.read_all(pytest.fail) == []
+    store.put_back_replaced()
+    assert [r["id"] for r in store.read_all(pytest.fail)] == ["a"] and not old.exists()
+    # Where the new one is in place, the old one stays aside.
+    (old / "replaced").mkdir(parents=True)
+    store.put_back_replaced()
+    assert old.exists() and store.has("a", pytest.fail)
 
 
 def test_students_wait_for_their_teacher_and_fail_with_it() -> None:
@@ -220,7 +240,8 @@ def test_only_failures_of_a_tables_own_settings_stand_below_it() -> None:
     assert lines == [f"Failed, so not above: {spec(seed=1).title} (broken)."]
 
 
-def test_a_run_whose_claim_is_lost_is_stopped_and_left_to_the_other() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_whose_claim_is_lost_is_stopped_and_left_to_the_other(fails: bool) -> None:
     run = PlannedRun(spec(), "sleeps", False)
     executor = Scripted(1, {})
 
@@ -235,11 +256,13 @@ def test_a_run_whose_claim_is_lost_is_stopped_and_left_to_the_other() -> None:
         store.save(record() | {"id": "sleeps"}, [], {"users": np.arange(3)})
         path.unlink()
 
+    if fails:  # as when the other has taken what it needs away from under it
+        executor.fails = RunError("its checkpoint is gone")
     thief = threading.Thread(target=rob)
     thief.start()
     found, shown = make([run], executor, beat=0.05)
     thief.join()
-    assert found == [] and executor.order == ["sleeps"]
+    assert found == [] and executor.order == ["sleeps"] and failures.read_all(pytest.fail) == []
     assert "another process has taken it over" in shown and "by another process" in shown
 
 
@@ -399,9 +422,11 @@ def test_a_read_only_store_is_one_line_and_can_be_read(tmp_path: Path) -> None:
             f"error: runs cannot be written in {where / 'runs'}: Read-only file system"
         ]
         assert "timing a few steps" not in more.stderr  # said before anything is trained
-        for reading in (args, ["report"], ["list", "runs"], ["doctor"]):
+        plan = [*args, "--seeds", "2", "--dry-run"]
+        for reading in (args, plan, ["report"], ["list", "runs"], ["doctor"]):
             found = dslbench(*reading, store_in=where)
             assert found.returncode == 0, found.stderr
+        assert "NOT WRITABLE" in found.stdout
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -174,7 +174,7 @@ def check_lines(err: str) -> None:
             "data set: ",
             "timing ",
             "left out: ",
-            "1 runs: ",
+            "1 run: ",
             "mine: ",
         )
         assert line.startswith(known) and line.isprintable(), line

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dslbench.errors import RunError
-from dslbench.runs import claims, store
+from dslbench.runs import checkpoint, claims, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import LocalExecutor
 
@@ -113,15 +113,18 @@ def test_a_dead_process_of_this_machine_is_not_waited_for() -> None:
     dead.wait()
 
 
-def test_the_claim_of_a_process_killed_after_storing_is_dropped() -> None:
+def test_what_a_process_killed_after_storing_left_is_removed() -> None:
     dead = {"machine": claims.machine(), "pid": os.getpid(), "process_started": "1"}
     stored = [foreign("stored", **dead), foreign("living"), foreign("damaged")]
     stored[2].write_bytes(b"{")
     for path in stored:
         (claims.folder().parent / path.name).mkdir(parents=True)
     unfinished = foreign("unfinished", **dead)
+    for name in ("stored", "unfinished"):
+        checkpoint.folder(name).mkdir(parents=True)
     with quick():
         pass
+    assert [path.name for path in checkpoint.folder("").iterdir()] == ["unfinished"]
     assert [path.exists() for path in (*stored, unfinished)] == [False, True, True, True]
 
 

@@ -327,14 +327,25 @@ def _list_runs(as_json: bool) -> None:
         print(json.dumps(found, indent=1))
         return
     for r in records:
-        s = r["spec"]
-        print(
-            f"{r['id']}  {s['dataset']} {s['backbone']} {s['method']} {s['variant']} "
-            f"{s['sparsity']:g} seed {s['seed']} {s['epochs']} epochs  "
-            f"recall@20 {r['quality']['recall@20']:.4f}"
-        )
+        print(f"{r['id']}  {_described(r['spec'])}  recall@20 {r['quality']['recall@20']:.4f}")
     for f in failed:
-        print(f"{f.id}  {f.spec.title} {f.spec.epochs} epochs  FAILED {f.time[:19]}: {f.reason}")
+        hint = f" ({f.hint})" if f.hint else ""
+        described = _described(f.spec.model_dump())
+        print(f"{f.id}  {described}  FAILED {f.time[:19]}: {f.reason}{hint}")
+
+
+def _described(spec: dict[str, Any]) -> str:
+    from dslbench.words import number
+
+    epochs = number(spec["epochs"], "epoch")
+    changed = {**(spec.get("changed_hyper") or {}), **(spec.get("changed_options") or {})}
+    return " ".join(
+        [
+            f"{spec['dataset']} {spec['backbone']} {spec['method']} {spec['variant']}",
+            f"{spec['sparsity']:g} seed {spec['seed']} {epochs}",
+            *(f"{key}={value}" for key, value in changed.items()),
+        ]
+    )
 
 
 def main() -> None:

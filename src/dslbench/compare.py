@@ -17,6 +17,7 @@ from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
 from dslbench.runs import budget, checkpoint, execute, failures, store
 from dslbench.spec import RunSpec
+from dslbench.words import number
 
 Record = dict[str, Any]
 
@@ -121,6 +122,7 @@ def make(
     Where some fail, `show` prints the table of the others before the error.
     """
     where.check()
+    store.put_back_replaced()
     planned = execute.plan(specs, force, warn)
     missing = [run for run in planned if not run.done]
     for run in missing:
@@ -130,20 +132,25 @@ def make(
         if (failed := failures.read_or_none(run.id)) is not None:
             say(f"failed last time, tried again: {run.spec.title} ({failed.reason})")
     trainings = sum(run.trainings for run in missing)
-    summary = f"{len(planned)} runs: {len(planned) - len(missing)} stored, {len(missing)} to make"
+    summary = f"{number(len(planned), 'run')}: {len(planned) - len(missing)} stored, {len(missing)} to make"
     if missing:
         checkpoint.share_of_time()  # a setting that makes no sense is found out before training
-        store.check_writable()
+        if not dry_run:
+            store.check_writable()
         say("timing a few steps of each kind of run ...")
         workers = where.workers or 1 if where.executor == "local" else 1
-        expected = execute.estimate_seconds(missing, where.device, workers)
+        try:
+            expected = execute.estimate_seconds(missing, where.device, workers)
+        except KeyboardInterrupt:
+            say("interrupted before the first run; nothing was changed")
+            raise typer.Exit(130) from None
         duration = (
             "a trial failed, how long it takes is not known"
             if expected is None
             else f"about {seconds(expected)} on this machine"
         )
         at_once = f", {workers} at once" if workers > 1 else ""
-        summary += f" ({trainings} trainings, {duration}{at_once})"
+        summary += f" ({number(trainings, 'training')}, {duration}{at_once})"
     say(summary)
     if dry_run:
         for run in planned:
@@ -153,7 +160,7 @@ def make(
         failed_ones = execute.execute(missing, where.open, console(), warn)
     except KeyboardInterrupt:
         say(
-            f"interrupted: {len(_stored(planned))} of {len(planned)} runs are stored; "
+            f"interrupted: {len(_stored(planned))} of {number(len(planned), 'run')} are stored; "
             "the same command goes on from there"
         )
         raise typer.Exit(130) from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
 
 from dslbench import home
 from dslbench.errors import RunError
+from dslbench.words import number
 
 
 def report_machine() -> None:
@@ -35,7 +37,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "cuda", facts["device"] if device.type == "cuda" else "none; everything runs on the CPU"
     yield "kernels", f"compiled by numba; imported and loaded in {kernel_seconds:.2f} s"
     yield "MACs", _counting()
-    yield "store", f"{home.home()} ({_free_space()} free)"
+    yield "store", _store()
     yield from _checkpoints()
     statuses = commands.dataset_status()
     for status in statuses:
@@ -53,9 +55,10 @@ def _checkpoints() -> Iterator[tuple[str, str]]:
     from dslbench.runs import checkpoint
 
     if found := checkpoint.sizes():
+        runs = number(len(found), "unfinished run")
         yield (
             "checkpoints",
-            f"{sum(found.values()) / 2**20:.1f} MiB of {len(found)} unfinished runs; the command that "
+            f"{sum(found.values()) / 2**20:.1f} MiB of {runs}; the command that "
             "began them goes on from there, and removes them at the end. For a run that is not wanted "
             f"any more delete its folder in {checkpoint.folder('')}",
         )
@@ -80,8 +83,11 @@ def _touch(kernels: object) -> None:
         raise AssertionError("a compiled kernel gave a wrong result")
 
 
-def _free_space() -> str:
+def _store() -> str:
     folder = home.home()
     while not folder.exists():
         folder = folder.parent
-    return f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB"
+    free = f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return f"{home.home()} ({free})"
+    return f"{home.home()} ({free}; NOT WRITABLE: DSLBENCH_HOME names another place)"

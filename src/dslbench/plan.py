@@ -54,9 +54,9 @@ class Grid(BaseModel):
     dataset: Values[str] | None = None
     backbone: Values[str]
     method: Values[str] | None = None
-    sparsity: Values[Annotated[float, Field(ge=0, lt=1)]] = [0.5]
-    seeds: int = Field(default=1, ge=1)
-    epochs: Values[Annotated[int, Field(ge=1)]] | None = None
+    sparsity: Values[Annotated[float, Field(ge=0, lt=1, strict=True)]] = [0.5]
+    seeds: int = Field(default=1, ge=1, strict=True)
+    epochs: Values[Annotated[int, Field(ge=1, strict=True)]] | None = None
     scale: Values[str] | None = None
     protocol: Values[str] = ["default"]
     settings: dict[str, Values[Any]] = Field(default={}, alias="set")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dslbench import registry
 from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
-from dslbench.percent import percent
+from dslbench.words import percent
 
 Scale = Literal["quick", "laptop", "paper", "custom"]
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError, UsageError
-from dslbench.percent import percent
 from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
+from dslbench.words import percent
 
 if TYPE_CHECKING:
     from dslbench.train import Lab

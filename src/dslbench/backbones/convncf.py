@@ -15,10 +15,10 @@ from dslbench.errors import UnsuitableError
 from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.outer import OuterMap
 from dslbench.ops.scores import FullScores, PairScores
-from dslbench.percent import percent
 from dslbench.sampling_pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
+from dslbench.words import percent
 
 if TYPE_CHECKING:
     from dslbench.train import Lab

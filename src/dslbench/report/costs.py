@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dslbench.percent import percent
 from dslbench.report.columns import COLUMNS, Column, Record, seconds
 from dslbench.report.relative import mac_notes, setting_of
 from dslbench.report.settings import dense_of, footer, label, row_label, rows, setting
@@ -19,6 +18,7 @@ from dslbench.report.tables import (
     heading,
     mean,
 )  # fmt: skip
+from dslbench.words import percent
 
 # A counted change smaller than this promises nothing that could be realised.
 LEAST_PROMISE = 0.05

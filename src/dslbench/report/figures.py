@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dslbench.errors import UsageError
-from dslbench.percent import percent
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.costs import COSTS, change, front, points
 from dslbench.report.evidence import LARGEST_LOSS
@@ -28,6 +27,7 @@ from dslbench.report.settings import (
 )  # fmt: skip
 from dslbench.report.tables import group, values
 from dslbench.runs import store
+from dslbench.words import percent
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dslbench.errors import UsageError
-from dslbench.percent import percent, percent_reached
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.relative import EQUAL_COST, is_equal_cost, mac_notes, setting_of, with_ratios
 from dslbench.report.settings import (
@@ -22,6 +21,7 @@ from dslbench.report.settings import (
     setting,
 )  # fmt: skip
 from dslbench.report.tables import Cell, TableModel, cell, group, heading, marks
+from dslbench.words import percent, percent_reached
 
 DECAYS = {"cosine": "Cosine", "linear": "Linear", "none": "No decay"}
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dslbench.errors import UsageError
-from dslbench.percent import percent
 from dslbench.report import published
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.published import Result
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import row_key
 from dslbench.report.tables import MISSING, Cell, TableModel, group, heading
+from dslbench.words import percent
 
 _TITLES = {
     "train_macs": "MACs (Tr.)",

@@ -8,10 +8,10 @@ from typing import Any
 
 from dslbench import registry
 from dslbench.errors import UsageError
-from dslbench.percent import percent
 from dslbench.report.columns import Record
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
+from dslbench.words import percent
 
 
 def row_key(record: Record) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from dslbench import home
 from dslbench.errors import RunError
+from dslbench.runs import checkpoint, store
 
 BEAT = 10.0  # seconds between two heartbeats
 # Seconds without one after which a holder is given up; longer than a network file system may show
@@ -96,7 +97,7 @@ class Claims:
     def __enter__(self) -> Claims:
         with home.storing("claims of runs", folder(), 4096):
             folder().mkdir(parents=True, exist_ok=True)
-        _drop_claims_on_stored_runs()
+        _tidy_stored_runs()
         self._thread.start()
         return self
 
@@ -162,10 +163,10 @@ class Claims:
                 claim.beat()
 
 
-def _drop_claims_on_stored_runs() -> None:
-    """Remove what a process left that was killed between storing its run and releasing it.
+def _tidy_stored_runs() -> None:
+    """Remove what a process left that was killed between storing its run and releasing its claim.
 
-    Nobody takes such a run any more, so that nobody would take its claim over.
+    Nobody makes such a run any more, so that nobody would take its claim over and clear up.
     """
     with contextlib.suppress(OSError):
         for path in folder().iterdir():
@@ -178,6 +179,8 @@ def _drop_claims_on_stored_runs() -> None:
                 continue
             with takeover_lock(path.parent):
                 if _content(path) == content:
+                    checkpoint.remove(path.name)
+                    store.remove_remains(path.name)
                     path.unlink()
 
 

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from dslbench import home
 from dslbench.errors import DataError, DslbenchError, RunError, StoreError, UsageError
 from dslbench.ops.threads import thread_count
+from dslbench.runs import store
 from dslbench.spec import RunSpec
 
 Event = dict[str, Any]
@@ -58,7 +60,7 @@ class LocalExecutor:
         """See `Executor`."""
         job = {"task": "run", "spec": spec.model_dump(), "device": self._device}
         process = self._processes[slot] = Process()
-        process.run(job, on_event, log_name=run_id, environment=self.environments[slot])
+        process.run(job, on_event, run_id=run_id, environment=self.environments[slot])
 
     def cancel(self, slot: int) -> None:
         """See `Executor`."""
@@ -105,20 +107,21 @@ class Process:
                 self._process.kill()
 
     def run(
-        self, job: Event, on_event: OnEvent = lambda event: None, *, log_name: str = "trial",
+        self, job: Event, on_event: OnEvent = lambda event: None, *, run_id: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Event:  # fmt: skip
         """Start a worker, hand on its events, and return the last.
 
+        What it says on stderr is kept in a log where it makes a run, `run_id`, and that fails.
+
         Raises what the worker says, `RunError` where it dies, `CancelledError` after `cancel`.
         """
-        logs = home.runs_dir() / ".logs"
-        log = logs / f"{log_name}.{os.getpid()}.log"  # another process may make the same run
+        log = Path(os.devnull) if run_id is None else store.log(run_id)
         # A thread that waits for work should sleep, not spin on a core that the kernels could use.
         settings = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | dict(environment or {})
         last: Event = {}
-        with home.storing("the run's log", logs, 1 << 16):
-            logs.mkdir(parents=True, exist_ok=True)
+        with home.storing("the run's log", log.parent, 1 << 16):
+            log.parent.mkdir(parents=True, exist_ok=True)
             errors = log.open("w", encoding="utf-8")
         with errors:
             with self._lock:
@@ -150,14 +153,15 @@ class Process:
                 process.stdout.close()
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.close()
-        if self._cancelled:
+        failed = not self._cancelled and code != 0
+        if run_id is not None and not failed:
             log.unlink(missing_ok=True)
+        if self._cancelled:
             raise CancelledError
         if last.get("event") == "error":
             raise error_of(last)
-        if code != 0:
+        if failed:
             raise RunError(f"the run's process ended {_end(code)}", f"its messages are in {log}")
-        log.unlink(missing_ok=True)
         return last
 
 

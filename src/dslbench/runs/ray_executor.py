@@ -209,15 +209,16 @@ def _run_on_node(
                 events.put((run_id, event), block=False)
 
         try:
-            Process().run(job, tell, log_name=run_id, environment=environment)
+            Process().run(job, tell, run_id=run_id, environment=environment)
             return (
                 {f"runs/{run_id}/{name}": x for name, x in store.files_of(run_id).items()},
                 None,
                 "",
             )
         except DslbenchError as error:
-            logs = (Path(root) / "runs" / ".logs").glob(f"{run_id}.*")
-            text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
+            text = ""
+            with contextlib.suppress(FileNotFoundError):
+                text = store.log(run_id).read_text(encoding="utf-8", errors="replace")
             failure = {
                 "message": error.message, "hint": error.hint, "code": error.exit_code,
                 "kind": type(error).__name__,
@@ -248,7 +249,7 @@ def _with_log(error: DslbenchError, run_id: str, log: str) -> DslbenchError:
     """Keep the worker's messages here: those on the node are gone."""
     if not log:
         return error
-    path = home.runs_dir() / ".logs" / f"{run_id}.{os.getpid()}.log"
+    path = store.log(run_id)
     with contextlib.suppress(OSError):
         home.write_atomic(path, log.encode())
         error.hint = (

@@ -15,6 +15,7 @@ from dslbench.runs.claims import Claim, Claims
 from dslbench.runs.local import CancelledError, Event, Executor
 from dslbench.runs.plan import PlannedRun
 from dslbench.runs.progress import Quiet
+from dslbench.words import number
 
 LOOK_AGAIN = 1.0  # seconds until a run that another process holds is looked at again
 
@@ -136,7 +137,8 @@ class Schedule:
         active = self._active.pop(slot)
         run, claim = active.run, active.claim
         try:
-            if isinstance(error, CancelledError):  # its claim was lost: another process makes it
+            lost = claim.lost and isinstance(error, DslbenchError)
+            if lost or isinstance(error, CancelledError):  # another process makes it
                 self._show.leave(slot, run.spec, "another process has taken it over")
                 self._pending.append(run)
             elif isinstance(error, StoreError):
@@ -181,4 +183,5 @@ class Schedule:
         self._announced |= {run.id for run in held}
         names = "; ".join(f"{r.spec.title} ({self._claims.holder(r.id)})" for r in held[:3])
         more = f" and {len(held) - 3} more" if len(held) > 3 else ""
-        self._show.say(f"waiting for {len(held)} runs that others are making: {names}{more}")
+        runs = number(len(held), "run")
+        self._show.say(f"waiting for {runs} that others are making: {names}{more}")

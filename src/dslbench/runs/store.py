@@ -8,6 +8,7 @@ of one bad folder: it is reported and left out.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -70,12 +71,30 @@ def put(run_id: str, files: Mapping[str, bytes]) -> None:
 
 
 def remove_remains(run_id: str) -> None:
-    """Delete what processes that were killed while storing the run left beside it.
+    """Delete what processes that were killed while making the run left beside it, and old logs.
 
     For the holder of the run's claim: what nobody else may be writing.
     """
     for path in home.runs_dir().glob(f".{run_id}.*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in log(run_id).parent.glob(f"{run_id}.*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def put_back_replaced() -> None:
+    """Put back runs whose replacement was broken off between moving the old aside and the new in."""
+    for old in home.runs_dir().glob(".*.old.*/replaced"):
+        target = folder(old.parent.name.split(".")[1])
+        if not target.exists():
+            with contextlib.suppress(OSError):
+                old.rename(target)
+                old.parent.rmdir()
+
+
+def log(run_id: str) -> Path:
+    """Where this process keeps what the worker of a run says; another may be making the same run."""
+    return home.runs_dir() / ".logs" / f"{run_id}.{os.getpid()}.log"
 
 
 def files_of(run_id: str) -> dict[str, bytes]:

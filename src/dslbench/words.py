@@ -1,4 +1,4 @@
-"""Shares as percentages that never round a large sparsity up to 100 %."""
+"""Shares and numbers in words: percentages that never round up to 100 %, nouns that agree."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def percent_reached(share: float) -> str:
     nines = -math.log10(1 - share) if share < 1 else 0.0
     places = max(1, math.floor(round(nines, 9)) - 1)
     return f"{share:.{places}%}"
+
+
+def number(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`, `1,000 runs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

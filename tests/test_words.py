@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dslbench.percent import percent, percent_reached
 from dslbench.report.settings import label
 from dslbench.spec import resolve
+from dslbench.words import number, percent, percent_reached
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,12 @@ def test_titles_and_labels_name_the_sparsity_exactly() -> None:
     spec = resolve(dataset="toy", backbone="lightgcn", method="dsl", sparsity=0.999, seed=0)
     assert " dsl 99.9% " in spec.title
     assert label([{"spec": spec.model_dump()}]) == "DSL 99.9%"
+
+
+def test_nouns_agree_with_their_number() -> None:
+    assert [number(n, "run") for n in (0, 1, 2, 1000)] == [
+        "0 runs",
+        "1 run",
+        "2 runs",
+        "1,000 runs",
+    ]
