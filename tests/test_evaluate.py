@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from dslbench import evaluate as ev
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.metrics import cutoff, per_user
+from dslbench.ops.scores import ProductScorer
+from dslbench.ranking import Ranker, _Screen, tie_priority
 
 
 def slow_ranking(
@@ -39,16 +42,61 @@ def test_ranking_equals_the_slow_version(seed: int, levels: int, m: int) -> None
     scores[rng.random((12, m)) < 0.02] = -np.inf
     scores[rng.random((12, m)) < 0.05] = -0.0
     users = np.arange(12)
-    priority = ev.tie_priority(m, seed)
-    k = min(10, m)
-    for rank in (ev._rank_on_cpu, ev._rank_on_device):
-        items, tied = rank(torch.from_numpy(scores.copy()), users, priority, data.train, k)
-        for u in users:
-            seen = set(data.train[int(u)].indices.tolist())
-            expected, expected_tied = slow_ranking(scores[u], seen, priority, k)
-            assert items[u][: len(expected)].tolist() == expected, rank.__name__
-            assert (items[u][len(expected) :] == -1).all()
-            assert bool(tied[u]) == expected_tied, rank.__name__
+    ranker = Ranker(lambda ids: torch.from_numpy(scores)[ids].clone(), data.train, 10, seed=seed)
+    for rank in (ranker, ranker._on_device):
+        check_ranking(rank(users), scores, data.train, tie_priority(m, seed), min(10, m))
+
+
+def check_ranking(found: Any, scores: Any, seen: Any, priority: Any, k: int) -> None:
+    items, tied = found
+    for u in range(len(scores)):
+        own = set(seen[u].indices.tolist())
+        expected, expected_tied = slow_ranking(scores[u], own, priority, k)
+        assert items[u][: len(expected)].tolist() == expected
+        assert (items[u][len(expected) :] == -1).all()
+        assert bool(tied[u]) == expected_tied
+
+
+@given(
+    seed=st.integers(0, 10_000), m=st.integers(1, 700), d=st.integers(1, 40),
+    spread=st.sampled_from([0, 1, 40, 600]), scale=st.sampled_from([2.0**-100, 1.0, 2.0**60]),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_screening_by_rounded_products_changes_nothing(
+    seed: int, m: int, d: int, spread: int, scale: float
+) -> None:
+    """Whole numbers of 10 bits: exact in float32, not in bfloat16; items differ by `spread` at most."""
+    rng = np.random.default_rng(seed)
+    data = make_interactions(12, m, 0.1, seed)
+    largest = int((2**23 / d) ** 0.5)
+    vectors = rng.integers(-largest, largest + 1, (12, d))
+    vectors[3] = 0
+    base = rng.integers(-largest // 2, largest // 2 + 1, d)
+    table = np.clip(base + rng.integers(-spread, spread + 1, (m, d)), -largest, largest)
+    tensors = [torch.from_numpy(x.astype(np.float32)) for x in (vectors * scale, table)]
+    scorer = ProductScorer(lambda users, items: users @ items.T, *tensors)
+    ranker = Ranker(scorer, data.train, 10, seed=seed)
+    found = _Screen(ranker, scorer)(np.arange(12))
+    check_ranking(found, vectors @ table.T, data.train, tie_priority(m, seed), ranker.k)
+
+
+def test_products_of_what_is_not_finite_are_not_screened() -> None:
+    users, items = torch.ones(3, 4), torch.ones(5, 4)
+    items[2, 1], items[4, 0] = torch.nan, torch.inf
+    scorer = ProductScorer(lambda users, items: users @ items.T, users, items)
+    found, _ = Ranker(scorer, pairs_to_csr([0], [0], (3, 5)), 5)(np.arange(3))
+    assert sorted(found[0]) == [-1, -1, 1, 3, 4] and set(found[:, 0]) == {4}
+
+
+def test_screening_in_several_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, rng = make_interactions(90, 50), np.random.default_rng(1)
+    tensors = [torch.from_numpy(rng.standard_normal((n, 9), dtype=np.float32)) for n in (90, 50)]
+    scorer = ProductScorer(lambda users, items: users @ items.T, *tensors)
+    ranker = Ranker(scorer, data.train, 7)
+    whole = _Screen(ranker, scorer)(np.arange(90))
+    monkeypatch.setattr("dslbench.ranking.BLOCK_BYTES", 1)
+    parts = _Screen(ranker, scorer)(np.arange(90))
+    assert all((a == b).all() for a, b in zip(whole, parts, strict=True))
 
 
 def test_metrics_by_hand() -> None:
@@ -108,9 +156,7 @@ def test_equal_scores_are_ranked_by_lot_and_counted() -> None:
 def test_seen_items_never_come_back() -> None:
     shape = (1, 3)
     seen = pairs_to_csr([0, 0], [0, 1], shape)
-    items, _ = ev._rank_on_cpu(
-        torch.tensor([[3.0, 2.0, 1.0]]), np.array([0]), ev.tie_priority(3, 0), seen, 3
-    )
+    items, _ = Ranker(lambda ids: torch.tensor([[3.0, 2.0, 1.0]]), seen, 3)(np.array([0]))
     assert items.tolist() == [[2, -1, -1]]
 
 
@@ -125,7 +171,7 @@ def test_sampled_ranking_against_the_slow_version() -> None:
         lambda users, items: torch.from_numpy(scores)[users].gather(1, items), truth, negatives,
         metrics=("recall@5", "ndcg@5"), seed=1, block_users=4,
     )  # fmt: skip
-    priority = ev.tie_priority(60, 1)
+    priority = tie_priority(60, 1)
     assert result.users.tolist() == list(range(0, 30, 2))
     for place, user in enumerate(result.users):
         item = int(truth[int(user)].indices[0])
@@ -147,6 +193,6 @@ def test_a_list_of_no_items_is_refused(k: int) -> None:
 
     model = Nine()
     with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
-        ev.rank_users(model.scorer(), np.arange(2), data.seen_before_test, k)
+        Ranker(model.scorer(), data.seen_before_test, k)
     with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
         artefact.top_k(model, data, [0, 1], k)  # type: ignore[arg-type]

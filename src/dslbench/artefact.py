@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from dslbench.errors import DataError, UsageError
-from dslbench.evaluate import rank_users
+from dslbench.ranking import Ranker
 from dslbench.tables import StoredRows, StoredTable
 
 if TYPE_CHECKING:
@@ -221,9 +221,8 @@ def top_k(model: Backbone, data: Interactions, users: Sequence[int], k: int) -> 
     ids = np.asarray(users, dtype=np.int64)
     if len(ids) and not (ids.min() >= 0 and ids.max() < data.n_users):
         raise UsageError(f"users are numbered 0 to {data.n_users - 1}")
-    return [
-        row[row >= 0].tolist() for row in rank_users(model.scorer(), ids, data.seen_before_test, k)
-    ]
+    items, _ = Ranker(model.scorer(), data.seen_before_test, k)(ids)
+    return [row[row >= 0].tolist() for row in items]
 
 
 def _inside(model: Backbone) -> set[str]:

@@ -9,19 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from torch import Tensor
 
 from dslbench.backbones.base import CandidateScorer, Scorer
-from dslbench.errors import UsageError
 from dslbench.metrics import DEFAULT_METRICS, Float64, largest_cutoff, means, per_user
 from dslbench.ops import kernels
 from dslbench.ops.threads import even_bounds, run_rows
-from dslbench.seeds import Streams
-
-# Bytes of one block of scores; small enough to stay near the cores, large enough for the product.
-BLOCK_BYTES = 16 << 20
-# All items' vectors are read once for each block: with too few users in it that takes most of the time.
-LEAST_USERS = 32
+from dslbench.ranking import Ranker, tie_priority, users_per_block
 
 
 @dataclass(frozen=True)
@@ -42,15 +35,6 @@ class Evaluation:
     def means(self) -> dict[str, float]:
         """Average of each metric over the users."""
         return means(self.values)
-
-
-def tie_priority(n_items: int, seed: int) -> npt.NDArray[np.int32]:
-    """A random order of the items by which equal scores are ranked.
-
-    Ranking equal scores by item id would be optimistic: in the standard splits low ids are the
-    popular items.
-    """
-    return Streams(seed).fresh("ties").permutation(n_items).astype(np.int32)
 
 
 def evaluate(
@@ -78,18 +62,14 @@ def evaluate(
     """
     n_items = int(truth.shape[1])
     users = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
-    k = min(largest_cutoff(metrics), n_items)
-    priority = tie_priority(n_items, seed)
+    ranker = Ranker(scorer, seen, largest_cutoff(metrics), seed=seed, device=device)
+    k = ranker.k
     hits = np.zeros((len(users), k), dtype=bool)
     tied = np.zeros(len(users), dtype=bool)
-    rank = _rank_on_device if device is not None and device.type != "cpu" else _rank_on_cpu
 
     def judge(part: slice) -> None:
         ids = users[part]
-        scores = scorer(
-            torch.from_numpy(ids) if device is None else torch.from_numpy(ids).to(device)
-        )
-        items, tied[part] = rank(scores, ids, priority, seen, k)
+        items, tied[part] = ranker(ids)
         run_rows(
             kernels.known_pairs, even_bounds(items.size), truth.indptr, truth.indices,
             ids.repeat(k), items.ravel(), hits[part].reshape(-1),
@@ -177,71 +157,3 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "DefaultCPUAllocator" in str(error) and "memory" in str(error)
     )
-
-
-def rank_users(
-    scorer: Scorer, users: npt.NDArray[np.int64], seen: sparse.csr_matrix, k: int, seed: int = 0,
-    device: torch.device | None = None,
-) -> npt.NDArray[np.int32]:  # fmt: skip
-    """The k best unseen items of each user (on the CPU), best first, -1 where there are fewer.
-
-    Args:
-        scorer: from `Backbone.scorer`.
-        users: (U,) ids.
-        seen: (N, M) binary CSR of items left out.
-        device: where the scorer's model is, if not on the CPU.
-
-    Returns:
-        (U, k) item ids.
-
-    Raises `UsageError` for a k below 1.
-    """
-    if k < 1:
-        raise UsageError(f"k is {k}, not a number of items", "k is at least 1")
-    k = min(k, int(seen.shape[1]))
-    priority = tie_priority(int(seen.shape[1]), seed)
-    ids = torch.from_numpy(users)
-    scores = scorer(ids if device is None else ids.to(device)).cpu()
-    return _rank_on_cpu(scores, users, priority, seen, k)[0]
-
-
-def users_per_block(n_items: int) -> int:
-    """Users that are scored at a time: a block of `BLOCK_BYTES`, or of `LEAST_USERS` if that is more."""
-    return max(LEAST_USERS, BLOCK_BYTES // (4 * n_items))
-
-
-def _rank_on_cpu(
-    scores: Tensor, users: npt.NDArray[np.int64], priority: npt.NDArray[np.int32],
-    seen: sparse.csr_matrix, k: int,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:  # fmt: skip
-    """The k best unseen items per user, best first, -1 where there are fewer; and who had ties."""
-    items = np.empty((len(users), k + 1), dtype=np.int32)
-    ranked = np.empty((len(users), k + 1), dtype=np.float32)
-    tied = np.empty(len(users), dtype=bool)
-    run_rows(
-        kernels.rank_rows, even_bounds(len(users)), scores.numpy(), users, priority,
-        seen.indptr, seen.indices, items, ranked, tied,
-    )  # fmt: skip
-    return items[:, :k], tied
-
-
-def _rank_on_device(
-    scores: Tensor, users: npt.NDArray[np.int64], priority: npt.NDArray[np.int32],
-    seen: sparse.csr_matrix, k: int,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:  # fmt: skip
-    """The same in torch: score and priority in one 64-bit key, so that order and ties are exact."""
-    part = seen[users]
-    rows = torch.from_numpy(np.repeat(np.arange(len(users)), np.diff(part.indptr)))
-    columns = torch.from_numpy(part.indices.astype(np.int64))
-    scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
-    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(torch.int64)
-    order = torch.from_numpy(priority).to(scores.device, torch.int64)
-    keys = (ordered << 32) | (len(priority) - order)
-    places = min(k + 1, scores.shape[1])
-    items = keys.topk(places, dim=1).indices
-    best = scores.gather(1, items)
-    valid = best > -torch.inf
-    tied = ((best[:, 1:] == best[:, :-1]) & valid[:, 1:]).any(dim=1)
-    items = torch.where(valid, items, -1)[:, :k]
-    return items.to(torch.int32).cpu().numpy(), tied.cpu().numpy()

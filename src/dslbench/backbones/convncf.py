@@ -14,7 +14,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError
 from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.outer import OuterMap
-from dslbench.ops.scores import FullScores, PairScores
+from dslbench.ops.scores import FullScores, PairScores, ProductScorer
 from dslbench.sampling_pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -266,10 +266,4 @@ class MatrixFactorisation(ConvNCF):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        users, items = self.user.full().detach(), self.item.full().detach()
-
-        def score(ids: Tensor) -> Tensor:
-            block: Tensor = self.full_scores(users[ids], items)
-            return block
-
-        return score
+        return ProductScorer(self.full_scores, self.user.full(), self.item.full())

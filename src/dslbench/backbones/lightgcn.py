@@ -12,7 +12,7 @@ from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
 from dslbench.ops.lookup import LookupScores, distinct
 from dslbench.ops.propagate import Propagate
-from dslbench.ops.scores import FullScores, PairScores
+from dslbench.ops.scores import FullScores, PairScores, ProductScorer
 from dslbench.sampling import Triples, TripleSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -116,11 +116,4 @@ class LightGCN(Backbone):
     @torch.no_grad()
     def scorer(self) -> Scorer:
         final = self._propagated()
-        users, items = final[: self.n_users], final[self.n_users :]
-
-        @torch.no_grad()
-        def score(ids: Tensor) -> Tensor:
-            block: Tensor = self.full_scores(users[ids], items)
-            return block
-
-        return score
+        return ProductScorer(self.full_scores, final[: self.n_users], final[self.n_users :])

@@ -15,7 +15,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.ops import lookup_kernels
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import SquaredNorm
-from dslbench.ops.scores import FullScores
+from dslbench.ops.scores import FullScores, ProductScorer
 from dslbench.ops.threads import balanced_bounds, run_rows
 from dslbench.sampling_pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
@@ -124,14 +124,7 @@ class UltraGCN(Backbone):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        users, items = self.user.full(), self.item.full()
-
-        @torch.no_grad()
-        def score(ids: Tensor) -> Tensor:
-            block: Tensor = self.full_scores(users[ids], items)
-            return block
-
-        return score
+        return ProductScorer(self.full_scores, self.user.full(), self.item.full())
 
 
 def degree_weights(

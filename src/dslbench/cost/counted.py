@@ -17,10 +17,10 @@ from torch import nn
 
 from dslbench.backbones.base import Backbone
 from dslbench.errors import RunError
-from dslbench.evaluate import users_per_block
 from dslbench.ops.affine import RowNorm
 from dslbench.ops.base import Macs, Op
 from dslbench.ops.layers import SeededDropout
+from dslbench.ranking import users_per_block
 
 T = TypeVar("T")
 

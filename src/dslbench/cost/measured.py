@@ -16,8 +16,8 @@ from scipy import sparse
 
 import dslbench
 from dslbench.backbones.base import Backbone
-from dslbench.evaluate import rank_users
 from dslbench.ops.threads import thread_count
+from dslbench.ranking import Ranker
 
 
 def peak_rss_bytes() -> int | None:
@@ -80,7 +80,7 @@ def top_k_latency(
     rng = np.random.default_rng(0)
     device = next(model.parameters()).device
     with torch.no_grad():
-        scorer = model.eval().scorer()
+        ranker = Ranker(model.eval().scorer(), seen, k, device=device)
     found: dict[str, dict[str, float] | None] = {}
     each = 0.0
     for size in (1, 1024):
@@ -94,7 +94,7 @@ def top_k_latency(
         ):
             users = np.sort(rng.choice(seen.shape[0], size, replace=False))
             at = time.perf_counter()
-            rank_users(scorer, users, seen, k, device=device)
+            ranker(users)
             times.append(time.perf_counter() - at)
         p50, p95 = np.percentile(times[1:], [50, 95])
         found[str(size)] = {"p50_seconds": float(p50), "p95_seconds": float(p95)}

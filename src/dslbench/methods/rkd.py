@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from dslbench.backbones.base import Backbone, Scorer
-from dslbench.evaluate import rank_users, users_per_block
 from dslbench.methods._student import Student, learning_users
 from dslbench.methods.base import Options
+from dslbench.ranking import Ranker, users_per_block
 from dslbench.sampling import draw_unseen
 from dslbench.tables import DenseTable, MakeTable, Table, TableSpec
 from dslbench.tables.projected import ProjectedTable
@@ -157,13 +157,10 @@ def top_lists(
     Scored in blocks of users: memory N K beside one block.
     """
     n_users, n_items = (int(n) for n in seen.shape)
-    block = users_per_block(n_items)
+    ranker, block = Ranker(scorer, seen, k, device=device), users_per_block(n_items)
     users = np.arange(n_users, dtype=np.int64)
     return np.concatenate(
-        [
-            rank_users(scorer, users[start : start + block], seen, k, device=device)
-            for start in range(0, n_users, block)
-        ]
+        [ranker(users[start : start + block])[0] for start in range(0, n_users, block)]
     )
 
 

@@ -79,66 +79,6 @@ def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-
 
 
 @kernel
-def rank_rows(  # type: ignore[no-untyped-def]
-    lo, hi, scores, users, priority, seen_indptr, seen_indices, items, ranked, tied
-):
-    """The best columns of each row of `scores`, best first, seen items left out.
-
-    Order: higher score first; equal scores by lower priority[item]. Items in the user's row of the
-    `seen` CSR matrix and scores of -inf are never ranked; places left over hold -1. tied[j] tells
-    whether any of the places was decided by priority, the cut after the last place included.
-    `items` and `ranked` are (rows, K + 1): one place more than asked for, to see a tie at the cut.
-    """
-    n = scores.shape[1]
-    places = items.shape[1]
-    block = 32
-    for j in range(lo, hi):
-        row = scores[j]
-        for p in range(seen_indptr[users[j]], seen_indptr[users[j] + 1]):
-            row[seen_indices[p]] = -np_inf
-        count = 0
-        threshold = -np_inf
-        for start in range(0, n, block):
-            stop = min(start + block, n)
-            if count == places:
-                # A branch-free look at a whole block: most hold nothing that enters the list.
-                best = -np_inf
-                for c in range(start, stop):
-                    best = max(best, row[c])
-                if best < threshold:
-                    continue
-            for c in range(start, stop):
-                s = row[c]
-                if not s > -np_inf:
-                    continue
-                if count == places:
-                    last = items[j, places - 1]
-                    if s < threshold or (s == threshold and priority[c] > priority[last]):
-                        continue
-                    q = places - 1
-                else:
-                    q = count
-                    count += 1
-                while q > 0 and (
-                    ranked[j, q - 1] < s
-                    or (ranked[j, q - 1] == s and priority[items[j, q - 1]] > priority[c])
-                ):
-                    ranked[j, q] = ranked[j, q - 1]
-                    items[j, q] = items[j, q - 1]
-                    q -= 1
-                ranked[j, q] = s
-                items[j, q] = c
-                if count == places:
-                    threshold = ranked[j, places - 1]
-        for q in range(count, places):
-            items[j, q] = -1
-        tied[j] = False
-        for q in range(1, count):
-            if ranked[j, q] == ranked[j, q - 1]:
-                tied[j] = True
-
-
-@kernel
 def magnitude_histogram(  # type: ignore[no-untyped-def]
     lo, hi, step, bits, among, prefix, counts
 ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -50,3 +52,21 @@ class FullScores(Op):
     def macs(self, users: Tensor, items: Tensor) -> Macs:
         """A matrix product of rows with their zeros."""
         return product_macs(users, items, self.skips_zeros)
+
+
+class ProductScorer:
+    """Scores of users against all items that are products of their vectors.
+
+    Args:
+        scores: computes a block of them.
+        users: (N, d) vectors, contiguous as the items' are.
+        items: (M, d) vectors.
+    """
+
+    def __init__(self, scores: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor):
+        self._scores, self.users, self.items = scores, users.detach(), items.detach()
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor) -> Tensor:
+        """(B,) ids to (B, M); the result is overwritten by the next call."""
+        return self._scores(self.users[ids], self.items)

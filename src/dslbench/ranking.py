@@ -1,0 +1,176 @@
+"""The best unseen items of each user, among all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import llvmlite.binding as llvm
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+
+from dslbench.backbones.base import Scorer
+from dslbench.errors import UsageError
+from dslbench.ops import ranking_kernels as kernels
+from dslbench.ops.scores import ProductScorer
+from dslbench.ops.threads import even_bounds, run_rows
+from dslbench.seeds import Streams
+
+# Bytes of one block of scores; small enough to stay near the cores, large enough for the product.
+BLOCK_BYTES = 16 << 20
+# All items' vectors are read once for each block: with too few users in it that takes most of the time.
+LEAST_USERS = 32
+
+Ids = npt.NDArray[np.int64]
+Ranked = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
+
+
+def users_per_block(n_items: int, entry_bytes: int = 4) -> int:
+    """Users that are scored at a time: a block of `BLOCK_BYTES`, or of `LEAST_USERS` if that is more."""
+    return max(LEAST_USERS, BLOCK_BYTES // (entry_bytes * n_items))
+
+
+def tie_priority(n_items: int, seed: int) -> npt.NDArray[np.int32]:
+    """A random order of the items by which equal scores are ranked.
+
+    Ranking equal scores by item id would be optimistic: in the standard splits low ids are the
+    popular items.
+    """
+    return Streams(seed).fresh("ties").permutation(n_items).astype(np.int32)
+
+
+class Ranker:
+    """Ranks all unseen items for users.
+
+    Args:
+        scorer: from `Backbone.scorer`.
+        seen: (N, M) binary CSR of items left out, with sorted rows.
+        k: length of the lists.
+        seed: of the tie-break.
+        device: where the scorer computes; None means the CPU.
+
+    Raises `UsageError` for a k below 1.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        seen: sparse.csr_matrix,
+        k: int,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        if k < 1:
+            raise UsageError(f"k is {k}, not a number of items", "k is at least 1")
+        n_items = int(seen.shape[1])
+        self.k, self.seen, self.device = min(k, n_items), seen, device
+        self.priority = tie_priority(n_items, seed)
+        self._scorer = scorer
+        self._rank: Callable[[Ids], Ranked] = self._by_all_scores
+        if device is not None and device.type != "cpu":
+            self._rank = self._on_device
+        elif isinstance(scorer, ProductScorer) and multiplies_bfloat16() and _fits(scorer):
+            self._rank = _Screen(self, scorer)
+
+    def __call__(self, users: Ids) -> Ranked:
+        """The k best items of users (U,), best first, -1 where there are fewer; and who had ties.
+
+        Returns:
+            (U, k) item ids, and (U,) whether the list was in part decided by the tie-break.
+        """
+        return self._rank(users)
+
+    def _by_all_scores(self, users: Ids) -> Ranked:
+        scores = self._scorer(torch.from_numpy(users))
+        return self.run(kernels.rank_rows, users, scores.cpu().numpy())
+
+    def run(
+        self, kernel: Callable[..., None], users: Ids, *block: npt.NDArray[np.generic]
+    ) -> Ranked:
+        """What a kernel finds for users in its block of scores."""
+        items = np.empty((len(users), self.k + 1), dtype=np.int32)
+        ranked = np.empty((len(users), self.k + 1), dtype=np.float32)
+        tied = np.empty(len(users), dtype=bool)
+        run_rows(
+            kernel, even_bounds(len(users), int(self.seen.shape[1])), *block, users, self.priority,
+            self.seen.indptr, self.seen.indices, items, ranked, tied,
+        )  # fmt: skip
+        return items[:, : self.k], tied
+
+    def _on_device(self, users: Ids) -> Ranked:
+        """In torch: score and priority in one 64-bit key, so that order and ties are exact."""
+        scores = self._scorer(torch.from_numpy(users).to(self.device))
+        part = self.seen[users]
+        rows = torch.from_numpy(np.repeat(np.arange(len(users)), np.diff(part.indptr)))
+        columns = torch.from_numpy(part.indices.astype(np.int64))
+        scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
+        bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
+        ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(torch.int64)
+        order = torch.from_numpy(self.priority).to(scores.device, torch.int64)
+        keys = (ordered << 32) | (len(self.priority) - order)
+        places = min(self.k + 1, scores.shape[1])
+        items = keys.topk(places, dim=1).indices
+        best = scores.gather(1, items)
+        valid = best > -torch.inf
+        tied = ((best[:, 1:] == best[:, :-1]) & valid[:, 1:]).any(dim=1)
+        items = torch.where(valid, items, -1)[:, : self.k]
+        return items.to(torch.int32).cpu().numpy(), tied.cpu().numpy()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16, several times as fast as float32."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("avx512bf16", False) or features.get("amx-bf16", False))
+
+
+def _fits(scorer: ProductScorer) -> bool:
+    """Whether all products are finite."""
+    largest = scorer.users.abs().max() * scorer.items.abs().max() * scorer.items.shape[1]
+    return bool(torch.isfinite(largest))
+
+
+class _Screen:
+    """Ranks by float32 products, of which only those are computed that a bfloat16 product lets through.
+
+    A rounded factor is off by 2^-9 of itself at most, so that a product of vectors is off by 2^-8
+    |u| |v| (Cauchy-Schwarz), and the rounded product by 2^-9 of itself more; sums in float32 add d
+    2^-23 |u| |v|, and what is below the smallest number may be lost. So the result is exactly that
+    of all float32 products, each summed in one order.
+    """
+
+    def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
+        self._ranker = ranker
+        self._users, self._items = scorer.users, scorer.items
+        self._rounded = self._items.to(torch.bfloat16).T.contiguous()
+        d, n_items = self._rounded.shape
+        error = 1.01 * (2**-8 + 2**-9 + 2**-16) + d * 2**-23
+        self._twice_error = 2 * error * float(self._items.norm(dim=1).max())
+        self._lost = 2 * d * torch.finfo(torch.float32).tiny
+        self._block = users_per_block(n_items, entry_bytes=2)
+        self._buffer = torch.empty((0, n_items), dtype=torch.bfloat16)
+
+    def __call__(self, users: Ids) -> Ranked:
+        starts = range(0, len(users), self._block)
+        parts = [self._some(users[start : start + self._block]) for start in starts]
+        if len(parts) == 1:
+            return parts[0]
+        k = self._ranker.k
+        items = [np.empty((0, k), dtype=np.int32), *(items for items, _ in parts)]
+        return np.concatenate(items), np.concatenate(
+            [np.empty(0, dtype=bool), *(t for _, t in parts)]
+        )
+
+    @torch.no_grad()
+    def _some(self, users: Ids) -> Ranked:
+        if len(self._buffer) < len(users):
+            self._buffer = torch.empty((len(users), self._rounded.shape[1]), dtype=torch.bfloat16)
+        vectors = self._users[torch.from_numpy(users)]
+        products = self._buffer[: len(users)]
+        torch.mm(vectors.to(torch.bfloat16), self._rounded, out=products)
+        margins = vectors.norm(dim=1) * self._twice_error + self._lost
+        return self._ranker.run(
+            kernels.screen_rows, users, products.view(torch.int16).numpy(), margins.numpy(),
+            vectors.numpy(), self._items.numpy(),
+        )  # fmt: skip
