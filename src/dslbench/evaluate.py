@@ -57,10 +57,9 @@ def evaluate(
         metrics: names such as "recall@20".
         seed: of the tie-break.
         device: where the scorer computes; None means the CPU.
-        block_users: users scored at a time; None: as many as `users_per_block` says.
+        block_users: users scored at a time; None: as many as the ranking says.
         progress: called with the share of users done.
     """
-    n_items = int(truth.shape[1])
     users = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
     ranker = Ranker(scorer, seen, largest_cutoff(metrics), seed=seed, device=device)
     k = ranker.k
@@ -77,7 +76,7 @@ def evaluate(
         if progress is not None:
             progress(part.stop / len(users))
 
-    _in_blocks(len(users), block_users or users_per_block(n_items), judge)
+    _in_blocks(len(users), block_users or ranker.users_at_once, judge)
     sizes = np.diff(truth.indptr)[users]
     values = {name: per_user(name, hits, sizes) for name in metrics}
     return Evaluation(users, values, int(tied.sum()))

@@ -26,9 +26,9 @@ Ids = npt.NDArray[np.int64]
 Ranked = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
 
-def users_per_block(n_items: int, entry_bytes: int = 4) -> int:
+def users_per_block(n_items: int) -> int:
     """Users that are scored at a time: a block of `BLOCK_BYTES`, or of `LEAST_USERS` if that is more."""
-    return max(LEAST_USERS, BLOCK_BYTES // (entry_bytes * n_items))
+    return max(LEAST_USERS, BLOCK_BYTES // (4 * n_items))
 
 
 def tie_priority(n_items: int, seed: int) -> npt.NDArray[np.int32]:
@@ -50,6 +50,9 @@ class Ranker:
         seed: of the tie-break.
         device: where the scorer computes; None means the CPU.
 
+    Attributes:
+        users_at_once: how many users are best ranked in one call.
+
     Raises `UsageError` for a k below 1.
     """
 
@@ -68,11 +71,13 @@ class Ranker:
         self.k, self.seen, self.device = min(k, n_items), seen, device
         self.priority = tie_priority(n_items, seed)
         self._scorer = scorer
+        self.users_at_once = users_per_block(n_items)
         self._rank: Callable[[Ids], Ranked] = self._by_all_scores
         if device is not None and device.type != "cpu":
             self._rank = self._on_device
         elif isinstance(scorer, ProductScorer) and multiplies_bfloat16() and _fits(scorer):
             self._rank = _Screen(self, scorer)
+            self.users_at_once *= 2
 
     def __call__(self, users: Ids) -> Ranked:
         """The k best items of users (U,), best first, -1 where there are fewer; and who had ties.
@@ -148,7 +153,7 @@ class _Screen:
         error = 1.01 * (2**-8 + 2**-9 + 2**-16) + d * 2**-23
         self._twice_error = 2 * error * float(self._items.norm(dim=1).max())
         self._lost = 2 * d * torch.finfo(torch.float32).tiny
-        self._block = users_per_block(n_items, entry_bytes=2)
+        self._block = 2 * users_per_block(n_items)
         self._buffer = torch.empty((0, n_items), dtype=torch.bfloat16)
 
     def __call__(self, users: Ids) -> Ranked:

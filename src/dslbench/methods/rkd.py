@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from dslbench.backbones.base import Backbone, Scorer
 from dslbench.methods._student import Student, learning_users
 from dslbench.methods.base import Options
-from dslbench.ranking import Ranker, users_per_block
+from dslbench.ranking import Ranker
 from dslbench.sampling import draw_unseen
 from dslbench.tables import DenseTable, MakeTable, Table, TableSpec
 from dslbench.tables.projected import ProjectedTable
@@ -156,11 +156,10 @@ def top_lists(
 
     Scored in blocks of users: memory N K beside one block.
     """
-    n_users, n_items = (int(n) for n in seen.shape)
-    ranker, block = Ranker(scorer, seen, k, device=device), users_per_block(n_items)
-    users = np.arange(n_users, dtype=np.int64)
+    ranker = Ranker(scorer, seen, k, device=device)
+    users, block = np.arange(seen.shape[0], dtype=np.int64), ranker.users_at_once
     return np.concatenate(
-        [ranker(users[start : start + block])[0] for start in range(0, n_users, block)]
+        [ranker(users[start : start + block])[0] for start in range(0, len(users), block)]
     )
 
 
