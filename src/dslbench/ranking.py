@@ -147,14 +147,13 @@ class _Screen:
 
     def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
         self._ranker = ranker
-        self._users, self._items = scorer.users, scorer.items
-        self._rounded = self._items.to(torch.bfloat16).T.contiguous()
-        d, n_items = self._rounded.shape
+        self._scores, self._users, self._items = scorer.scores, scorer.users, scorer.items
+        self._rounded = self._items.to(torch.bfloat16)
+        n_items, d = self._items.shape
         error = 1.01 * (2**-8 + 2**-9 + 2**-16) + d * 2**-23
         self._twice_error = 2 * error * float(self._items.norm(dim=1).max())
         self._lost = 2 * d * torch.finfo(torch.float32).tiny
         self._block = 2 * users_per_block(n_items)
-        self._buffer = torch.empty((0, n_items), dtype=torch.bfloat16)
 
     def __call__(self, users: Ids) -> Ranked:
         starts = range(0, len(users), self._block)
@@ -169,11 +168,8 @@ class _Screen:
 
     @torch.no_grad()
     def _some(self, users: Ids) -> Ranked:
-        if len(self._buffer) < len(users):
-            self._buffer = torch.empty((len(users), self._rounded.shape[1]), dtype=torch.bfloat16)
         vectors = self._users[torch.from_numpy(users)]
-        products = self._buffer[: len(users)]
-        torch.mm(vectors.to(torch.bfloat16), self._rounded, out=products)
+        products = self._scores(vectors.to(torch.bfloat16), self._rounded)
         margins = vectors.norm(dim=1) * self._twice_error + self._lost
         return self._ranker.run(
             kernels.screen_rows, users, products.view(torch.int16).numpy(), margins.numpy(),

@@ -44,6 +44,7 @@ class FullScores(Op):
             self._buffer is None
             or self._buffer.shape[0] < shape[0]
             or self._buffer.shape[1] != shape[1]
+            or self._buffer.dtype != users.dtype
             or self._buffer.device != users.device
         ):
             self._buffer = torch.empty(shape, dtype=users.dtype, device=users.device)
@@ -58,15 +59,15 @@ class ProductScorer:
     """Scores of users against all items that are products of their vectors.
 
     Args:
-        scores: computes a block of them.
+        scores: computes a block of them, (B, d) and (M, d) to (B, M), in their type.
         users: (N, d) vectors, contiguous as the items' are.
         items: (M, d) vectors.
     """
 
     def __init__(self, scores: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor):
-        self._scores, self.users, self.items = scores, users.detach(), items.detach()
+        self.scores, self.users, self.items = scores, users.detach(), items.detach()
 
     @torch.no_grad()
     def __call__(self, ids: Tensor) -> Tensor:
         """(B,) ids to (B, M); the result is overwritten by the next call."""
-        return self._scores(self.users[ids], self.items)
+        return self.scores(self.users[ids], self.items)
