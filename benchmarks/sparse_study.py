@@ -63,6 +63,7 @@ clock = time.thread_time if thread_count() == 1 else time.perf_counter
 Times = dict[Any, list[float]]
 
 # The 64 bits of a row from its byte of live blocks of 8.
+HERE = np.empty(0, dtype=np.int32)  # rows are written where they are
 _WORDS = np.array(
     [sum(0xFF << 8 * j for j in range(8) if byte >> j & 1) for byte in range(256)], dtype=np.uint64
 ).view(np.int64)
@@ -218,19 +219,19 @@ def hops(op: Propagate, sparsities: Sequence[float], rounds: int) -> str:
             x = table.dense().numpy()
             spread, out, through, direct, whole = (np.empty_like(x) for _ in range(5))
             values_bytes = 4 * D * (1 - s)
-            add((form, s, "dense"), hop_kernels.spmm, out, 4 * D, x, x, one, out)
+            add((form, s, "dense"), hop_kernels.spmm, out, 4 * D, x, x, one, HERE, out)
 
             def expand_first(
                 packed: Any = packed, spread: Any = spread, through: Any = through, n: int = n
             ) -> None:
                 run_rows(packed_kernels.spread_rows, even_bounds(n, D), True, *packed, spread)
-                run_rows(hop_kernels.spmm, op._bounds, *graph, spread, spread, one, through)
+                run_rows(hop_kernels.spmm, op._bounds, *graph, spread, spread, one, HERE, through)
 
             name = (form, s, "spread")
             calls[name], outs[name] = expand_first, through
             moved[name] = moved[form, s, "dense"] + n * (12 + values_bytes + 4 * D) / 1e6
             add((form, s, "packed"), hop_kernels.spmm_packed, direct, 12 + values_bytes,
-                *packed, x, one, direct)  # fmt: skip
+                *packed, x, one, HERE, direct)  # fmt: skip
             if form != "none":
                 starts, live, values = packed_blocks(table, int(form))
                 which: Any = spmm_blocks16 if form == "16" else spmm_blocks8

@@ -18,6 +18,7 @@ from dslbench.tables.base import normal
 from test_contract import parameters, train
 
 N = 40
+HERE = np.empty(0, dtype=np.int32)  # rows are written where they are
 
 
 @njit(error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
@@ -48,8 +49,11 @@ def test_hops_have_the_bits_of_plain_loops(d: int, scale: float) -> None:
     x, base = (rng.standard_normal((N, d)).astype(np.float32) for _ in range(2))
     expected, found = np.empty_like(x), np.full_like(x, np.nan)
     plain(*csr, x, base, factor, expected)
-    hop_kernels.spmm(0, N, *csr, x, base, factor, found)
+    to = rng.permutation(N).astype(np.int32)
+    hop_kernels.spmm(0, N, *csr, x, base, factor, HERE, found)
     assert np.array_equal(found, expected)
+    hop_kernels.spmm(0, N, *csr, x, base, factor, to, found)
+    assert np.array_equal(found[to], expected)
 
     rows = rng.permutation(N)[:9].astype(np.int64)
     few = np.full((9, d), np.nan, dtype=np.float32)
@@ -62,11 +66,14 @@ def test_hops_have_the_bits_of_plain_loops(d: int, scale: float) -> None:
     onto[rows] = base[rows]
     plain(*csr, x, onto, factor, expected)
     for extra in (np.empty((0, 0), dtype=np.float32), few):
-        hop_kernels.spmm_onto_slots(0, N, *csr, x, slot, base[rows], factor, extra, found)
         more = expected.copy()
         if len(extra):
             more[rows] += few
-        assert np.array_equal(found, more)
+        for where, of in ((HERE, slice(None)), (to, to)):
+            hop_kernels.spmm_onto_slots(
+                0, N, *csr, x, slot, base[rows], factor, extra, where, found
+            )
+            assert np.array_equal(found[of], more)
 
 
 @pytest.mark.skipif(not has_expand(), reason="the processor has no AVX-512")
@@ -84,8 +91,9 @@ def test_a_hop_from_packed_rows_has_the_bits_of_one_from_dense_rows(d: int, dens
     plain(*csr, x, x, scale, expected)
     assert table.bits is not None
     packed = table.starts.numpy(), table.bits.numpy(), table.weight.detach().numpy()
-    hop_kernels.spmm_packed(0, N, *csr, *packed, x, scale, found)
-    assert np.array_equal(found, expected)
+    for to in (HERE, rng.permutation(N).astype(np.int32)):
+        hop_kernels.spmm_packed(0, N, *csr, *packed, x, scale, to, found)
+        assert np.array_equal(found[to] if len(to) else found, expected)
 
 
 @pytest.mark.skipif(not has_expand(), reason="the processor has no AVX-512")
@@ -94,6 +102,8 @@ def test_training_from_packed_rows_has_the_bits_of_training_from_dense_rows(
 ) -> None:
     """At 90 %, explorations and rankings included; the first hop reads packed rows, or none does."""
     ends, used = [], []
+    order = np.random.default_rng(0).permutation(sum(make_interactions().train.shape))
+    monkeypatch.setattr(propagate, "order_by_neighbours", lambda graph: order.astype(np.int32))
     original = hop_kernels.spmm_packed
     for most in (1.0, 0.0):
         monkeypatch.setattr(propagate, "PACKED_DENSITY", most)

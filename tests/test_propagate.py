@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,11 @@ from scipy import sparse
 
 from conftest import make_interactions
 from dslbench.data.interactions import Interactions, pairs_to_csr
-from dslbench.ops import hop_kernels, propagate, threads
+from dslbench.ops import hop_kernels, locality, propagate, threads
+from dslbench.ops.locality import order_by_neighbours
 from dslbench.ops.propagate import Propagate
+
+HERE = np.empty(0, dtype=np.int32)  # rows are written where they are
 
 
 def dense_adjacency(data: Interactions) -> np.ndarray:
@@ -91,6 +96,60 @@ def test_same_bits_whatever_the_number_of_threads(monkeypatch: pytest.MonkeyPatc
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("d", [5, 32])
+def test_same_bits_in_any_order_of_the_nodes(
+    monkeypatch: pytest.MonkeyPatch, layers: int, d: int
+) -> None:
+    data = make_interactions(90, 60, 0.1)
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((150, d)).astype(np.float32)
+    rows = torch.from_numpy(rng.integers(0, 150, size=80))
+    results = []
+    for order in (None, rng.permutation(150).astype(np.int32), order_of(data)):
+        monkeypatch.setattr(propagate, "order_by_neighbours", lambda graph, order=order: order)
+        table = torch.from_numpy(values.copy()).requires_grad_()
+        op = Propagate(data.train, layers)
+        final, ego = op(table, rows)
+        (final.square().sum() + ego.sum()).backward()
+        assert table.grad is not None
+        both = op(table), op._by_torch(table)
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
+        cost = op.macs(table.detach() * (torch.arange(150) % 3 > 0)[:, None])
+        results.append((both[0].detach(), final.detach(), ego.detach(), table.grad, cost))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0][:4], other[:4], strict=True))
+        assert results[0][4] == other[4]
+
+
+def order_of(data: Interactions) -> np.ndarray | None:
+    n = data.train.shape[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locality, "_LEAST", 0)
+        patch.setattr(locality, "_CLUSTER", 8)
+        return order_by_neighbours(propagate.normalised_adjacency(data.train)[:n, n:].tocsr())
+
+
+def test_the_order_brings_those_with_the_same_neighbours_together() -> None:
+    """Four communities, their members scattered over all numbers, come out one after another."""
+    rng = np.random.default_rng(0)
+    mine, theirs = rng.integers(0, 4, 240), rng.integers(0, 4, 160)
+    chance = np.where(mine[:, None] == theirs, 0.3, 0.005)
+    train = sparse.csr_matrix((rng.random((240, 160)) < chance).astype(np.float32))
+    data = make_interactions(240, 160)
+    order = order_of(dataclasses.replace(data, train=train))
+    assert order is not None and sorted(order[:240]) == list(range(240))
+    assert sorted(order[240:]) == list(range(240, 400))
+    for of, community in ((order[:240], mine), (order[240:] - 240, theirs)):
+        assert np.count_nonzero(np.diff(community[of])) <= 40  # by chance some 180 and 120
+
+
+def test_small_and_narrow_graphs_keep_their_order() -> None:
+    assert order_by_neighbours(sparse.csr_matrix((30, 40), dtype=np.float32)) is None
+    wide = sparse.random_array((4, 20_000), density=0.1, format="csr", dtype=np.float32, rng=0)
+    assert order_by_neighbours(wide) is None
+
+
 def test_device_path_equals_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The torch path that serves GPUs, run on the CPU."""
     data = make_interactions(30, 40)
@@ -129,10 +188,10 @@ def test_sums_in_registers_have_the_bits_of_sums_in_order(d: int) -> None:
     x, base = (rng.standard_normal((n, d), dtype=np.float32) for n in (30, 40))
     graph = matrix.indptr, matrix.indices, matrix.data
     whole, thin = np.empty((40, d), np.float32), np.empty((40, d + 1), np.float32)
-    hop_kernels.spmm(0, 40, *graph, x, base, np.float32(0.5), whole)
+    hop_kernels.spmm(0, 40, *graph, x, base, np.float32(0.5), HERE, whole)
     # A width that is no multiple of 16 takes the plain loop.
     wider = [np.concatenate([a, a[:, :1]], axis=1) for a in (x, base)]
-    hop_kernels.spmm(0, 40, *graph, *wider, np.float32(0.5), thin)
+    hop_kernels.spmm(0, 40, *graph, *wider, np.float32(0.5), HERE, thin)
     assert np.array_equal(whole, thin[:, :d])
     np.testing.assert_allclose(whole, 0.5 * (base + matrix @ x), rtol=1e-5, atol=1e-5)
 
@@ -141,4 +200,4 @@ def test_a_table_with_gaps_is_refused_and_not_misread() -> None:
     x = np.zeros((3, 32), np.float32)[:, ::2]
     graph = np.array([0, 1, 1, 1]), np.array([2]), np.ones(1, np.float32)
     with pytest.raises(TypingError, match="contiguous array only"):
-        hop_kernels.spmm(0, 3, *graph, x, x, np.float32(1), np.empty((3, 16), np.float32))
+        hop_kernels.spmm(0, 3, *graph, x, x, np.float32(1), HERE, np.empty((3, 16), np.float32))

@@ -3,6 +3,8 @@
 
 Each entry of a row is the same sum in the same order, of fused products where the processor has them,
 however wide the strip of columns that is summed at a time.
+
+`to` says which row of the output each row is written to, where they are in another order; empty: its own.
 """
 
 from __future__ import annotations
@@ -85,16 +87,17 @@ def _narrow_row(first, last, indices, values, x, base, b, scale, out, o):  # typ
 
 
 @kernel
-def spmm(lo, hi, indptr, indices, values, x, base, scale, out):  # type: ignore[no-untyped-def]
-    """out[r] = scale * (base[r] + sum_p values[p] * x[indices[p]])."""
+def spmm(lo, hi, indptr, indices, values, x, base, scale, to, out):  # type: ignore[no-untyped-def]
+    """out[to[r]] = scale * (base[r] + sum_p values[p] * x[indices[p]])."""
     d = x.shape[1]
-    flat, onto, to = x.reshape(-1), base.reshape(-1), out.reshape(-1)
+    flat, onto, into = x.reshape(-1), base.reshape(-1), out.reshape(-1)
     for r in range(lo, hi):
-        o = np.int64(r) * d
+        t = np.int64(to[r] if len(to) else r)
         if d % 16 == 0:
-            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, o, scale, to, o)
+            b = np.int64(r) * d
+            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, into, t * d)
         else:
-            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, r)
+            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, t)
 
 
 @kernel
@@ -113,14 +116,14 @@ def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # ty
 
 @kernel
 def spmm_from_slots(  # type: ignore[no-untyped-def]
-    lo, hi, indptr, indices, values, slot, g, scale, extra, out
+    lo, hi, indptr, indices, values, slot, g, scale, extra, to, out
 ):
     """One hop of a matrix that is zero but for the rows with slot[r] >= 0, whose values are g[slot[r]].
 
-    out[r] = scale * (G[r] + sum_p values[p] * G[indices[p]]) + X[r], with X stored like G in `extra`.
+    out[to[r]] = scale * (G[r] + sum_p values[p] * G[indices[p]]) + X[r], with X stored like G in `extra`.
     """
     d = g.shape[1]
-    flat, to = g.reshape(-1), out.reshape(-1)
+    flat, into = g.reshape(-1), out.reshape(-1)
     longest = 0
     for r in range(lo, hi):
         longest = max(longest, indptr[r + 1] - indptr[r])
@@ -135,38 +138,39 @@ def spmm_from_slots(  # type: ignore[no-untyped-def]
             weights[count] = values[p]
             count += s >= 0
         s = np.int64(slot[r])
+        t = np.int64(to[r] if len(to) else r)
         if d % 16 == 0:
             b = s * d if s >= 0 else np.int64(-1)
-            _row(0, count, found, weights, d, flat, flat, b, scale, to, np.int64(r) * d)
+            _row(0, count, found, weights, d, flat, flat, b, scale, into, t * d)
         else:
-            _narrow_row(0, count, found, weights, g, g, s, scale, out, r)
+            _narrow_row(0, count, found, weights, g, g, s, scale, out, t)
         if s >= 0 and extra.shape[0] > 0:
             for k in range(d):
-                out[r, k] += extra[s, k]
+                out[t, k] += extra[s, k]
 
 
 @kernel
 def spmm_onto_slots(  # type: ignore[no-untyped-def]
-    lo, hi, indptr, indices, values, x, slot, g, scale, extra, out
+    lo, hi, indptr, indices, values, x, slot, g, scale, extra, to, out
 ):
-    """out[r] = scale * (G[r] + sum_p values[p] * x[indices[p]]) + X[r].
+    """out[to[r]] = scale * (G[r] + sum_p values[p] * x[indices[p]]) + X[r].
 
     G is zero but for the rows with slot[r] >= 0, whose values are g[slot[r]]; X is stored like G in
     `extra`, or is nothing where that is empty.
     """
     d = x.shape[1]
-    flat, onto, to = x.reshape(-1), g.reshape(-1), out.reshape(-1)
+    flat, onto, into = x.reshape(-1), g.reshape(-1), out.reshape(-1)
     for r in range(lo, hi):
         s = np.int64(slot[r])
         b = s * d if s >= 0 else np.int64(-1)
-        o = np.int64(r) * d
+        t = np.int64(to[r] if len(to) else r)
         if d % 16 == 0:
-            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, to, o)
+            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, into, t * d)
         else:
-            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, g, s, scale, out, r)
+            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, g, s, scale, out, t)
         if s >= 0 and extra.shape[0] > 0:
             for k in range(d):
-                out[r, k] += extra[s, k]
+                out[t, k] += extra[s, k]
 
 
 @kernel
@@ -185,20 +189,21 @@ def products(lo, hi, indptr, indices, values, x, out):  # type: ignore[no-untype
 
 @kernel
 def spmm_packed(  # type: ignore[no-untyped-def]
-    lo, hi, indptr, indices, values, starts, bits, packed, base, scale, out
+    lo, hi, indptr, indices, values, starts, bits, packed, base, scale, to, out
 ):
     """`spmm` of a packed matrix (see `packed_kernels`) whose rows are a multiple of 64 entries (AVX-512).
 
     Lanes off the mask add products with 0, as they do in the dense form: the same bits come out.
     """
     d = out.shape[1]
-    words, onto, to = bits.reshape(-1), base.reshape(-1), out.reshape(-1)
+    words, onto, into = bits.reshape(-1), base.reshape(-1), out.reshape(-1)
     bytes_ = d >> 3
     for r in range(lo, hi):
-        o = np.int64(r) * d
+        b = np.int64(r) * d
+        o = np.int64(to[r] if len(to) else r) * d
         for c in range(0, d, 64):
-            s0, s1 = load_lanes(onto, o + c), load_lanes(onto, o + c + 16)
-            s2, s3 = load_lanes(onto, o + c + 32), load_lanes(onto, o + c + 48)
+            s0, s1 = load_lanes(onto, b + c), load_lanes(onto, b + c + 16)
+            s2, s3 = load_lanes(onto, b + c + 32), load_lanes(onto, b + c + 48)
             for p in range(indptr[r], indptr[r + 1]):
                 v = values[p]
                 at = np.int64(indices[p]) * bytes_
@@ -213,7 +218,16 @@ def spmm_packed(  # type: ignore[no-untyped-def]
                 s2 = add_expanded(s2, v, word >> 32, packed, q2)
                 q3 = q + count(word & 0xFFFFFFFFFFFF)
                 s3 = add_expanded(s3, v, word >> 48, packed, q3)
-            store_lanes(s0, scale, to, o + c)
-            store_lanes(s1, scale, to, o + c + 16)
-            store_lanes(s2, scale, to, o + c + 32)
-            store_lanes(s3, scale, to, o + c + 48)
+            store_lanes(s0, scale, into, o + c)
+            store_lanes(s1, scale, into, o + c + 16)
+            store_lanes(s2, scale, into, o + c + 32)
+            store_lanes(s3, scale, into, o + c + 48)
+
+
+@kernel
+def take_rows(lo, hi, x, rows, out):  # type: ignore[no-untyped-def]
+    """out[j] = x[rows[j]]."""
+    for j in range(lo, hi):
+        r = rows[j]
+        for k in range(x.shape[1]):
+            out[j, k] = x[r, k]

@@ -13,6 +13,7 @@ from torch import Tensor
 from dslbench.ops import hop_kernels, kernels
 from dslbench.ops.base import Macs, Op, live_by_row, trained
 from dslbench.ops.lanes import has_expand
+from dslbench.ops.locality import order_by_neighbours
 from dslbench.ops.packed_kernels import PackedRows
 from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 
@@ -21,6 +22,7 @@ from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 PACKED_DENSITY = 0.15
 _EXPANDS = has_expand()
 _NOTHING = np.empty((0, 0), dtype=np.float32)
+_IN_PLACE = np.empty(0, dtype=np.int32)
 
 
 def normalised_adjacency(train: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -52,6 +54,11 @@ class Propagate(Op):
     starts from those rows alone: with L = 3, four full hops and two small ones instead of six.
     The first hop forward reads a very sparse table in its packed form, with the same bits as result.
 
+    The kernels know the nodes by their places in an order in which nodes with the same neighbours lie
+    together, so that a core's cache holds more of the rows that it reads: the table is brought into
+    that order first, and the last hop writes to the rows of the table. Sums of a row stay in the order
+    of the neighbours' numbers, so that the result has the same bits in any order of the nodes.
+
     On the CPU this runs through compiled kernels, elsewhere through torch's sparse CSR product.
 
     Counted is the whole propagation, L hops in either direction: what the kernels save on hops that
@@ -62,10 +69,19 @@ class Propagate(Op):
     def __init__(self, train: sparse.csr_matrix, layers: int) -> None:
         super().__init__()
         self.layers = layers
+        self._train = train
         adjacency = normalised_adjacency(train)
         self.n_rows = int(adjacency.shape[0])
         self.nnz = int(adjacency.nnz)
-        self._indptr: npt.NDArray[np.int32] = adjacency.indptr
+        self._degrees = np.diff(adjacency.indptr)
+        # The table's row at each place, and the place of each row; None: they are the same.
+        self._row_at = order_by_neighbours(adjacency[: train.shape[0], train.shape[0] :].tocsr())
+        self._place_of: npt.NDArray[np.int64] | None = None
+        if self._row_at is not None:
+            self._place_of = np.argsort(self._row_at)
+            adjacency = adjacency[self._row_at]
+            adjacency.indices = self._place_of[adjacency.indices].astype(np.int32)
+        self._indptr: npt.NDArray[np.int32] = adjacency.indptr.astype(np.int32, copy=False)
         self._indices: npt.NDArray[np.int32] = adjacency.indices
         self._values: npt.NDArray[np.float32] = adjacency.data
         self._bounds = balanced_bounds(self._indptr)
@@ -106,7 +122,7 @@ class Propagate(Op):
         """
         if self.layers == 0:
             return Macs(0)
-        degrees = torch.from_numpy(np.diff(self._indptr)).to(table.device)
+        degrees = torch.from_numpy(self._degrees).to(table.device)
         whole = self.nnz * table.shape[1]
         total = int((degrees * live_by_row(table)).sum()) + (self.layers - 1) * whole
         return Macs(total, trained(table) * total, trained(table) * self.layers * whole)
@@ -118,13 +134,39 @@ class Propagate(Op):
         if x.device.type != "cpu":
             return self._by_torch(x)
         out = torch.empty_like(x)
-        base, h = x.numpy(), x.numpy()
+        base = h = self._in_order(x.numpy())
+        packed = self._packed_in_order(packed)
         for layer in range(1, self.layers + 1):
-            last = layer == self.layers
-            target = out.numpy() if last else self._buffer(f"hop{layer % 2}", x.shape)
-            self._spmm(h, base, self._scale if last else np.float32(1), target, packed)
+            if layer == self.layers:
+                self._spmm(h, base, self._scale, self._rows_to, out.numpy(), packed)
+                break
+            target = self._buffer(f"hop{layer % 2}", x.shape)
+            self._spmm(h, base, np.float32(1), _IN_PLACE, target, packed)
             h, packed = target, None
         return out
+
+    @property
+    def _rows_to(self) -> npt.NDArray[np.int32]:
+        """The table's row at each place, as the kernels take it."""
+        return _IN_PLACE if self._row_at is None else self._row_at
+
+    def _in_order(self, table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The table's rows by their places."""
+        if self._row_at is None:
+            return table
+        out = self._buffer("table", table.shape)
+        run_rows(hop_kernels.take_rows, even_bounds(*table.shape), table, self._row_at, out)
+        return out
+
+    def _packed_in_order(self, packed: PackedRows | None) -> PackedRows | None:
+        if packed is None or self._row_at is None:
+            return packed
+        return PackedRows(packed.starts[self._row_at], packed.bits[self._row_at], packed.values)
+
+    def _places(self, rows: Tensor) -> npt.NDArray[np.int64]:
+        """Places of some of the table's rows."""
+        found: npt.NDArray[np.int64] = rows.numpy()
+        return found if self._place_of is None else self._place_of[found]
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """The polynomial through torch's sparse product, on any device."""
@@ -138,14 +180,14 @@ class Propagate(Op):
         return np.float32(1.0 / (self.layers + 1))
 
     def _spmm(
-        self, x: Any, base: Any, scale: np.float32, out: Any, packed: PackedRows | None
+        self, x: Any, base: Any, scale: np.float32, to: Any, out: Any, packed: PackedRows | None
     ) -> None:
         """One hop of x, which is read in its packed form where that is given."""
         graph = self._indptr, self._indices, self._values
         if packed is None:
-            run_rows(hop_kernels.spmm, self._bounds, *graph, x, base, scale, out)
+            run_rows(hop_kernels.spmm, self._bounds, *graph, x, base, scale, to, out)
         else:
-            run_rows(hop_kernels.spmm_packed, self._bounds, *graph, *packed, base, scale, out)
+            run_rows(hop_kernels.spmm_packed, self._bounds, *graph, *packed, base, scale, to, out)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Working memory kept between steps: fresh pages cost more than the arithmetic on them."""
@@ -156,11 +198,12 @@ class Propagate(Op):
 
     def _csr_on(self, x: Tensor) -> Tensor:
         if self._torch_adjacency is None or self._torch_adjacency.device != x.device:
+            adjacency = normalised_adjacency(self._train)
             self._torch_adjacency = torch.sparse_csr_tensor(
-                torch.from_numpy(self._indptr),
-                torch.from_numpy(self._indices),
-                torch.from_numpy(self._values),
-                (self.n_rows, self.n_rows),
+                torch.from_numpy(adjacency.indptr),
+                torch.from_numpy(adjacency.indices),
+                torch.from_numpy(adjacency.data),
+                adjacency.shape,
                 device=x.device,
             )
         return self._torch_adjacency
@@ -168,28 +211,30 @@ class Propagate(Op):
     def _forward_rows(
         self, table: Tensor, rows: Tensor, packed: PackedRows | None
     ) -> tuple[Tensor, Tensor]:
-        base = h = table.detach().numpy()
+        base = h = self._in_order(table.detach().numpy())
+        packed, places = self._packed_in_order(packed), self._places(rows)
         for layer in range(1, self.layers):
             target = self._buffer(f"hop{layer % 2}", base.shape)
-            self._spmm(h, base, np.float32(1), target, packed)
+            self._spmm(h, base, np.float32(1), _IN_PLACE, target, packed)
             h, packed = target, None
-        unique = self._number(rows.numpy())
+        unique = self._number(places)
         small = self._buffer("rows", (len(unique), base.shape[1]))
         run_rows(
             hop_kernels.spmm_rows, even_bounds(len(unique), parts=64), unique, self._indptr, self._indices,
             self._values, h, base, self._scale, small,
         )  # fmt: skip
-        slots = torch.from_numpy(self._slot[rows.numpy()])
+        slots = torch.from_numpy(self._slot[places])
         self._slot[unique] = -1
         return torch.from_numpy(small)[slots], table.detach()[rows]
 
     def _backward_rows(self, rows: Tensor, grad_final: Tensor, grad_ego: Tensor) -> Tensor:
-        unique = self._number(rows.numpy())
+        places = self._places(rows)
+        unique = self._number(places)
         d = grad_final.shape[1]
         small = [np.zeros((len(unique), d), dtype=np.float32) for _ in range(2)]
         for gradient, total in zip((grad_final, grad_ego), small, strict=True):
             run_rows(
-                kernels.add_by_slot, even_bounds(d, parts=2), rows.numpy(), self._slot,
+                kernels.add_by_slot, even_bounds(d, parts=2), places, self._slot,
                 gradient.contiguous().numpy(), total,
             )  # fmt: skip
         out = torch.empty((self.n_rows, d), dtype=torch.float32)
@@ -198,7 +243,7 @@ class Propagate(Op):
         for layer in range(1, self.layers + 1):
             last = layer == self.layers
             target = out.numpy() if last else self._buffer(f"hop{layer % 2}", (self.n_rows, d))
-            ends = (self._scale, small[1]) if last else (one, _NOTHING)
+            ends = (self._scale, small[1], self._rows_to) if last else (one, _NOTHING, _IN_PLACE)
             if layer == 1:
                 run_rows(
                     hop_kernels.spmm_from_slots,
@@ -219,7 +264,7 @@ class Propagate(Op):
         return out
 
     def _number(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Number the distinct rows of a batch in `_slot`; the caller puts `_slot` back to -1."""
+        """Number the distinct places of a batch in `_slot`; the caller puts `_slot` back to -1."""
         if len(self._unique) < len(rows):
             self._unique = np.empty(len(rows), dtype=np.int64)
         return self._unique[: kernels.assign_slots(rows, self._slot, self._unique)]
