@@ -74,6 +74,7 @@ def main() -> int:
     parser.add_argument("--backbone", default="lightgcn")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=float, help="seconds that each process lives at least")
     options = parser.parse_args()
     args, rng = command(options.backbone, options.epochs), random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,8 +83,8 @@ def main() -> int:
         whole = finish(args, whole_home)
         lasted = time.monotonic() - began
         print(f"undisturbed: {len(whole)} runs in {lasted:.0f} s", flush=True)
-        # Mean time between kills: such that all of them fall within the work that there is to do.
-        least = lasted / (2 * len(whole))
+        # Never before a process has had the time to start and to get somewhere.
+        least = options.least or lasted / (2 * len(whole))
         kills = 0
         while kills < options.kills:
             process = start(args, killed_home)
