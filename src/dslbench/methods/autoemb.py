@@ -59,6 +59,7 @@ class AutoEmb(SizedMethod):
     name = "autoemb"
     label = "AutoEmb"
     chain = False
+    relative_time = 12.0  # measured: 10 on LightGCN, 27 on NeuMF
     options_type: ClassVar[type[SizeOptions]] = AutoEmbOptions
 
     @classmethod

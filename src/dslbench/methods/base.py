@@ -32,6 +32,8 @@ class Method(Hooks, ABC):
     # Whether the model is built narrower, at a share 1 - s of its embedding size, and learns from
     # the dense run of the same setting.
     distils: ClassVar[bool] = False
+    # Time of an epoch, dense's being 1, roughly: for the expected duration that is shown beforehand.
+    relative_time: ClassVar[float] = 1.0
     options_type: ClassVar[type[Options]] = Options
     # Named sets of option values; a paper and its code often differ.
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}

@@ -66,6 +66,7 @@ class ESAPN(SizedMethod):
     name = "esapn"
     label = "ESAPN"
     chain = True
+    relative_time = 4.0
     options_type: ClassVar[type[SizeOptions]] = ESAPNOptions
 
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from dslbench import registry
 from dslbench.errors import RunError, StoreError
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import Executor, LocalExecutor, Process
@@ -38,7 +39,8 @@ def estimate_seconds(missing: Sequence[PlannedRun], device: str, workers: int = 
                 return None
             every = run.spec.hyper["eval_every"] or max(1, round(run.spec.epochs / 20))
             known[alike] = trial["epoch_seconds"] + trial["eval_seconds"] / every
-        total += known[alike] * run.spec.epochs * run.trainings
+        slower = registry.method(run.spec.method).relative_time
+        total += known[alike] * run.spec.epochs * run.trainings * slower
     return total / min(workers, max(1, len(missing)))
 
 
