@@ -96,6 +96,7 @@ class NeuMF(Backbone):
     name = "neumf"
     label = "NeuMF"
     hyper_type = NeuMFHyper
+    version = 2
     parts: ClassVar[tuple[str, ...]] = ("gmf", "mlp")
 
     def __init__(

@@ -117,11 +117,15 @@ class TableLinear(nn.Module):
 
 
 class SeededDropout(nn.Module):
-    """Inverted dropout that draws from a stream of its own instead of torch's global generator."""
+    """Inverted dropout that draws from a stream of its own instead of torch's global generator.
+
+    Sixteen random bits an entry, so that p is a multiple of 2^-16; a quarter of the drawing that
+    torch's own dropout does, which takes longer than a small layer.
+    """
 
     def __init__(self, p: float, rng: np.random.Generator) -> None:
         super().__init__()
-        self.p = p
+        self.p = min(round(p * 2**16), 2**16 - 1) / 2**16
         self._seed = int(rng.integers(1 << 62))
         self._generator: torch.Generator | None = None
 
@@ -131,8 +135,11 @@ class SeededDropout(nn.Module):
             return x
         if self._generator is None or self._generator.device != x.device:
             self._generator = torch.Generator(x.device).manual_seed(self._seed)
-        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self._generator)
-        return x * kept.div_(1 - self.p)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None, generator=self._generator)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = bits >= round(self.p * 2**16) - 2**15
+        return x * kept.to(x.dtype).div_(1 - self.p)
 
     def progress(self) -> tuple[str, Tensor] | None:
         """Device and state of its stream, once it was drawn from: for a checkpoint."""
