@@ -53,18 +53,23 @@ def draw_unseen(
     Each user must have such an item; those who got one of their own draw again.
     """
     n_items = int(train.shape[1])
-    drawn = rng.integers(n_items, size=len(users), dtype=dtype)
-    again = np.arange(len(users))
-    while True:
-        known = np.empty(len(again), dtype=bool)
+
+    def are_known(
+        users: npt.NDArray[np.integer], items: npt.NDArray[Index]
+    ) -> npt.NDArray[np.bool_]:
+        known = np.empty(len(users), dtype=bool)
         run_rows(
-            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices,
-            users[again], drawn[again], known,
+            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices, users, items,
+            known,
         )  # fmt: skip
-        again = again[known]
-        if len(again) == 0:
-            return drawn
+        return known
+
+    drawn = rng.integers(n_items, size=len(users), dtype=dtype)
+    again = np.flatnonzero(are_known(users, drawn))
+    while len(again):
         drawn[again] = rng.integers(n_items, size=len(again), dtype=dtype)
+        again = again[are_known(users[again], drawn[again])]
+    return drawn
 
 
 class TripleSampler:
@@ -105,15 +110,17 @@ class TripleSampler:
             count = min(left, per_chunk)
             drawn = [torch.from_numpy(part).to(self._device) for part in self._draw(count)]
             yield from (
-                Triples(*parts)
+                Triples(*(part.long() for part in parts))
                 for parts in zip(*(torch.split(x, size) for x in drawn), strict=True)
             )
             left -= count
 
-    def _draw(self, count: int) -> tuple[Int64, Int64, Int64]:
-        indptr, indices = self._train.indptr, self._train.indices
+    def _draw(self, count: int) -> list[npt.NDArray[np.int32]]:
+        """Users, positives and negatives, (count,) each."""
         users = self._users[self._order.integers(len(self._users), size=count)]
-        begin, end = indptr[users].astype(np.int64), indptr[users + 1].astype(np.int64)
-        positives = indices[begin + (self._order.random(count) * (end - begin)).astype(np.int64)]
+        at = self._order.random(count)
+        at *= np.diff(self._train.indptr)[users]
+        positives = self._train.indices[self._train.indptr[users] + at.astype(np.int32)]
+        del at
         negatives = draw_unseen(self._train, users, self._negatives, np.int64)
-        return users, positives.astype(np.int64), negatives
+        return [part.astype(np.int32) for part in (users, positives, negatives)]
