@@ -80,6 +80,20 @@ def test_screening_by_rounded_products_changes_nothing(
     check_ranking(found, vectors @ table.T, data.train, tie_priority(m, seed), ranker.k)
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**-100, 2.0**-115])
+def test_screening_allows_for_the_worst_rounding(scale: float) -> None:
+    """All factors lie half way between two rounded ones, and rounding takes the best item far down."""
+    e, t, half = 2.0**-8, 2.0**-20, 32
+    vectors = np.array([[1 + e] * half + [1 + e + t] * half + [1.0]]) * scale
+    items = np.array([[-(1 + e)] * half + [1 + e + t] * half + [0.0]] * 768)
+    items[7] = -items[7]
+    items[7, -1] = 0.01
+    tensors = [torch.from_numpy(x.astype(np.float32)) for x in (vectors, items / scale)]
+    scorer = ProductScorer(lambda users, items: users @ items.T, *tensors)
+    found, _ = _Screen(Ranker(scorer, pairs_to_csr([], [], (1, 768)), 10), scorer)(np.arange(1))
+    assert found[0, 0] == 7
+
+
 def test_products_of_what_is_not_finite_are_not_screened() -> None:
     users, items = torch.ones(3, 4), torch.ones(5, 4)
     items[2, 1], items[4, 0] = torch.nan, torch.inf

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,48 @@ def test_a_run_that_was_moved_aside_for_its_replacement_comes_back() -> None:
     (old / "replaced").mkdir(parents=True)
     store.put_back_replaced()
     assert old.exists() and store.has("a", pytest.fail)
+
+
+def test_a_replacement_keeps_the_old_folder_until_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, there = tmp_path / "a", []
+    remove = shutil.rmtree
+
+    def watched(path: Path, **how: Any) -> None:
+        there.append((target / "new").exists())
+        remove(path, **how)
+
+    monkeypatch.setattr("dslbench.home.shutil.rmtree", watched)
+    for name in ("old", "new"):
+        with home.staged_folder(target) as staging:
+            (staging / name).touch()
+    assert [p.name for p in target.iterdir()] == ["new"] and [*tmp_path.iterdir()] == [target]
+    assert there == [
+        False,
+        True,
+        True,
+    ]  # of the first one, and of the second one and what it replaced
+
+
+def test_a_replacement_that_fails_half_way_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a"
+    with home.staged_folder(target) as staging:
+        (staging / "old").touch()
+    replace_, calls = os.replace, []
+
+    def failing(source: Path, to: Path) -> None:
+        calls.append(to)
+        if len(calls) == 3:  # the new one's second try, the old one moved aside
+            raise OSError(errno.EIO, "broken")
+        replace_(source, to)
+
+    monkeypatch.setattr("dslbench.home.os.replace", failing)
+    with pytest.raises(OSError, match="broken"), home.staged_folder(target) as staging:
+        (staging / "new").touch()
+    assert [p.name for p in target.iterdir()] == ["old"] and [*tmp_path.iterdir()] == [target]
 
 
 def test_students_wait_for_their_teacher_and_fail_with_it() -> None:

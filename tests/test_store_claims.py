@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from dslbench import home
 from dslbench.errors import RunError
 from dslbench.runs import checkpoint, claims, store
 from dslbench.runs.claims import Claims
@@ -117,13 +118,19 @@ def test_what_a_process_killed_after_storing_left_is_removed() -> None:
     dead = {"machine": claims.machine(), "pid": os.getpid(), "process_started": "1"}
     stored = [foreign("stored", **dead), foreign("living"), foreign("damaged")]
     stored[2].write_bytes(b"{")
-    for path in stored:
-        (claims.folder().parent / path.name).mkdir(parents=True)
     unfinished = foreign("unfinished", **dead)
     for name in ("stored", "unfinished"):
         checkpoint.folder(name).mkdir(parents=True)
-    with quick():
-        pass
+    for name in ("stored", "bare"):  # one without a claim
+        (home.runs_dir() / f".{name}.x1").mkdir(parents=True)
+        (home.runs_dir() / ".logs").mkdir(exist_ok=True)
+        (home.runs_dir() / ".logs" / f"{name}.7.log").touch()
+    for name in ("stored", "living", "damaged", "bare"):
+        (home.runs_dir() / name).mkdir(parents=True, exist_ok=True)
+        (home.runs_dir() / name / "run.json").touch()
+    claims.tidy_stored_runs()
+    assert list((home.runs_dir() / ".logs").iterdir()) == []
+    assert list(home.runs_dir().glob(".*.x1")) == []
     assert [path.name for path in checkpoint.folder("").iterdir()] == ["unfinished"]
     assert [path.exists() for path in (*stored, unfinished)] == [False, True, True, True]
 

@@ -15,7 +15,7 @@ from dslbench.report import build, command, formats
 from dslbench.report.columns import seconds
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
-from dslbench.runs import budget, checkpoint, execute, failures, store
+from dslbench.runs import budget, checkpoint, claims, execute, failures, store
 from dslbench.spec import RunSpec
 from dslbench.words import number
 
@@ -122,7 +122,9 @@ def make(
     Where some fail, `show` prints the table of the others before the error.
     """
     where.check()
-    store.put_back_replaced()
+    if not dry_run:
+        store.put_back_replaced()
+        claims.tidy_stored_runs()
     planned = execute.plan(specs, force, warn)
     missing = [run for run in planned if not run.done]
     for run in missing:
@@ -160,7 +162,8 @@ def make(
         failed_ones = execute.execute(missing, where.open, console(), warn)
     except KeyboardInterrupt:
         say(
-            f"interrupted: {len(_stored(planned))} of {number(len(planned), 'run')} are stored; "
+            f"interrupted: {len(_stored(planned))} of {number(len(planned), 'run')} "
+            f"{'is' if len(planned) == 1 else 'are'} stored; "
             "the same command goes on from there"
         )
         raise typer.Exit(130) from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -88,6 +88,9 @@ def _store() -> str:
     while not folder.exists():
         folder = folder.parent
     free = f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
-    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-        return f"{home.home()} ({free})"
-    return f"{home.home()} ({free}; NOT WRITABLE: DSLBENCH_HOME names another place)"
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or error
+        return f"{home.home()} ({free}; NOT WRITABLE: {reason}; DSLBENCH_HOME names another place)"
+    return f"{home.home()} ({free})"

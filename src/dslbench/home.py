@@ -106,6 +106,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     _shared(staging, 0o777)
+    aside: list[Path] = []
     try:
         yield staging
         while True:
@@ -115,9 +116,15 @@ def staged_folder(target: Path) -> Iterator[Path]:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            # What was there is kept until the new one is in its place: we may be killed in between.
+            aside.append(Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old.")))
             with suppress(FileNotFoundError):  # another process may have moved it first
-                os.replace(target, old / "replaced")
-            shutil.rmtree(old, ignore_errors=True)
+                os.replace(target, aside[-1] / "replaced")
+    except BaseException:
+        for old in aside:
+            if (old / "replaced").exists() and not target.exists():
+                os.replace(old / "replaced", target)
+        raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for path in (staging, *aside):
+            shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from dslbench.backbones.base import Scorer
 from dslbench.errors import UsageError
@@ -130,8 +131,16 @@ def multiplies_bfloat16() -> bool:
     return bool(features.get("avx512bf16", False) or features.get("amx-bf16", False))
 
 
+def _lengths(vectors: Tensor) -> Tensor:
+    """(B,) norms, in float64: squares of float32 could underflow."""
+    found: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    return found
+
+
 def _fits(scorer: ProductScorer) -> bool:
-    """Whether all products are finite."""
+    """Whether the vectors are on the CPU and all products are finite."""
+    if scorer.items.device.type != "cpu":
+        return False
     largest = scorer.users.abs().max() * scorer.items.abs().max() * scorer.items.shape[1]
     return bool(torch.isfinite(largest))
 
@@ -139,39 +148,39 @@ def _fits(scorer: ProductScorer) -> bool:
 class _Screen:
     """Ranks by float32 products, of which only those are computed that a bfloat16 product lets through.
 
-    A rounded factor is off by 2^-9 of itself at most, so that a product of vectors is off by 2^-8
-    |u| |v| (Cauchy-Schwarz), and the rounded product by 2^-9 of itself more; sums in float32 add d
-    2^-23 |u| |v|, and what is below the smallest number may be lost. So the result is exactly that
-    of all float32 products, each summed in one order.
+    A factor of 8 significant bits is off by 2^-8 of itself at most, so that a product of vectors is
+    off by (2^-7 + 2^-16) |u| |v| (Cauchy-Schwarz), and the rounded product by 2^-8 of itself more;
+    sums in float32 add d 2^-23 |u| |v|. What is smaller than the smallest normal number may be lost, in
+    factors and products. So the result is exactly that of all float32 products, each summed in one
+    order.
     """
 
     def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
         self._ranker = ranker
         self._scores, self._users, self._items = scorer.scores, scorer.users, scorer.items
         self._rounded = self._items.to(torch.bfloat16)
-        n_items, d = self._items.shape
-        error = 1.01 * (2**-8 + 2**-9 + 2**-16) + d * 2**-23
-        self._twice_error = 2 * error * float(self._items.norm(dim=1).max())
-        self._lost = 2 * d * torch.finfo(torch.float32).tiny
-        self._block = 2 * users_per_block(n_items)
+        self._longest = float(_lengths(self._items).max())
 
     def __call__(self, users: Ids) -> Ranked:
-        starts = range(0, len(users), self._block)
-        parts = [self._some(users[start : start + self._block]) for start in starts]
-        if len(parts) == 1:
-            return parts[0]
-        k = self._ranker.k
-        items = [np.empty((0, k), dtype=np.int32), *(items for items, _ in parts)]
-        return np.concatenate(items), np.concatenate(
-            [np.empty(0, dtype=bool), *(t for _, t in parts)]
-        )
+        block = self._ranker.users_at_once
+        starts = range(0, max(1, len(users)), block)
+        parts = [self._some(users[start : start + block]) for start in starts]
+        items, tied = zip(*parts, strict=True)
+        return np.concatenate(items), np.concatenate(tied)
+
+    def _margins(self, vectors: Tensor) -> Tensor:
+        """(B,) twice the largest error of a rounded product of each of these users' vectors."""
+        d, lengths = vectors.shape[1], _lengths(vectors)
+        relative = 1.01 * (2**-7 + 2**-16 + 2**-8) + d * 2**-23
+        lost = torch.finfo(torch.float32).tiny * (d**0.5 * (lengths + self._longest) + d)
+        margins: Tensor = 2 * (relative * lengths * self._longest + 2 * lost)
+        return margins.float()
 
     @torch.no_grad()
     def _some(self, users: Ids) -> Ranked:
         vectors = self._users[torch.from_numpy(users)]
         products = self._scores(vectors.to(torch.bfloat16), self._rounded)
-        margins = vectors.norm(dim=1) * self._twice_error + self._lost
         return self._ranker.run(
-            kernels.screen_rows, users, products.view(torch.int16).numpy(), margins.numpy(),
+            kernels.screen_rows, users, products.view(torch.int16).numpy(), self._margins(vectors).numpy(),
             vectors.numpy(), self._items.numpy(),
         )  # fmt: skip

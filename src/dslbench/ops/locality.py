@@ -33,7 +33,7 @@ def order_by_neighbours(normalised: sparse.csr_matrix) -> Int32 | None:
     start = np.random.default_rng(0).standard_normal(min(n_users, n_items), dtype=np.float32)
     try:
         u, s, vt = svds(normalised, k=_COORDINATES + 1, tol=1e-2, v0=start)
-    except ArpackError:
+    except ArpackError:  # no convergence, say
         return None
     # The largest says how popular a node is, and nothing of its neighbours.
     found = np.concatenate([u, vt.T])[:, np.argsort(-s)[1:]]

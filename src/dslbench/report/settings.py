@@ -11,7 +11,7 @@ from dslbench.errors import UsageError
 from dslbench.report.columns import Record
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
-from dslbench.words import percent
+from dslbench.words import number, percent
 
 
 def row_key(record: Record) -> tuple[Any, ...]:
@@ -237,7 +237,7 @@ def _measurement(records: Sequence[Record]) -> list[str]:
     tied = max(r["quality"].get("tied_users") or 0 for r in records)
     if tied:
         lines.append(
-            f"Ties: up to {tied} users' lists were in part decided by the seeded tie-break."
+            f"Ties: lists of up to {number(tied, 'user')} were in part decided by the seeded tie-break."
         )
     machines = {(e["cpu"], e["cores"], e["device"]) for e in (r["environment"] for r in records)}
     lines.append(

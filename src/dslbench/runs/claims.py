@@ -97,7 +97,6 @@ class Claims:
     def __enter__(self) -> Claims:
         with home.storing("claims of runs", folder(), 4096):
             folder().mkdir(parents=True, exist_ok=True)
-        _tidy_stored_runs()
         self._thread.start()
         return self
 
@@ -163,25 +162,28 @@ class Claims:
                 claim.beat()
 
 
-def _tidy_stored_runs() -> None:
-    """Remove what a process left that was killed between storing its run and releasing its claim.
+def tidy_stored_runs() -> None:
+    """Remove what processes left beside stored runs that were killed before they had cleared up.
 
-    Nobody makes such a run any more, so that nobody would take its claim over and clear up.
+    Nobody makes such a run any more, so that nobody would take its claim over. What a living process
+    has claimed is let alone.
     """
-    with contextlib.suppress(OSError):
-        for path in folder().iterdir():
-            content = _content(path)
-            if (
-                content is None
-                or not _is_dead(content)
-                or not (home.runs_dir() / path.name).is_dir()
-            ):
-                continue
-            with takeover_lock(path.parent):
-                if _content(path) == content:
-                    checkpoint.remove(path.name)
-                    store.remove_remains(path.name)
-                    path.unlink()
+    runs = home.runs_dir()
+    beside = {path.name for name in (".claims", ".checkpoints") for path in (runs / name).glob("*")}
+    beside |= {path.name.partition(".")[0] for path in (runs / ".logs").glob("*")}
+    beside |= {path.name.split(".")[1] for path in runs.glob(".*.*")}
+    for run_id in beside:
+        path = folder() / run_id
+        if not (runs / run_id / "run.json").is_file():
+            continue
+        content = _content(path)
+        if content is not None and not _is_dead(content):
+            continue
+        with contextlib.suppress(OSError), takeover_lock(folder()):
+            if _content(path) == content:
+                checkpoint.remove(run_id)
+                store.remove_remains(run_id)
+                path.unlink(missing_ok=True)
 
 
 def folder() -> Path:

@@ -25,7 +25,7 @@ def estimate_seconds(missing: Sequence[PlannedRun], device: str, workers: int = 
     run will fail, too, and be noted with its reason, while others go on.
     """
     local = LocalExecutor(device, workers)
-    known: dict[str, float] = {}
+    known: dict[str, tuple[float, float]] = {}
     total = 0.0
     for run in missing:
         alike = json.dumps([run.spec.dataset, run.spec.backbone, run.spec.hyper], sort_keys=True)
@@ -38,9 +38,10 @@ def estimate_seconds(missing: Sequence[PlannedRun], device: str, workers: int = 
             except RunError:
                 return None
             every = run.spec.hyper["eval_every"] or max(1, round(run.spec.epochs / 20))
-            known[alike] = trial["epoch_seconds"] + trial["eval_seconds"] / every
-        slower = registry.method(run.spec.method).relative_time
-        total += known[alike] * run.spec.epochs * run.trainings * slower
+            known[alike] = trial["epoch_seconds"], trial["eval_seconds"] / every
+        train, evaluate = known[alike]
+        train *= registry.method(run.spec.method).relative_time
+        total += (train + evaluate) * run.spec.epochs * run.trainings
     return total / min(workers, max(1, len(missing)))
 
 
