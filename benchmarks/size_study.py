@@ -2,7 +2,8 @@
 
 For all rows of one popularity (a power of two of training pairs) the weights of the sizes are replaced
 by one size, and the loss on the controllers' held-out pairs is compared with that of the soft sizes.
-With `--equal` the controllers stay at equal weights, so that every size is trained alike.
+With `--equal` the controllers stay at equal weights, so that every size is trained alike; with
+`--start-equal` they start from them.
 
     python benchmarks/size_study.py --dataset ml-1m-ultragcn --backbone lightgcn --epochs 8 \
         --set batch_size=4096 --set lr=0.004 [--equal]
@@ -76,7 +77,8 @@ def main() -> str:
     parser.add_argument("--backbone", default="lightgcn")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--equal", action="store_true")
+    parser.add_argument("--equal", action="store_true", help="controllers stay at equal weights")
+    parser.add_argument("--start-equal", action="store_true", help="they start from equal weights")
     chosen = parser.parse_args()
     torch.set_num_threads(thread_count())
     torch.set_flush_denormal(True)
@@ -87,9 +89,10 @@ def main() -> str:
     method = AutoEmb(AutoEmb.options_type.model_validate(spec.options), 0.5)
     other, model, _, held_out = method.begin_search(lab, method.candidates)
     search = _Search(method, lab, model, held_out)
-    if chosen.equal:
+    if chosen.equal or chosen.start_equal:
         for controller in search.controllers:
             torch.nn.init.zeros_(controller.second.weight)
+    if chosen.equal:
         search.step.param_groups[0]["lr"] = 0.0
     other.fit(model, "search", search, select=False)
     batches = [next(held_out) for _ in range(min(held_out.sampler.steps, MOST_BATCHES))]
