@@ -8,7 +8,7 @@ A hop gathers one row of the table for each edge and direction. It is read
 
 * dense: rows of d float32;
 * spread: the packed table is made dense first, which is what a training step does;
-* packed: bitmap, start and live values of each row, expanded in a register (`ops.hop_kernels`);
+* packed: bitmap, start and live values of each row, expanded in a register;
 * blocks: one byte of live blocks a row, start and values, the left-over block filled up. The kernel adds
   blocks of 16 from where they lie or from zeros; blocks of 8 it expands by a table of 256 masks.
 
@@ -37,14 +37,13 @@ from dslbench.ops import hop_kernels, packed_kernels
 from dslbench.ops.kernels import kernel
 from dslbench.ops.lanes import (
     LANES_TYPE,
-    add_expanded,
+    _add_product,
     add_lanes,
-    count,
+    count_bits,
     expand,
     has_expand,
     lanes_of,
     load_lanes,
-    load_word,
     pointer,
     store_lanes,
     zero_lanes,
@@ -69,11 +68,79 @@ _WORDS = np.array(
 ).view(np.int64)
 
 
+@intrinsic
+def add_expanded(typing: Any, total: Any, factor: Any, bits: Any, values: Any, at: Any) -> Any:
+    """total + factor times the packed values from `at` on, in the lanes whose bit is set (AVX-512)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, factor, bits, *place = args
+        address = pointer(context, builder, signature.args[3], *place)
+        found = expand(builder, address, lanes_of(builder, bits))
+        return _add_product(builder, total, factor, found)
+
+    return LANES_TYPE(LANES_TYPE, types.float32, types.int64, values, types.int64), generate
+
+
+@intrinsic
+def count(typing: Any, bits: Any) -> Any:
+    """Number of set bits."""
+    return types.int64(types.int64), lambda context, builder, signature, args: count_bits(
+        builder, args[0]
+    )
+
+
+@intrinsic
+def load_word(typing: Any, bits: Any, at: Any) -> Any:
+    """Bytes bits[at : at + 8] as one integer, the first one lowest."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = pointer(context, builder, signature.args[0], *args)
+        return builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()), align=1)
+
+    return types.int64(bits, types.int64), generate
+
+
+@kernel
+def spmm_packed(  # type: ignore[no-untyped-def]
+    lo, hi, indptr, indices, values, starts, bits, packed, base, scale, out
+):
+    """`spmm` of a packed matrix (see `packed_kernels`) whose rows are a multiple of 64 entries (AVX-512).
+
+    Lanes off the mask add products with 0, as they do in the dense form: the same bits come out.
+    """
+    d = out.shape[1]
+    words, onto, into = bits.reshape(-1), base.reshape(-1), out.reshape(-1)
+    bytes_ = d >> 3
+    for r in range(lo, hi):
+        o = np.int64(r) * d
+        for c in range(0, d, 64):
+            s0, s1 = load_lanes(onto, o + c), load_lanes(onto, o + c + 16)
+            s2, s3 = load_lanes(onto, o + c + 32), load_lanes(onto, o + c + 48)
+            for p in range(indptr[r], indptr[r + 1]):
+                v = values[p]
+                at = np.int64(indices[p]) * bytes_
+                q = np.int64(starts[indices[p]])
+                for before in range(0, c >> 3, 8):
+                    q += count(load_word(words, at + before))
+                word = load_word(words, at + (c >> 3))
+                s0 = add_expanded(s0, v, word, packed, q)
+                q1 = q + count(word & 0xFFFF)
+                s1 = add_expanded(s1, v, word >> 16, packed, q1)
+                q2 = q + count(word & 0xFFFFFFFF)
+                s2 = add_expanded(s2, v, word >> 32, packed, q2)
+                q3 = q + count(word & 0xFFFFFFFFFFFF)
+                s3 = add_expanded(s3, v, word >> 48, packed, q3)
+            store_lanes(s0, scale, into, o + c)
+            store_lanes(s1, scale, into, o + c + 16)
+            store_lanes(s2, scale, into, o + c + 32)
+            store_lanes(s3, scale, into, o + c + 48)
+
+
 @kernel
 def spmm_blocks16(  # type: ignore[no-untyped-def]
     lo, hi, indptr, indices, values, starts, live, packed, base, out
 ):
-    """`hop_kernels.spmm_packed` of blocks of 16, d = 64; the last 16 entries of `packed` are zeros."""
+    """`spmm_packed` of blocks of 16, d = 64; the last 16 entries of `packed` are zeros."""
     onto, to, nothing, one = base.reshape(-1), out.reshape(-1), len(packed) - 16, np.float32(1)
     for r in range(lo, hi):
         o = np.int64(r) * 64
@@ -99,7 +166,7 @@ def spmm_blocks16(  # type: ignore[no-untyped-def]
 def spmm_blocks8(  # type: ignore[no-untyped-def]
     lo, hi, indptr, indices, values, starts, live, packed, words, base, out
 ):
-    """`hop_kernels.spmm_packed` of blocks of 8, d = 64."""
+    """`spmm_packed` of blocks of 8, d = 64."""
     onto, to, one = base.reshape(-1), out.reshape(-1), np.float32(1)
     for r in range(lo, hi):
         o = np.int64(r) * 64
@@ -214,8 +281,7 @@ def hops(op: Propagate, sparsities: Sequence[float], rounds: int) -> str:
     for form in FORMS:
         for s in sparsities:
             table = random_table(n, s, form)
-            packed: PackedRows | None = table.packed()
-            assert packed is not None
+            packed = arrays(table)
             x = table.dense().numpy()
             spread, out, through, direct, whole = (np.empty_like(x) for _ in range(5))
             values_bytes = 4 * D * (1 - s)
@@ -230,8 +296,8 @@ def hops(op: Propagate, sparsities: Sequence[float], rounds: int) -> str:
             name = (form, s, "spread")
             calls[name], outs[name] = expand_first, through
             moved[name] = moved[form, s, "dense"] + n * (12 + values_bytes + 4 * D) / 1e6
-            add((form, s, "packed"), hop_kernels.spmm_packed, direct, 12 + values_bytes,
-                *packed, x, one, HERE, direct)  # fmt: skip
+            add((form, s, "packed"), spmm_packed, direct, 12 + values_bytes,
+                *packed, x, one, direct)  # fmt: skip
             if form != "none":
                 starts, live, values = packed_blocks(table, int(form))
                 which: Any = spmm_blocks16 if form == "16" else spmm_blocks8
@@ -261,6 +327,12 @@ def hops(op: Propagate, sparsities: Sequence[float], rounds: int) -> str:
     )
 
 
+def arrays(table: PackedTable) -> PackedRows:
+    """A table as the kernels read it."""
+    assert table.bits is not None
+    return PackedRows(table.starts.numpy(), table.bits.numpy(), table.weight.detach().numpy())
+
+
 def look_ups(n_items: int, sparsities: Sequence[float], rounds: int) -> str:
     """Scores of all items for one user."""
     user = np.random.default_rng(2).standard_normal(D).astype(np.float32)
@@ -269,8 +341,7 @@ def look_ups(n_items: int, sparsities: Sequence[float], rounds: int) -> str:
     for form in FORMS:
         for s in sparsities:
             table = random_table(n_items, s, form)
-            packed, dense = table.packed(), table.dense()
-            assert packed is not None
+            packed, dense = arrays(table), table.dense()
             out, expected = np.empty(n_items, dtype=np.float32), torch.empty(n_items)
             calls[form, s, "dense"] = lambda dense=dense, out=expected: torch.mv(
                 dense, given, out=out

@@ -12,9 +12,6 @@ from scipy import sparse
 
 from conftest import make_interactions
 from dslbench.ops import hop_kernels, propagate
-from dslbench.ops.lanes import has_expand
-from dslbench.tables import PackedTable, TableSpec
-from dslbench.tables.base import normal
 from test_contract import parameters, train
 
 N = 40
@@ -76,44 +73,17 @@ def test_hops_have_the_bits_of_plain_loops(d: int, scale: float) -> None:
             assert np.array_equal(found[of], more)
 
 
-@pytest.mark.skipif(not has_expand(), reason="the processor has no AVX-512")
-@pytest.mark.parametrize("density", [0.02, 0.5, 0.97])
-@pytest.mark.parametrize("d", [64, 128, 192])
-def test_a_hop_from_packed_rows_has_the_bits_of_one_from_dense_rows(d: int, density: float) -> None:
-    rng = np.random.default_rng(d)
-    csr, scale = graph(rng), np.float32(0.5)
-    table = PackedTable(TableSpec("t", (("user", N),), d, normal(1.0)), rng)
-    mask = rng.random((N, d)) < density
-    mask[0], mask[1] = False, True
-    table.set_mask(torch.from_numpy(mask))
-    x = table.dense().numpy()
-    expected, found = np.empty_like(x), np.full_like(x, np.nan)
-    plain(*csr, x, x, scale, expected)
-    assert table.bits is not None
-    packed = table.starts.numpy(), table.bits.numpy(), table.weight.detach().numpy()
-    for to in (HERE, rng.permutation(N).astype(np.int32)):
-        hop_kernels.spmm_packed(0, N, *csr, *packed, x, scale, to, found)
-        assert np.array_equal(found[to] if len(to) else found, expected)
-
-
-@pytest.mark.skipif(not has_expand(), reason="the processor has no AVX-512")
-def test_training_from_packed_rows_has_the_bits_of_training_from_dense_rows(
+def test_training_in_an_order_of_the_nodes_has_the_bits_of_training_in_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At 90 %, explorations and rankings included; the first hop reads packed rows, or none does."""
-    ends, used = [], []
-    order = np.random.default_rng(0).permutation(sum(make_interactions().train.shape))
-    monkeypatch.setattr(propagate, "order_by_neighbours", lambda graph: order.astype(np.int32))
-    original = hop_kernels.spmm_packed
-    for most in (1.0, 0.0):
-        monkeypatch.setattr(propagate, "PACKED_DENSITY", most)
-        monkeypatch.setattr(
-            hop_kernels, "spmm_packed", lambda *args, m=most: (used.append(m), original(*args))
-        )
-        data = make_interactions()
-        own = ["dsl.delta_t=3", "embedding_size=64", "batch_size=16"]
+    """At 90 %, explorations and rankings included."""
+    data = make_interactions()
+    own = ["dsl.delta_t=3", "embedding_size=64", "batch_size=16"]
+    order = np.random.default_rng(0).permutation(sum(data.train.shape)).astype(np.int32)
+    ends = []
+    for found in (None, order):
+        monkeypatch.setattr(propagate, "order_by_neighbours", lambda graph, found=found: found)
         model, _, lab = train(data, "lightgcn", "dsl", 0.9, 4, *own)
         ends.append((parameters(model), [row["loss"] for row in lab.phases[-1].history]))
-    assert set(used) == {1.0}
     assert ends[0][1] == ends[1][1]
     assert all(torch.equal(x, ends[1][0][name]) for name, x in ends[0][0].items())

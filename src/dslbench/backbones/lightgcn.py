@@ -69,7 +69,7 @@ class LightGCN(Backbone):
 
     def _propagated(self, rows: Tensor | None = None) -> Any:
         """All rows propagated, or those given, and these of the table itself."""
-        return self.propagate(self.embedding.full(), rows, self.embedding.packed())
+        return self.propagate(self.embedding.full(), rows)
 
     def _loss_and_rows(self, batch: Triples, more: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and more rows (R,) out of the same propagation, (R, d)."""

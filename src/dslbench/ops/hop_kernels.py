@@ -13,16 +13,7 @@ import numpy as np
 from numba import njit
 
 from dslbench.ops.kernels import kernel
-from dslbench.ops.lanes import (
-    add_expanded,
-    add_lanes,
-    count,
-    load_lanes,
-    load_word,
-    prefetch,
-    store_lanes,
-    zero_lanes,
-)
+from dslbench.ops.lanes import add_lanes, load_lanes, prefetch, store_lanes, zero_lanes
 
 # Neighbours whose rows are asked for ahead of their turn: about as many as one row's sum takes.
 _AHEAD = 16
@@ -185,43 +176,6 @@ def products(lo, hi, indptr, indices, values, x, out):  # type: ignore[no-untype
             _row(indptr[r], indptr[r + 1], indices, values, d, flat, flat, np.int64(-1), one, to, o)
         else:
             _narrow_row(indptr[r], indptr[r + 1], indices, values, x, x, np.int64(-1), one, out, r)
-
-
-@kernel
-def spmm_packed(  # type: ignore[no-untyped-def]
-    lo, hi, indptr, indices, values, starts, bits, packed, base, scale, to, out
-):
-    """`spmm` of a packed matrix (see `packed_kernels`) whose rows are a multiple of 64 entries (AVX-512).
-
-    Lanes off the mask add products with 0, as they do in the dense form: the same bits come out.
-    """
-    d = out.shape[1]
-    words, onto, into = bits.reshape(-1), base.reshape(-1), out.reshape(-1)
-    bytes_ = d >> 3
-    for r in range(lo, hi):
-        b = np.int64(r) * d
-        o = np.int64(to[r] if len(to) else r) * d
-        for c in range(0, d, 64):
-            s0, s1 = load_lanes(onto, b + c), load_lanes(onto, b + c + 16)
-            s2, s3 = load_lanes(onto, b + c + 32), load_lanes(onto, b + c + 48)
-            for p in range(indptr[r], indptr[r + 1]):
-                v = values[p]
-                at = np.int64(indices[p]) * bytes_
-                q = np.int64(starts[indices[p]])
-                for before in range(0, c >> 3, 8):
-                    q += count(load_word(words, at + before))
-                word = load_word(words, at + (c >> 3))
-                s0 = add_expanded(s0, v, word, packed, q)
-                q1 = q + count(word & 0xFFFF)
-                s1 = add_expanded(s1, v, word >> 16, packed, q1)
-                q2 = q + count(word & 0xFFFFFFFF)
-                s2 = add_expanded(s2, v, word >> 32, packed, q2)
-                q3 = q + count(word & 0xFFFFFFFFFFFF)
-                s3 = add_expanded(s3, v, word >> 48, packed, q3)
-            store_lanes(s0, scale, into, o + c)
-            store_lanes(s1, scale, into, o + c + 16)
-            store_lanes(s2, scale, into, o + c + 32)
-            store_lanes(s3, scale, into, o + c + 48)
 
 
 @kernel

@@ -118,19 +118,6 @@ def add_lanes(typing: Any, total: Any, factor: Any, x: Any, at: Any) -> Any:
 
 
 @intrinsic
-def add_expanded(typing: Any, total: Any, factor: Any, bits: Any, values: Any, at: Any) -> Any:
-    """total + factor times the packed values from `at` on, in the lanes whose bit is set (AVX-512)."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        total, factor, bits, *place = args
-        address = pointer(context, builder, signature.args[3], *place)
-        found = expand(builder, address, lanes_of(builder, bits))
-        return _add_product(builder, total, factor, found)
-
-    return LANES_TYPE(LANES_TYPE, types.float32, types.int64, values, types.int64), generate
-
-
-@intrinsic
 def store_lanes(typing: Any, total: Any, scale: Any, out: Any, at: Any) -> Any:
     """out[at : at + 16] = scale total."""
 
@@ -158,22 +145,3 @@ def prefetch(typing: Any, x: Any, at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(x, types.int64), generate
-
-
-@intrinsic
-def count(typing: Any, bits: Any) -> Any:
-    """Number of set bits."""
-    return types.int64(types.int64), lambda context, builder, signature, args: count_bits(
-        builder, args[0]
-    )
-
-
-@intrinsic
-def load_word(typing: Any, bits: Any, at: Any) -> Any:
-    """Bytes bits[at : at + 8] as one integer, the first one lowest."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = pointer(context, builder, signature.args[0], *args)
-        return builder.load(builder.bitcast(address, _I64.as_pointer()), align=1)
-
-    return types.int64(bits, types.int64), generate

@@ -12,15 +12,9 @@ from torch import Tensor
 
 from dslbench.ops import hop_kernels, kernels
 from dslbench.ops.base import Macs, Op, live_by_row, trained
-from dslbench.ops.lanes import has_expand
 from dslbench.ops.locality import order_by_neighbours
-from dslbench.ops.packed_kernels import PackedRows
 from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 
-# Share of live entries up to which the first hop reads packed rows faster than dense ones. Measured on
-# Gowalla by benchmarks/sparse_study.py: even at 22 to 28 %, a quarter less time at 10 %.
-PACKED_DENSITY = 0.15
-_EXPANDS = has_expand()
 _NOTHING = np.empty((0, 0), dtype=np.float32)
 _IN_PLACE = np.empty(0, dtype=np.int32)
 
@@ -52,7 +46,6 @@ class Propagate(Op):
     A is symmetric, so the gradient is the same polynomial applied to the gradient of the output.
     For a batch, the last hop forward computes only the batch's rows, and the first hop backward
     starts from those rows alone: with L = 3, four full hops and two small ones instead of six.
-    The first hop forward reads a very sparse table in its packed form, with the same bits as result.
 
     The kernels know the nodes by their places in an order in which nodes with the same neighbours lie
     together, so that a core's cache holds more of the rows that it reads: the table is brought into
@@ -90,31 +83,24 @@ class Propagate(Op):
         self._work: dict[str, npt.NDArray[np.float32]] = {}
         self._torch_adjacency: Tensor | None = None
 
-    def forward(
-        self, table: Tensor, rows: Tensor | None = None, packed: PackedRows | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, table: Tensor, rows: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """All propagated rows, or propagated and layer-0 rows of one batch.
 
         Args:
             table: (N + M, d) layer-0 embeddings, users first.
             rows: (R,) int64 row numbers, repeats allowed.
-            packed: the same table in packed form, if there is one.
 
         Returns:
             Without `rows` (N + M, d), with them two (R, d) tensors: propagated rows, and rows of
             `table` itself; all differentiable with respect to `table`.
         """
-        if packed is not None and not _worth_reading(packed, table.shape[1]):
-            packed = None
         if rows is not None and table.device.type == "cpu" and self.layers > 0:
-            propagated, ego = _PropagateBatch.apply(table, rows, packed, self)  # type: ignore[no-untyped-call]
+            propagated, ego = _PropagateBatch.apply(table, rows, self)  # type: ignore[no-untyped-call]
             return propagated, ego
-        result: Tensor = _PropagateAll.apply(table, packed, self)  # type: ignore[no-untyped-call]
+        result: Tensor = _PropagateAll.apply(table, self)  # type: ignore[no-untyped-call]
         return result if rows is None else (result[rows], table[rows])
 
-    def macs(
-        self, table: Tensor, rows: Tensor | None = None, packed: PackedRows | None = None
-    ) -> Macs:
+    def macs(self, table: Tensor, rows: Tensor | None = None) -> Macs:
         """sum_j degree(j) live(E_j) for the hop that reads E, nnz(A) d for each of the others.
 
         Backward as much: A is symmetric and there are no weights. The last hop backward gives the
@@ -127,7 +113,7 @@ class Propagate(Op):
         total = int((degrees * live_by_row(table)).sum()) + (self.layers - 1) * whole
         return Macs(total, trained(table) * total, trained(table) * self.layers * whole)
 
-    def polynomial(self, x: Tensor, packed: PackedRows | None = None) -> Tensor:
+    def polynomial(self, x: Tensor) -> Tensor:
         """(x + A x + ... + A^L x) / (L + 1) without gradient tracking."""
         if self.layers == 0:
             return x.clone()
@@ -135,14 +121,13 @@ class Propagate(Op):
             return self._by_torch(x)
         out = torch.empty_like(x)
         base = h = self._in_order(x.numpy())
-        packed = self._packed_in_order(packed)
         for layer in range(1, self.layers + 1):
             if layer == self.layers:
-                self._spmm(h, base, self._scale, self._rows_to, out.numpy(), packed)
+                self._spmm(h, base, self._scale, self._rows_to, out.numpy())
                 break
             target = self._buffer(f"hop{layer % 2}", x.shape)
-            self._spmm(h, base, np.float32(1), _IN_PLACE, target, packed)
-            h, packed = target, None
+            self._spmm(h, base, np.float32(1), _IN_PLACE, target)
+            h = target
         return out
 
     @property
@@ -157,11 +142,6 @@ class Propagate(Op):
         out = self._buffer("table", table.shape)
         run_rows(hop_kernels.take_rows, even_bounds(*table.shape), table, self._row_at, out)
         return out
-
-    def _packed_in_order(self, packed: PackedRows | None) -> PackedRows | None:
-        if packed is None or self._row_at is None:
-            return packed
-        return PackedRows(packed.starts[self._row_at], packed.bits[self._row_at], packed.values)
 
     def _places(self, rows: Tensor) -> npt.NDArray[np.int64]:
         """Places of some of the table's rows."""
@@ -179,15 +159,10 @@ class Propagate(Op):
     def _scale(self) -> np.float32:
         return np.float32(1.0 / (self.layers + 1))
 
-    def _spmm(
-        self, x: Any, base: Any, scale: np.float32, to: Any, out: Any, packed: PackedRows | None
-    ) -> None:
-        """One hop of x, which is read in its packed form where that is given."""
+    def _spmm(self, x: Any, base: Any, scale: np.float32, to: Any, out: Any) -> None:
+        """One hop of x."""
         graph = self._indptr, self._indices, self._values
-        if packed is None:
-            run_rows(hop_kernels.spmm, self._bounds, *graph, x, base, scale, to, out)
-        else:
-            run_rows(hop_kernels.spmm_packed, self._bounds, *graph, *packed, base, scale, to, out)
+        run_rows(hop_kernels.spmm, self._bounds, *graph, x, base, scale, to, out)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Working memory kept between steps: fresh pages cost more than the arithmetic on them."""
@@ -208,15 +183,13 @@ class Propagate(Op):
             )
         return self._torch_adjacency
 
-    def _forward_rows(
-        self, table: Tensor, rows: Tensor, packed: PackedRows | None
-    ) -> tuple[Tensor, Tensor]:
+    def _forward_rows(self, table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         base = h = self._in_order(table.detach().numpy())
-        packed, places = self._packed_in_order(packed), self._places(rows)
+        places = self._places(rows)
         for layer in range(1, self.layers):
             target = self._buffer(f"hop{layer % 2}", base.shape)
-            self._spmm(h, base, np.float32(1), _IN_PLACE, target, packed)
-            h, packed = target, None
+            self._spmm(h, base, np.float32(1), _IN_PLACE, target)
+            h = target
         unique = self._number(places)
         small = self._buffer("rows", (len(unique), base.shape[1]))
         run_rows(
@@ -272,31 +245,23 @@ class Propagate(Op):
 
 class _PropagateAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, packed: PackedRows | None, op: Propagate) -> Tensor:
+    def forward(ctx: Any, table: Tensor, op: Propagate) -> Tensor:
         ctx.op = op
-        return op.polynomial(table.detach(), packed)
+        return op.polynomial(table.detach())
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.op.polynomial(gradients[0].contiguous()), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.op.polynomial(gradients[0].contiguous()), None
 
 
 class _PropagateBatch(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, table: Tensor, rows: Tensor, packed: PackedRows | None, op: Propagate
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, table: Tensor, rows: Tensor, op: Propagate) -> tuple[Tensor, Tensor]:
         ctx.op = op
         ctx.save_for_backward(rows)
-        return op._forward_rows(table, rows, packed)
+        return op._forward_rows(table, rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
-        return ctx.op._backward_rows(rows, gradients[0], gradients[1]), None, None, None
-
-
-def _worth_reading(packed: PackedRows, d: int) -> bool:
-    """Whether the first hop is faster from packed rows."""
-    n = len(packed.starts) - 1
-    return _EXPANDS and d % 64 == 0 and len(packed.values) <= PACKED_DENSITY * n * d
+        return ctx.op._backward_rows(rows, gradients[0], gradients[1]), None, None

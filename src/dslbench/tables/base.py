@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from dslbench.ops.packed_kernels import PackedRows
-
 Float32 = npt.NDArray[np.float32]
 MaskScope = Literal["embeddings", "official", "all"]
 Init = Callable[[np.random.Generator, int, int], Float32]
@@ -114,10 +112,6 @@ class Table(nn.Module, ABC):
     def entries(self) -> Tensor:
         """All entries that may not be zero, in any shape, differentiable: for norms."""
         return self.full()
-
-    def packed(self) -> PackedRows | None:
-        """The same rows as `full` in packed form, without gradient, where they are kept so on the CPU."""
-        return None
 
     @abstractmethod
     def live(self) -> int:

@@ -114,11 +114,6 @@ class PackedTable(MaskedTable):
         spread: Tensor = _Spread.apply(self.weight, self)  # type: ignore[no-untyped-call]
         return spread
 
-    def packed(self) -> PackedRows | None:
-        if self.bits is None or self.weight.device.type != "cpu":
-            return None
-        return self._arrays(self.weight)
-
     def rows(self, ids: Tensor) -> Tensor:
         if self.bits is None:
             return super().rows(ids)
