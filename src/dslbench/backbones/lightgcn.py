@@ -82,7 +82,8 @@ class LightGCN(Backbone):
         margin = self.dot(users, negatives) - self.dot(users, positives)
         losses = torch.nn.functional.softplus(margin)
         self.example_losses = losses.detach()
-        norms = ego[: 3 * size].square().sum()
+        own = ego[: 3 * size] if len(more) else ego  # a slice's gradient is a copy
+        norms = own.square().sum()
         return losses.mean() + self.reg / (2 * size) * norms, beside
 
     def loss_and_scores(
