@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import socket
 import tempfile
@@ -53,7 +54,7 @@ class RayExecutor:
         if self._began:
             _check_reachable(address or os.environ.get("RAY_ADDRESS") or "")
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = str(error).partition("\n")[0]
                 raise RunError(
