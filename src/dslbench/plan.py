@@ -222,6 +222,8 @@ def _invalid(name: str, text: str, error: ValidationError) -> UsageError:
     else:
         reason = first["msg"].lower()
         message, hint = f"'{key}': {reason} (got {first['input']!r})", None
+        if first["type"] in ("float_type", "int_type") and isinstance(first["input"], str):
+            hint = "numbers stand without quotes"
     line = _line(text, message, int(number) if "grid" in place else -1)
     return UsageError(f"{name}, line {line}: {message}", hint)
 
