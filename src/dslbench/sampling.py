@@ -16,7 +16,6 @@ from dslbench.ops import kernels
 from dslbench.ops.threads import even_bounds, run_rows
 from dslbench.seeds import Streams
 
-Int64 = npt.NDArray[np.int64]
 Index = TypeVar("Index", np.int32, np.int64)
 
 # Triples drawn at a time: bounds the memory of sampling whatever the size of the data.

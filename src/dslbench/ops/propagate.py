@@ -67,11 +67,11 @@ class Propagate(Op):
         self.n_rows = int(adjacency.shape[0])
         self.nnz = int(adjacency.nnz)
         self._degrees = np.diff(adjacency.indptr)
-        # The table's row at each place, and the place of each row; None: they are the same.
-        self._row_at = order_by_neighbours(adjacency[: train.shape[0], train.shape[0] :].tocsr())
-        self._place_of: npt.NDArray[np.int64] | None = None
-        if self._row_at is not None:
-            self._place_of = np.argsort(self._row_at)
+        # The table's row at each place, and the place of each row; empty: they are the same.
+        order = order_by_neighbours(adjacency[: train.shape[0], train.shape[0] :].tocsr())
+        self._row_at = _IN_PLACE if order is None else order
+        self._place_of = np.argsort(self._row_at)
+        if len(self._row_at):
             adjacency = adjacency[self._row_at]
             adjacency.indices = self._place_of[adjacency.indices].astype(np.int32)
         self._indptr: npt.NDArray[np.int32] = adjacency.indptr.astype(np.int32, copy=False)
@@ -119,25 +119,24 @@ class Propagate(Op):
             return x.clone()
         if x.device.type != "cpu":
             return self._by_torch(x)
-        out = torch.empty_like(x)
-        base = h = self._in_order(x.numpy())
-        for layer in range(1, self.layers + 1):
-            if layer == self.layers:
-                self._spmm(h, base, self._scale, self._rows_to, out.numpy())
-                break
-            target = self._buffer(f"hop{layer % 2}", x.shape)
-            self._spmm(h, base, np.float32(1), _IN_PLACE, target)
-            h = target
+        out, (base, h) = torch.empty_like(x), self._before_last_hop(x.numpy())
+        self._spmm(h, base, self._scale, self._row_at, out.numpy())
         return out
 
-    @property
-    def _rows_to(self) -> npt.NDArray[np.int32]:
-        """The table's row at each place, as the kernels take it."""
-        return _IN_PLACE if self._row_at is None else self._row_at
+    def _before_last_hop(
+        self, table: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The table, and what the last hop reads, by places."""
+        base = h = self._in_order(table)
+        for layer in range(1, self.layers):
+            target = self._buffer(f"hop{layer % 2}", table.shape)
+            self._spmm(h, base, np.float32(1), _IN_PLACE, target)
+            h = target
+        return base, h
 
     def _in_order(self, table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The table's rows by their places."""
-        if self._row_at is None:
+        if not len(self._row_at):
             return table
         out = self._buffer("table", table.shape)
         run_rows(hop_kernels.take_rows, even_bounds(*table.shape), table, self._row_at, out)
@@ -146,7 +145,7 @@ class Propagate(Op):
     def _places(self, rows: Tensor) -> npt.NDArray[np.int64]:
         """Places of some of the table's rows."""
         found: npt.NDArray[np.int64] = rows.numpy()
-        return found if self._place_of is None else self._place_of[found]
+        return self._place_of[found] if len(self._place_of) else found
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """The polynomial through torch's sparse product, on any device."""
@@ -184,12 +183,8 @@ class Propagate(Op):
         return self._torch_adjacency
 
     def _forward_rows(self, table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        base = h = self._in_order(table.detach().numpy())
+        base, h = self._before_last_hop(table.detach().numpy())
         places = self._places(rows)
-        for layer in range(1, self.layers):
-            target = self._buffer(f"hop{layer % 2}", base.shape)
-            self._spmm(h, base, np.float32(1), _IN_PLACE, target)
-            h = target
         unique = self._number(places)
         small = self._buffer("rows", (len(unique), base.shape[1]))
         run_rows(
@@ -217,7 +212,7 @@ class Propagate(Op):
         for layer in range(1, self.layers + 1):
             last = layer == self.layers
             target = out.numpy() if last else self._buffer(f"hop{layer % 2}", (self.n_rows, d))
-            ends = (self._scale, small[1], self._rows_to) if last else (one, _NOTHING, _IN_PLACE)
+            ends = (self._scale, small[1], self._row_at) if last else (one, _NOTHING, _IN_PLACE)
             if layer == 1:
                 run_rows(
                     hop_kernels.spmm_from_slots,
