@@ -18,6 +18,7 @@ from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import DataError, RunError
 from dslbench.evaluate import Evaluation
 from dslbench.ops.propagate import Propagate
+from dslbench.optimisers import Adam
 from dslbench.runs import store, worker
 from dslbench.spec import resolve
 from dslbench.tables.base import xavier_uniform
@@ -90,10 +91,8 @@ def test_xavier_bound_is_that_of_the_joint_table() -> None:
 
 def test_exploring_iterations_take_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    original = torch.optim.Adam.step
-    monkeypatch.setattr(
-        torch.optim.Adam, "step", lambda self, *a: (steps.append(1), original(self, *a))[1]
-    )
+    original = Adam.step
+    monkeypatch.setattr(Adam, "step", lambda self, *a: (steps.append(1), original(self, *a))[1])
     for variant, skipped in [("default", True), ("official", False)]:
         steps.clear()
         settings = [f"dsl.variant={variant}", "dsl.delta_t=2", "dsl.decay=none"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError, UsageError
+from dslbench.optimisers import Adam
 from dslbench.sampling import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
@@ -85,6 +86,9 @@ class Backbone(nn.Module, ABC):
     hyper_type: ClassVar[type[Hyper]]
     # Whether every batch has a gradient in every table entry; look-up models have it in few rows.
     dense_gradients: ClassVar[bool] = False
+    # Whether most of a step is spent in kernels of our own, and not in torch's operations: a torch thread
+    # that waits for work then has to sleep, where else it spins for the next operation.
+    kernel_bound: ClassVar[bool] = False
     # Whether users held out of training can be scored from what is folded in for them.
     folds_in: ClassVar[bool] = False
     # Methods that make no sense for the model, each with the reason.
@@ -128,7 +132,7 @@ class Backbone(nn.Module, ABC):
 
     def optimiser(self, hyper: Any) -> torch.optim.Optimizer:
         """Adam over all parameters, unless the model's recipe says otherwise."""
-        return torch.optim.Adam(self.parameters(), lr=hyper.lr, fused=True)
+        return Adam(self.parameters(), lr=hyper.lr, fused=True)
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:

@@ -15,6 +15,7 @@ from dslbench.errors import UnsuitableError
 from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.outer import OuterMap
 from dslbench.ops.scores import FullScores, PairScores, ProductScorer
+from dslbench.optimisers import Adagrad
 from dslbench.sampling_pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -152,9 +153,7 @@ class ConvNCF(Backbone):
 
     def optimiser(self, hyper: ConvNCFHyper) -> torch.optim.Optimizer:
         """Adagrad, started as TensorFlow starts it."""
-        return torch.optim.Adagrad(
-            self.parameters(), lr=hyper.lr, initial_accumulator_value=hyper.accumulator
-        )
+        return Adagrad(self.parameters(), lr=hyper.lr, initial_accumulator_value=hyper.accumulator)
 
     def sampler(
         self, data: Interactions, hyper: ConvNCFHyper, streams: Streams, device: torch.device

@@ -15,6 +15,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.ops.layers import Product, SeededDropout, TableLinear, uniform
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.scores import FullScores
+from dslbench.optimisers import SGD
 from dslbench.sampling import Sampler
 from dslbench.sampling_pairs import Grouped, GroupedSampler, Pointwise, PointwiseSampler
 from dslbench.seeds import Streams
@@ -171,7 +172,7 @@ class NeuMF(Backbone):
     def optimiser(self, hyper: NeuMFHyper) -> torch.optim.Optimizer:
         """Adam; plain SGD after pretraining, whose Adam moments are gone (section 3.4.1)."""
         if hyper.pretrain_epochs:
-            return torch.optim.SGD(self.parameters(), lr=hyper.lr)
+            return SGD(self.parameters(), lr=hyper.lr)
         return super().optimiser(hyper)
 
     def sampler(

@@ -33,6 +33,7 @@ from dslbench.methods._sizes import (
     parameters_of,
     resize_tables,
 )
+from dslbench.optimisers import Adam
 from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
 from dslbench.train import Hooks, Lab, Loop
 
@@ -133,9 +134,7 @@ class _Search(Hooks):
         self.controllers = make_controllers(
             self.groups, outputs, outputs, self.options, lab.streams, lab.device
         )
-        self.step = torch.optim.Adam(
-            self.controllers.parameters(), lr=self.options.controller_lr, fused=True
-        )
+        self.step = Adam(self.controllers.parameters(), lr=self.options.controller_lr, fused=True)
         tables = model.tables()
         self.tables = [cast(CandidateTable, tables[g.table]) for g in self.groups]
         self.device = lab.device

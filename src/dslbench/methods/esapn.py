@@ -30,6 +30,7 @@ from dslbench.methods._sizes import (
     embedding_only,
     parameters_of,
 )
+from dslbench.optimisers import Adam
 from dslbench.tables import MixedTable
 from dslbench.tables.masked import cold_start
 from dslbench.train import Hooks, Lab, Loop
@@ -107,9 +108,7 @@ class _Search(Hooks):
             self.groups, [len(g.sizes) for g in self.groups], [2] * len(self.groups),
             self.options, lab.streams, lab.device,
         )  # fmt: skip
-        self.step = torch.optim.Adam(
-            self.controllers.parameters(), lr=self.options.controller_lr, fused=True
-        )
+        self.step = Adam(self.controllers.parameters(), lr=self.options.controller_lr, fused=True)
         self.buckets = [g.buckets.to(lab.device) for g in self.groups]
         self.actions = lab.streams["actions"]
         tables = model.tables()

@@ -14,6 +14,7 @@ from dslbench.methods._student import Student, entities
 from dslbench.methods.base import Options
 from dslbench.ops.layers import TableLinear, uniform
 from dslbench.ops.topology import GroupTopologyDistance, MixedMaps, TopologyDistance
+from dslbench.optimisers import Adam
 from dslbench.tables import DenseTable
 from dslbench.train import Loop
 
@@ -92,9 +93,7 @@ class TopologyDistillation(Student):
         if form == "htd":
             rng = self.lab.streams["distillation"]
             self.grouping = Grouping(self.options, self.of_users.shape[1], e, rng).to(device)
-            self.networks = torch.optim.Adam(
-                self.grouping.parameters(), lr=self.options.lr, fused=True
-            )
+            self.networks = Adam(self.grouping.parameters(), lr=self.options.lr, fused=True)
 
     def loss(self, loop: Loop, batch: Any) -> Tensor:
         """Both models' vectors of the batch's entities, the student's beside its own loss."""

@@ -1,0 +1,41 @@
+"""torch's optimisers without its compiler.
+
+torch marks the methods of optimisers as not to be compiled, and loads its whole compiler when the first of
+them is called: a second and 70 MiB in each process. Nothing is compiled here, so these classes call what is
+beneath the marks; where there are none, they are torch's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TypeVar
+
+import torch
+
+_Class = TypeVar("_Class", bound=type[torch.optim.Optimizer])
+
+
+def _unmarked(kind: _Class) -> _Class:
+    """The class with plain methods in place of those that mention the compiler."""
+    for name in dir(kind):
+        method = getattr(kind, name)
+        if hasattr(method, "__wrapped__"):
+            plain = inspect.unwrap(method)
+            # The marks of `step` turn gradients off, too.
+            setattr(kind, name, torch.no_grad()(plain) if name == "step" else plain)
+    return kind
+
+
+@_unmarked
+class Adam(torch.optim.Adam):
+    """Adam (Kingma & Ba, 2015)."""
+
+
+@_unmarked
+class SGD(torch.optim.SGD):
+    """Stochastic gradient descent."""
+
+
+@_unmarked
+class Adagrad(torch.optim.Adagrad):
+    """Adagrad (Duchi et al., 2011)."""
