@@ -13,7 +13,12 @@ os.environ.update(
 )
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import torch
+
 from dslbench.data.interactions import Interactions, pairs_to_csr
+
+# Where the contracts are to hold: on a GPU, too, if there is one.
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from dslbench.errors import RunError
 from dslbench.methods.dsl import DynamicSparseLearning
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.ops.base import Macs, live, live_by_column, live_by_row
+from dslbench.ops.bpr import BprLoss
 from dslbench.ops.layers import Product
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import Norm
@@ -174,7 +175,7 @@ def test_totals_equal_the_closed_form(backbone: str, sparsity: float) -> None:
 # torch's counter sees matrix products, in either direction. It does not see the compiled kernels
 # (propagation, look-up scores, outer products, sparse input), products written as sums (pair
 # scores, norms), nor products of a matrix and a vector (NeuMF's last layer).
-UNSEEN = (Propagate, LookupScores, OuterMap, SparseInput, PairScores, Norm)
+UNSEEN = (Propagate, LookupScores, OuterMap, SparseInput, PairScores, BprLoss, Norm)
 
 
 @pytest.mark.parametrize("backbone", FORMS)

@@ -19,7 +19,7 @@ from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.metrics import cutoff, per_user
 from dslbench.ops.scores import ProductScorer
-from dslbench.ranking import Ranker, _Screen, tie_priority
+from dslbench.ranking import Ranker, _OnDevice, _Screen, tie_priority
 
 
 def slow_ranking(
@@ -42,8 +42,12 @@ def test_ranking_equals_the_slow_version(seed: int, levels: int, m: int) -> None
     scores[rng.random((12, m)) < 0.02] = -np.inf
     scores[rng.random((12, m)) < 0.05] = -0.0
     users = np.arange(12)
-    ranker = Ranker(lambda ids: torch.from_numpy(scores)[ids].clone(), data.train, 10, seed=seed)
-    for rank in (ranker, ranker._on_device):
+
+    def scorer(ids: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(scores)[ids].clone()
+
+    ranker = Ranker(scorer, data.train, 10, seed=seed)
+    for rank in (ranker, _OnDevice(ranker, scorer, torch.device("cpu"))):
         check_ranking(rank(users), scores, data.train, tie_priority(m, seed), min(10, m))
 
 

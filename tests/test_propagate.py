@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from scipy import sparse
 
 from conftest import make_interactions
 from dslbench.data.interactions import Interactions, pairs_to_csr
-from dslbench.ops import hop_kernels, locality, propagate, threads
+from dslbench.ops import graphs, hop_kernels, locality, threads
+from dslbench.ops.graphs import CpuGraph, TorchGraph, normalised_adjacency
 from dslbench.ops.locality import order_by_neighbours
 from dslbench.ops.propagate import Propagate
 
@@ -86,6 +89,7 @@ def test_same_bits_whatever_the_number_of_threads(monkeypatch: pytest.MonkeyPatc
     for count in ("1", "2", "5"):
         monkeypatch.setenv("DSLBENCH_THREADS", count)
         table = torch.from_numpy(values.copy()).requires_grad_()
+        graphs._made.clear()  # each has its own ranges of rows
         op = Propagate(data.train, 3)
         final, ego = op(table, rows)
         (final.square().sum() + ego.sum()).backward()
@@ -107,19 +111,16 @@ def test_same_bits_in_any_order_of_the_nodes(
     rows = torch.from_numpy(rng.integers(0, 150, size=80))
     results = []
     for order in (None, rng.permutation(150).astype(np.int32), order_of(data)):
-        monkeypatch.setattr(propagate, "order_by_neighbours", lambda graph, order=order: order)
+        monkeypatch.setattr(graphs, "order_by_neighbours", lambda graph, order=order: order)
+        graphs._made.clear()
         table = torch.from_numpy(values.copy()).requires_grad_()
         op = Propagate(data.train, layers)
         final, ego = op(table, rows)
         (final.square().sum() + ego.sum()).backward()
         assert table.grad is not None
-        both = op(table), op._by_torch(table)
-        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
-        cost = op.macs(table.detach() * (torch.arange(150) % 3 > 0)[:, None])
-        results.append((both[0].detach(), final.detach(), ego.detach(), table.grad, cost))
+        results.append((op(table).detach(), final.detach(), ego.detach(), table.grad))
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0][:4], other[:4], strict=True))
-        assert results[0][4] == other[4]
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def order_of(data: Interactions) -> np.ndarray | None:
@@ -127,7 +128,7 @@ def order_of(data: Interactions) -> np.ndarray | None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(locality, "_LEAST", 0)
         patch.setattr(locality, "_CLUSTER", 8)
-        return order_by_neighbours(propagate.normalised_adjacency(data.train)[:n, n:].tocsr())
+        return order_by_neighbours(normalised_adjacency(data.train)[:n, n:].tocsr())
 
 
 def test_the_order_brings_those_with_the_same_neighbours_together() -> None:
@@ -150,12 +151,31 @@ def test_small_and_narrow_graphs_keep_their_order() -> None:
     assert order_by_neighbours(wide) is None
 
 
-def test_device_path_equals_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The torch path that serves GPUs, run on the CPU."""
-    data = make_interactions(30, 40)
-    table = torch.randn(70, 8)
-    op = Propagate(data.train, 3)
-    torch.testing.assert_close(op._by_torch(table), op.polynomial(table), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_other_devices_graph_equals_the_kernels(layers: int) -> None:
+    data, cpu = make_interactions(30, 40), torch.device("cpu")
+    torch.manual_seed(0)
+    x, rows = torch.randn(70, 8), torch.randint(70, (50,))
+    gradients = torch.randn(50, 8), torch.randn(50, 8)
+    ours, other = CpuGraph(data.train), TorchGraph(data.train, cpu)
+    for a, b in (
+        (graph.polynomial(x, layers) for graph in (ours, other)),
+        (graph.some_rows(x, rows, layers) for graph in (ours, other)),
+        (graph.from_rows(rows, *gradients, layers) for graph in (ours, other)),
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_graph_is_made_once_and_goes_with_its_pairs() -> None:
+    data, cpu = make_interactions(), torch.device("cpu")
+    first = graphs.graph_of(data.train, cpu)
+    assert graphs.graph_of(data.train, cpu) is first
+    other = make_interactions(seed=1).train
+    assert graphs.graph_of(other, cpu) is not first
+    gone = weakref.ref(graphs.graph_of(other, cpu))
+    del other
+    gc.collect()
+    assert gone() is None and graphs.graph_of(data.train, cpu) is first
 
 
 def test_isolated_node_keeps_a_share_of_its_own_row() -> None:
@@ -175,7 +195,7 @@ def test_errors_in_a_kernel_thread_are_raised() -> None:
 
 def test_balanced_bounds_cover_all_rows() -> None:
     data = make_interactions(100, 50)
-    indptr = propagate.normalised_adjacency(data.train).indptr
+    indptr = normalised_adjacency(data.train).indptr
     bounds = threads.balanced_bounds(indptr, 7)
     assert bounds[0] == 0 and bounds[-1] == 150
     assert (np.diff(bounds) >= 0).all()

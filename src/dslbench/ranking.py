@@ -75,7 +75,8 @@ class Ranker:
         self.users_at_once = users_per_block(n_items)
         self._rank: Callable[[Ids], Ranked] = self._by_all_scores
         if device is not None and device.type != "cpu":
-            self._rank = self._on_device
+            self._rank = _OnDevice(self, scorer, device)
+            self.users_at_once *= 4
         elif isinstance(scorer, ProductScorer) and multiplies_bfloat16() and _fits(scorer):
             self._rank = _Screen(self, scorer)
             self.users_at_once *= 2
@@ -105,24 +106,58 @@ class Ranker:
         )  # fmt: skip
         return items[:, : self.k], tied
 
-    def _on_device(self, users: Ids) -> Ranked:
-        """In torch: score and priority in one 64-bit key, so that order and ties are exact."""
-        scores = self._scorer(torch.from_numpy(users).to(self.device))
-        part = self.seen[users]
-        rows = torch.from_numpy(np.repeat(np.arange(len(users)), np.diff(part.indptr)))
-        columns = torch.from_numpy(part.indices.astype(np.int64))
-        scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
-        bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
-        ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(torch.int64)
-        order = torch.from_numpy(self.priority).to(scores.device, torch.int64)
-        keys = (ordered << 32) | (len(self.priority) - order)
-        places = min(self.k + 1, scores.shape[1])
-        items = keys.topk(places, dim=1).indices
+
+class _OnDevice:
+    """Ranks in torch, where the scorer computes."""
+
+    def __init__(self, ranker: Ranker, scorer: Scorer, device: torch.device) -> None:
+        self._k, self._scorer, self._device = ranker.k, scorer, device
+        self._lengths = np.diff(ranker.seen.indptr)
+        self._starts, self._seen, priority = (
+            torch.from_numpy(x).to(device, torch.int64)
+            for x in (ranker.seen.indptr, ranker.seen.indices, ranker.priority)
+        )
+        self._order = len(priority) - priority
+
+    @torch.no_grad()
+    def __call__(self, users: Ids) -> Ranked:
+        ids = torch.from_numpy(users).to(self._device)
+        scores = self._scorer(ids)
+        scores[self._unwanted(ids, int(self._lengths[users].sum()))] = -torch.inf
+        places = min(self._k + 1, scores.shape[1])
+        items = scores.topk(places, dim=1).indices
+        # topk takes any of equal scores. Where some have been left out, priority is to decide.
+        least = scores.gather(1, items).amin(dim=1, keepdim=True)
+        left_out = ((scores >= least).sum(dim=1) > places) & (least.squeeze(1) > -torch.inf)
+        if bool(left_out.any()):
+            items[left_out] = self._keys(scores[left_out], self._order).topk(places, dim=1).indices
+        by_key = self._keys(scores.gather(1, items), self._order[items]).argsort(
+            dim=1, descending=True
+        )
+        items = items.gather(1, by_key)
         best = scores.gather(1, items)
         valid = best > -torch.inf
         tied = ((best[:, 1:] == best[:, :-1]) & valid[:, 1:]).any(dim=1)
-        items = torch.where(valid, items, -1)[:, : self.k]
+        items = torch.where(valid, items, -1)[:, : self._k]
         return items.to(torch.int32).cpu().numpy(), tied.cpu().numpy()
+
+    def _unwanted(self, ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Row and column of all `count` seen items of these users."""
+        starts = self._starts[ids]
+        lengths = self._starts[ids + 1] - starts
+        row = torch.arange(len(ids), device=self._device).repeat_interleave(
+            lengths, output_size=count
+        )
+        before = (lengths.cumsum(0) - lengths)[row]
+        within = torch.arange(count, device=self._device) - before
+        return row, self._seen[starts[row] + within]
+
+    @staticmethod
+    def _keys(scores: Tensor, order: Tensor) -> Tensor:
+        """Score and priority in one whole number, greater for what is ranked before."""
+        bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
+        ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(torch.int64)
+        return (ordered << 32) | order
 
 
 def multiplies_bfloat16() -> bool:

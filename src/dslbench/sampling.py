@@ -19,7 +19,7 @@ from dslbench.seeds import Streams
 Index = TypeVar("Index", np.int32, np.int64)
 
 # Triples drawn at a time: bounds the memory of sampling whatever the size of the data.
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
 
 
 class Sampler(Protocol):

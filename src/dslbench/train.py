@@ -296,6 +296,7 @@ class Lab:
             row |= self._train_epoch(loop, sampler, hooks, record, rate)
             if select and self._is_due(loop.epoch):
                 began = time.perf_counter()
+                optimiser.zero_grad(set_to_none=True)  # their memory is for the ranking
                 value = record.ledger.evaluation(
                     lambda: self.evaluate(model, self.selects_on), counted.ops_of(model)
                 ).means
@@ -358,31 +359,33 @@ class Lab:
         ops = counted.ops_of(loop.model, *hooks.modules())
         due = (loop.epoch - 1) % self._twentieth == 0
         total, last_report, ended = 0.0, time.monotonic(), time.perf_counter()
+        unseen: list[Tensor] = []
         for step, batch in enumerate(sampler.epoch(), start=1):
             loop.t += 1
             hooks.before_step(loop)
-            last = step == sampler.steps
+            last, explores = step == sampler.steps, hooks.dense_gradient(loop)
             loss = ledger.step(
                 partial(_loss, loop, hooks, batch), ops, count_it=due and (last or step == 1),
-                last=last, dense=hooks.dense_gradient(loop),
+                last=last, dense=explores,
             )  # fmt: skip
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise RunError(
-                    f"the loss became {value} at epoch {loop.epoch}, step {step} (iteration {loop.t})",
-                    f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
-                )
+            unseen.append(loss.detach())
+            look = last or explores or len(unseen) >= self._patience
+            if look:
+                total += self._sum(unseen, loop, step)
             loop.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if hooks.after_backward(loop):
                 loop.optimiser.step()
             hooks.after_step(loop)
-            began, ended = ended, time.perf_counter()
-            loop.step_seconds.append(ended - began)
-            total += value
+            if loop.stop and not look:
+                total += self._sum(unseen, loop, step)
+            if look or loop.stop:
+                began, ended = ended, time.perf_counter()
+                loop.step_seconds += [(ended - began) / len(unseen)] * len(unseen)
+                unseen.clear()
             if loop.stop:
                 return total / step
-            if time.monotonic() - last_report > 0.2:
+            if look and time.monotonic() - last_report > 0.2:
                 last_report = time.monotonic()
                 done = loop.epoch - 1 + step / sampler.steps
                 self._emit(
@@ -390,6 +393,23 @@ class Lab:
                      "epochs": self.epochs, "loss": total / step}
                 )  # fmt: skip
         return total / sampler.steps
+
+    @property
+    def _patience(self) -> int:
+        """Steps after which the loss is looked at: to look is to wait for all that a device was told."""
+        return 1 if self.device.type == "cpu" else 32
+
+    def _sum(self, losses: list[Tensor], loop: Loop, step: int) -> float:
+        """The sum of the losses up to this step; raises `RunError` where one is not a number."""
+        values: list[float] = torch.stack(losses).tolist()
+        for back, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
+            if not math.isfinite(value):
+                raise RunError(
+                    f"the loss became {value} at epoch {loop.epoch}, step {step - back} "
+                    f"(iteration {loop.t - back})",
+                    f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
+                )
+        return sum(values)
 
 
 def _loss(loop: Loop, hooks: Hooks, batch: Any) -> Tensor:

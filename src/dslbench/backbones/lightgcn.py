@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper, Scorer
 from dslbench.data.interactions import Interactions
+from dslbench.ops.bpr import BprLoss
 from dslbench.ops.lookup import LookupScores, distinct
 from dslbench.ops.propagate import Propagate
-from dslbench.ops.scores import FullScores, PairScores, ProductScorer
+from dslbench.ops.scores import FullScores, ProductScorer
 from dslbench.sampling import Triples, TripleSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -33,7 +34,9 @@ class LightGCN(Backbone):
 
     name = "lightgcn"
     label = "LightGCN"
+    version = 2
     hyper_type = LightGCNHyper
+    kernel_bound = True
     dense_gradients = True  # propagation reaches every row
     pairwise_loss = True
     published_delta_t = 3000
@@ -51,7 +54,7 @@ class LightGCN(Backbone):
         )
         self.embedding = make_table(spec, streams.fresh("init"))
         self.propagate = Propagate(data.train, hyper.layers)
-        self.dot = PairScores()
+        self.bpr_loss = BprLoss()
         self.lookup_scores = LookupScores()
         self.full_scores = FullScores()
 
@@ -77,14 +80,9 @@ class LightGCN(Backbone):
         rows = torch.cat(
             [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users, more]
         )
-        propagated, ego = self._propagated(rows)
-        users, positives, negatives, beside = torch.split(propagated, [size, size, size, len(more)])
-        margin = self.dot(users, negatives) - self.dot(users, positives)
-        losses = torch.nn.functional.softplus(margin)
-        self.example_losses = losses.detach()
-        own = ego[: 3 * size] if len(more) else ego  # a slice's gradient is a copy
-        norms = own.square().sum()
-        return losses.mean() + self.reg / (2 * size) * norms, beside
+        propagated, own = self._propagated(rows)
+        loss, self.example_losses = self.bpr_loss(propagated, own, size, self.reg)
+        return loss, propagated[3 * size :]
 
     def loss_and_scores(
         self, batch: Triples, users: Tensor, items: Tensor, others: Tensor | None = None

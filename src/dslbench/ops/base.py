@@ -8,6 +8,8 @@ elementwise work (activations, losses, norms of a batch's rows) and the optimise
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +39,16 @@ class Op(nn.Module, ABC):
     @abstractmethod
     def macs(self, *inputs: Any) -> Macs:
         """Cost of `forward` with the same arguments, in the present gradient mode."""
+
+
+@cache
+def triton_kernels() -> ModuleType | None:
+    """The kernels for CUDA devices; None where Triton is not installed."""
+    try:
+        from dslbench.ops import triton_kernels as found
+    except ImportError:
+        return None
+    return found
 
 
 def trained(x: Tensor) -> bool:

@@ -28,12 +28,18 @@ def assign_slots(rows, slot, unique):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def add_by_slot(lo, hi, rows, slot, g, out):  # type: ignore[no-untyped-def]
-    """out[slot[rows[j]], lo:hi] += g[j, lo:hi] for all j; lo, hi are columns, so threads don't collide."""
+def add_by_slot(lo, hi, rows, slot, g, h, out, more):  # type: ignore[no-untyped-def]
+    """out[slot[rows[j]]] += g[j] and more[slot[rows[j]]] += h[j], columns [lo, hi), for all j.
+
+    Threads take columns, so that they don't collide.
+    """
     for j in range(rows.shape[0]):
         s = slot[rows[j]]
-        for k in range(lo, hi):
-            out[s, k] += g[j, k]
+        first, second = out[s, lo:hi], more[s, lo:hi]
+        of_first, of_second = g[j, lo:hi], h[j, lo:hi]
+        for k in range(len(first)):
+            first[k] += of_first[k]
+            second[k] += of_second[k]
 
 
 @kernel

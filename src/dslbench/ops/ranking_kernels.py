@@ -6,13 +6,14 @@ over with -1. `items` and `ranked` are (rows, K + 1): one place more than asked 
 cut. tied[j] tells whether any of the places was decided by priority, the cut included.
 """
 
-# mypy: disable-error-code="no-untyped-call"
+# mypy: disable-error-code="no-untyped-call, call-arg"
 
 from __future__ import annotations
 
 import numpy as np
 
 from dslbench.ops.kernels import kernel, np_inf
+from dslbench.ops.lanes import prefetch
 from dslbench.ops.lookup_kernels import dot_kernel
 
 WIDTH = 64  # columns that are looked at together
@@ -69,20 +70,23 @@ def rank_rows(  # type: ignore[no-untyped-def]
         row = scores[j]
         for p in range(seen_indptr[users[j]], seen_indptr[users[j] + 1]):
             row[seen_indices[p]] = -np_inf
+        own_items, own_ranked = items[j], ranked[j]
         count = 0
+        least = -np_inf
         for start in range(0, n, block):
             stop = min(start + block, n)
-            if count == places:
-                # A branch-free look at a whole block: most hold nothing that enters the list.
-                best = -np_inf
-                for c in range(start, stop):
-                    best = max(best, row[c])
-                if best < ranked[j, places - 1]:
-                    continue
+            # A branch-free look at a whole block: most hold nothing that enters the list.
+            best = -np_inf
             for c in range(start, stop):
-                if row[c] > -np_inf:
-                    count = insert(count, row[c], c, priority, items[j], ranked[j])
-        tied[j] = end_list(count, items[j], ranked[j])
+                best = max(best, row[c])
+            if best < least:
+                continue
+            for c in range(start, stop):
+                if row[c] >= least and row[c] > -np_inf:
+                    count = insert(count, row[c], c, priority, own_items, own_ranked)
+                    if count == places:
+                        least = own_ranked[places - 1]
+        tied[j] = end_list(count, own_items, own_ranked)
 
 
 @kernel
@@ -143,6 +147,14 @@ def dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def rank_some(count, these, vector, table, priority, items, ranked):  # type: ignore[no-untyped-def]
+    """Enter some items into one row's list by their exact scores; returns the new count."""
+    for c in these:
+        count = insert(count, dot(vector, table[c]), c, priority, items, ranked)
+    return count
+
+
+@kernel
 def screen_rows(  # type: ignore[no-untyped-def]
     lo, hi, approximate, margins, vectors, table, users, priority, seen_indptr, seen_indices, items,
     ranked, tied
@@ -158,6 +170,8 @@ def screen_rows(  # type: ignore[no-untyped-def]
     maxima = np.empty((approximate.shape[1] + WIDTH - 1) // WIDTH, dtype=np.int16)
     largest = np.empty(places, dtype=np.int16)
     bits = np.empty(1, dtype=np.int32)
+    let_through = np.empty(64, dtype=np.int32)
+    d, flat = table.shape[1], table.reshape(-1)
     for j in range(lo, hi):
         row = approximate[j]
         for p in range(seen_indptr[users[j]], seen_indptr[users[j] + 1]):
@@ -167,12 +181,23 @@ def screen_rows(  # type: ignore[no-untyped-def]
         if least > LEAST:
             least = lower(least, margins[j], bits)
         least = max(least, np.int16(LEAST + 1))
-        count = 0
+        own_items, own_ranked, vector = items[j], ranked[j], vectors[j]
+        count = found = 0
         for b in range(maxima.shape[0]):
             if maxima[b] < least:
                 continue
             for c in range(b * WIDTH, min((b + 1) * WIDTH, row.shape[0])):
                 if key_of(row[c]) >= least:
-                    score = dot(vectors[j], table[c])
-                    count = insert(count, score, c, priority, items[j], ranked[j])
-        tied[j] = end_list(count, items[j], ranked[j])
+                    let_through[found] = c
+                    found += 1
+                    for k in range(0, d, 16):  # by its turn it is there
+                        prefetch(flat, np.int64(c) * d + k)
+                    if found == len(let_through):
+                        count = rank_some(
+                            count, let_through, vector, table, priority, own_items, own_ranked
+                        )
+                        found = 0
+        count = rank_some(
+            count, let_through[:found], vector, table, priority, own_items, own_ranked
+        )
+        tied[j] = end_list(count, own_items, own_ranked)

@@ -21,6 +21,9 @@ from dslbench.errors import UsageError
 
 Bounds = npt.NDArray[np.int64]
 
+# Entries on which one thread is done before another one is awake (some 0.1 ms).
+SMALL = 1 << 20
+
 
 def thread_count() -> int:
     """Cores this process may use; `DSLBENCH_THREADS` overrides."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dslbench.ops import kernels, packed_kernels
+from dslbench.ops.base import triton_kernels
 from dslbench.ops.lanes import has_expand
 from dslbench.ops.packed_kernels import PackedRows
 from dslbench.ops.threads import even_bounds, run_rows, thread_count
@@ -93,6 +94,7 @@ class PackedTable(MaskedTable):
     def __init__(self, spec: TableSpec, rng: np.random.Generator) -> None:
         super().__init__(spec, rng)
         self.register_buffer("bits", None)
+        self._count = spec.n_rows * spec.dim  # of live entries
         self._wanted = False
         self._gradient: Tensor | None = None
 
@@ -100,9 +102,11 @@ class PackedTable(MaskedTable):
     def mask(self) -> Tensor:
         if self.bits is None:
             return torch.ones_like(self.weight, dtype=torch.bool)
-        bits = self.bits.cpu().numpy()
-        entries = np.unpackbits(bits, axis=1, count=self.spec.dim, bitorder="little")
-        return torch.from_numpy(entries.view(bool)).to(self.weight.device)
+        if self.bits.device.type != "cpu":
+            places = torch.arange(self.spec.dim, device=self.bits.device)
+            return (self.bits[:, places // 8] >> (places % 8) & 1).bool()
+        entries = np.unpackbits(self.bits.numpy(), axis=1, count=self.spec.dim, bitorder="little")
+        return torch.from_numpy(entries.view(bool))
 
     @torch.no_grad()
     def dense(self) -> Tensor:
@@ -172,14 +176,20 @@ class PackedTable(MaskedTable):
     def _index(self, mask: Tensor) -> None:
         """Set bitmap and starts for the live entries of a mask."""
         bits = np.packbits(mask.cpu().numpy(), axis=1, bitorder="little")
-        self.bits = torch.from_numpy(bits).to(mask.device)
+        self.bits = torch.from_numpy(bits).to(self.weight.device)
         starts = np.zeros(len(bits) + 1, dtype=np.int64)
         np.cumsum(np.bitwise_count(bits).sum(axis=1, dtype=np.int64), out=starts[1:])
+        self._count = int(starts[-1])
         # int32 counts as many entries as a table of 8 GiB has.
-        self.register_buffer("starts", torch.from_numpy(starts.astype(np.int32)).to(mask.device))
+        self.register_buffer(
+            "starts", torch.from_numpy(starts.astype(np.int32)).to(self.bits.device)
+        )
 
     def _spread(self, values: Tensor) -> Tensor:
         if values.device.type != "cpu":
+            if (found := triton_kernels()) is not None:
+                spread: Tensor = found.spread(self.starts, self.bits, values, self.spec.dim)
+                return spread
             out = torch.zeros(self._shape, dtype=values.dtype, device=values.device)
             out[self.mask] = values
             return out
@@ -190,8 +200,11 @@ class PackedTable(MaskedTable):
 
     def _gather(self, full: Tensor) -> Tensor:
         if full.device.type != "cpu":
+            if (found := triton_kernels()) is not None:
+                gathered: Tensor = found.gather(self.starts, self.bits, full, self._count)
+                return gathered
             return full[self.mask]
-        out = torch.empty(int(self.starts[-1]), dtype=full.dtype)
+        out = torch.empty(self._count, dtype=full.dtype)
         full = full.detach().contiguous()
         bounds = even_bounds(*self._shape)
         run_rows(packed_kernels.gather_rows, bounds, _WIDE, *self._arrays(out), full.numpy())

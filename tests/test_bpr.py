@@ -1,0 +1,63 @@
+"""The pairwise loss against its plain formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dslbench.ops.bpr import BprLoss
+from dslbench.ops.scores import PairScores
+
+
+def plain(rows: torch.Tensor, own: torch.Tensor, count: int, reg: float) -> torch.Tensor:
+    users, positives, negatives = rows[: 3 * count].double().view(3, count, -1)
+    margins = (users * negatives).sum(1) - (users * positives).sum(1)
+    losses = margins.clamp(min=0) + torch.log1p(torch.exp(-margins.abs()))
+    return losses.mean() + reg / (2 * count) * own[: 3 * count].double().square().sum()
+
+
+@given(
+    seed=st.integers(0, 10_000), count=st.integers(1, 40), d=st.sampled_from([1, 3, 16, 64]),
+    more=st.sampled_from([0, 5]), size=st.sampled_from([0.1, 1.0, 30.0]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_loss_and_gradients_are_those_of_the_formula(
+    seed: int, count: int, d: int, more: int, size: float
+) -> None:
+    torch.manual_seed(seed)
+    tensors = [size * torch.randn(3 * count + more, d) for _ in range(2)]
+    found = []
+    for formula in (False, True):
+        rows, own = (x.clone().requires_grad_() for x in tensors)
+        loss = plain(rows, own, count, 0.3) if formula else BprLoss()(rows, own, count, 0.3)[0]
+        (2.5 * loss).backward()
+        found.append((loss.float(), rows.grad, own.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * size)
+    assert found[0][1] is not None and not found[0][1][3 * count :].any()
+
+
+def test_each_examples_loss_by_hand() -> None:
+    rows = torch.tensor([[1.0, 0], [0, 1], [2, 0], [0, 0], [0, 5], [0, 3]])
+    loss, losses = BprLoss()(rows, torch.zeros(6, 2), 2, 1.0)
+    # User 0 likes the positive by 2 more; user 1 the negative by 3.
+    expected = torch.nn.functional.softplus(torch.tensor([-2.0, 3.0]))
+    torch.testing.assert_close(losses, expected)
+    assert float(loss) == pytest.approx(float(expected.mean())) and not losses.requires_grad
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    for bad in (torch.nan, torch.inf):
+        rows = torch.full((3, 2), bad)
+        assert not BprLoss()(rows, torch.zeros(3, 2), 1, 0.0)[0].isfinite()
+
+
+def test_cost_is_that_of_two_scores_an_example() -> None:
+    torch.manual_seed(0)
+    rows = (torch.randn(15, 6) * (torch.rand(15, 6) < 0.5)).requires_grad_()
+    users, positives, negatives = rows.view(3, 5, 6)
+    parts = [PairScores().macs(users, x) for x in (positives, negatives)]
+    found = BprLoss().macs(rows, rows.detach(), 5, 0.1)
+    assert found == tuple(a + b for a, b in zip(*parts, strict=True))
