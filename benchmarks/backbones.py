@@ -1,7 +1,8 @@
 """Steps and full ranking of every backbone against RecBole 1.2.1 on the same split and shape.
 
 RecBole lives in an environment of its own (`.bench/recbole`, made from the package index at the first
-run: it needs numpy < 2). The two tools take turns, a block of steps each, with as many threads.
+run: it needs numpy < 2). The two tools take turns, a process with a block of steps each, with as many
+threads, and each with the settings of threads that it chooses itself.
 UltraGCN is not in RecBole: `ultragcn.py` has it.
 """
 
@@ -24,10 +25,13 @@ from dslbench import data as datasets
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError
 from dslbench.evaluate import evaluate
+from dslbench.runs.local import thread_settings
 from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
 
 HERE = Path(__file__).parent
+THREADS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+WARM_UP = 3
 PEER = HERE.parent / ".bench" / "recbole"
 PACKAGES = ["torch==2.13.0", "recbole==1.2.1", "numpy<2", "pandas<2.2", "scipy<1.13", "ray<2.7",
             "kmeans-pytorch", "pyyaml", "setuptools<81"]  # fmt: skip
@@ -71,38 +75,63 @@ def export(data: Interactions, folder: Path) -> None:
             file.writelines(f"{u}\t{i}\n" for u, i in zip(pairs.row, pairs.col, strict=True))
 
 
-def our_block(data: Interactions, backbone: str, settings: list[str], steps: int, evaluations: int):  # type: ignore[no-untyped-def]
-    """A function that times a block of our steps and evaluations, as RecBole's script does."""
+def own_settings(backbone: str) -> dict[str, str]:
+    """The environment of a process of ours, as runs have it."""
+    return {k: v for k, v in os.environ.items() if k not in THREADS} | thread_settings(backbone)
+
+
+def their_settings() -> dict[str, str]:
+    """That of a process of RecBole, which sets nothing."""
+    return {k: v for k, v in os.environ.items() if k not in THREADS}
+
+
+def ours(dataset: str, backbone: str) -> dict[str, list[float]]:
+    """Seconds of our steps and evaluations in this process, as RecBole's script takes them."""
+    (settings,) = (pair[4] for pair in PAIRS if pair[0] == backbone)
+    (steps,) = (pair[2] for pair in PAIRS if pair[0] == backbone)
+    (evaluations,) = (pair[3] for pair in PAIRS if pair[0] == backbone)
+    data = datasets.load(dataset)
     spec = resolve(dataset=data.name, backbone=backbone, method="dense", sparsity=0.0, seed=0,
                    epochs=1, settings=settings)  # fmt: skip
     lab = make_lab(spec, data, torch.device("cpu"))
     model = lab.build(pretrained=False)
     optimiser = model.optimiser(lab.hyper)
     sampler = model.sampler(data, lab.hyper, lab.streams, lab.device)
-
-    def block() -> dict[str, list[float]]:
-        times: list[float] = []
-        while len(times) < steps:
-            batches = sampler.epoch()
-            while len(times) < steps:
-                began = time.perf_counter()
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                optimiser.zero_grad(set_to_none=True)
-                model.loss(batch).backward()
-                optimiser.step()
-                times.append(time.perf_counter() - began)
-        ranking = []
-        for _ in range(evaluations):
+    times: list[float] = []
+    while len(times) < steps + WARM_UP:
+        batches = sampler.epoch()
+        while len(times) < steps + WARM_UP:
             began = time.perf_counter()
-            evaluate(model.eval().scorer(), data.valid, data.train)
-            ranking.append(time.perf_counter() - began)
-            model.train()
-        return {"steps": times, "evaluations": ranking}
+            batch = next(batches, None)
+            if batch is None:
+                break
+            optimiser.zero_grad(set_to_none=True)
+            loss = model.loss(batch)
+            loss.item()
+            loss.backward()
+            optimiser.step()
+            times.append(time.perf_counter() - began)
+    ranking = []
+    for _ in range(evaluations and evaluations + 1):  # kernels are loaded in the first
+        began = time.perf_counter()
+        evaluate(model.eval().scorer(), data.valid, data.train)
+        ranking.append(time.perf_counter() - began)
+    return {"steps": times[WARM_UP:], "evaluations": ranking[1:]}
 
-    block()  # kernels are compiled
-    return block
+
+def theirs(
+    python: Path, folder: Path, model: str, steps: int, evaluations: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """What RecBole's script says."""
+    out = subprocess.run(
+        [str(python), str(HERE / "peers" / "recbole_steps.py"), str(folder), model, str(steps),
+         str(evaluations), json.dumps(settings)],
+        env=their_settings(), cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    if out.returncode:
+        raise SystemExit(f"RecBole's {model} failed:\n{out.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(out.stdout.strip().splitlines()[-1])
+    return found
 
 
 def main() -> str:
@@ -110,13 +139,15 @@ def main() -> str:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--dataset", default="ml-1m")
     parser.add_argument("--only", action="append")
+    parser.add_argument("--one", help="measure this backbone in this process and print JSON")
     chosen = parser.parse_args()
+    if chosen.one:
+        return json.dumps(ours(chosen.dataset, chosen.one))
     try:
         data = datasets.load(chosen.dataset)
     except DslbenchError as error:
         return f"skipped: {error}\n"
     python = peer_python()
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     parts = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -124,29 +155,24 @@ def main() -> str:
         for backbone, model, steps, evaluations, settings, peer_settings in PAIRS:
             if chosen.only and backbone not in chosen.only:
                 continue
-            block = our_block(data, backbone, settings, steps, evaluations)
-            ours: dict[str, list[float]] = {"steps": [], "evaluations": []}
-            theirs: dict[str, list[float]] = {"steps": [], "evaluations": []}
+            found: dict[str, dict[str, list[float]]] = {
+                key: {"dslbench": [], "RecBole 1.2.1": []} for key in ("steps", "evaluations")
+            }
+            own = [sys.executable, __file__, "--one", backbone, "--dataset", chosen.dataset]
             for _ in range(chosen.rounds):
-                for key, values in block().items():
-                    ours[key] += values
-                out = subprocess.run(
-                    [str(python), str(HERE / "peers" / "recbole_steps.py"), str(folder), model,
-                     str(steps + 2), str(evaluations), json.dumps(peer_settings)],
-                    env=environment, cwd=folder, capture_output=True, text=True,
-                )  # fmt: skip
-                if out.returncode:
-                    raise SystemExit(f"RecBole's {model} failed:\n{out.stderr[-2000:]}")
-                found = json.loads(out.stdout.strip().splitlines()[-1])
-                theirs["steps"] += found["steps"][2:]
-                theirs["evaluations"] += found["evaluations"]
+                out = subprocess.run(own, env=own_settings(backbone), stdout=subprocess.PIPE,
+                                     text=True, check=True).stdout  # fmt: skip
+                other = theirs(python, folder, model, steps + WARM_UP, evaluations, peer_settings)
+                other["steps"] = other["steps"][WARM_UP:]
+                for tool, part in zip(found["steps"], (json.loads(out), other), strict=True):
+                    for key, values in found.items():
+                        values[tool] += part[key]
             what = {"steps": "training step", "evaluations": "full ranking of the validation users"}
             for key, label in what.items():
-                if ours[key]:
-                    times = {"dslbench": ours[key], "RecBole 1.2.1": theirs[key]}
+                if found[key]["dslbench"]:
                     shape = ", ".join(settings) or "defaults"
                     title = f"{backbone} ({shape}): {label}, {chosen.dataset}"
-                    parts.append(table(title, times, "RecBole 1.2.1"))
+                    parts.append(table(title, found[key], "RecBole 1.2.1"))
     return "\n".join([*parts, f"Machine: {machine()}\n"])
 
 

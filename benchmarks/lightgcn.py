@@ -16,7 +16,7 @@ from common import gowalla_or_alike, interleaved, machine, table
 from dslbench.backbones.lightgcn import LightGCN, LightGCNHyper
 from dslbench.data.interactions import Interactions
 from dslbench.evaluate import evaluate
-from dslbench.ops.propagate import normalised_adjacency
+from dslbench.ops.graphs import normalised_adjacency
 from dslbench.sampling import Triples, TripleSampler
 from dslbench.seeds import Streams
 from dslbench.tables import DenseTable
@@ -72,7 +72,7 @@ def ours(data: Interactions) -> tuple[LightGCN, torch.optim.Optimizer]:
         init="normal",
     )
     model = LightGCN(data, hyper, DenseTable, Streams(0))
-    return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    return model, model.optimiser(hyper)
 
 
 def main() -> str:

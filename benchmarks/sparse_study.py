@@ -34,6 +34,7 @@ from common import gowalla_or_alike, machine
 from dslbench import artefact, registry
 from dslbench.cost.measured import state_bytes
 from dslbench.ops import hop_kernels, packed_kernels
+from dslbench.ops.graphs import CpuGraph
 from dslbench.ops.kernels import kernel
 from dslbench.ops.lanes import (
     LANES_TYPE,
@@ -49,7 +50,6 @@ from dslbench.ops.lanes import (
     zero_lanes,
 )
 from dslbench.ops.packed_kernels import PackedRows
-from dslbench.ops.propagate import Propagate
 from dslbench.ops.threads import even_bounds, run_rows, thread_count
 from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
@@ -267,16 +267,17 @@ def packed_blocks(table: PackedTable, block: int) -> tuple[np.ndarray, np.ndarra
     )
 
 
-def hops(op: Propagate, sparsities: Sequence[float], rounds: int) -> str:
+def hops(graph_: CpuGraph, sparsities: Sequence[float], rounds: int) -> str:
     """Time of the first hop in each form, and the bytes of the rows it gathers."""
-    n, graph, one = op.n_rows, (op._indptr, op._indices, op._values), np.float32(1)
+    graph, one = (graph_.indptr, graph_.indices, graph_.values), np.float32(1)
+    n = len(graph_.indptr) - 1
     calls: dict[Any, Callable[[], object]] = {}
     outs: dict[Any, np.ndarray] = {}
     moved: dict[Any, float] = {}
 
     def add(name: Any, kernel_: Any, out: np.ndarray, row_bytes: float, *args: Any) -> None:
-        outs[name], moved[name] = out, op.nnz * (row_bytes + 8) / 1e6
-        calls[name] = lambda: run_rows(kernel_, op._bounds, *graph, *args)
+        outs[name], moved[name] = out, len(graph_.indices) * (row_bytes + 8) / 1e6
+        calls[name] = lambda: run_rows(kernel_, graph_.bounds, *graph, *args)
 
     for form in FORMS:
         for s in sparsities:
@@ -291,7 +292,9 @@ def hops(op: Propagate, sparsities: Sequence[float], rounds: int) -> str:
                 packed: Any = packed, spread: Any = spread, through: Any = through, n: int = n
             ) -> None:
                 run_rows(packed_kernels.spread_rows, even_bounds(n, D), True, *packed, spread)
-                run_rows(hop_kernels.spmm, op._bounds, *graph, spread, spread, one, HERE, through)
+                run_rows(
+                    hop_kernels.spmm, graph_.bounds, *graph, spread, spread, one, HERE, through
+                )
 
             name = (form, s, "spread")
             calls[name], outs[name] = expand_first, through
@@ -429,7 +432,7 @@ def main() -> str:
     sparsities = chosen.sparsity or [0.5, 0.8, 0.9, 0.95]
     data, source = gowalla_or_alike()
     parts = {
-        "hops": lambda: hops(Propagate(data.train, 3), sparsities, chosen.rounds),
+        "hops": lambda: hops(CpuGraph(data.train), sparsities, chosen.rounds),
         "look-ups": lambda: look_ups(data.n_items, sparsities, chosen.rounds),
         "steps": lambda: steps(data, sparsities, chosen.rounds),
     }

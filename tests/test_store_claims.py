@@ -16,7 +16,7 @@ import torch
 
 from dslbench import home
 from dslbench.errors import RunError
-from dslbench.runs import checkpoint, claims, store
+from dslbench.runs import checkpoint, claims, failures, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import LocalExecutor
 
@@ -128,8 +128,14 @@ def test_what_a_process_killed_after_storing_left_is_removed() -> None:
     for name in ("stored", "living", "damaged", "bare"):
         (home.runs_dir() / name).mkdir(parents=True, exist_ok=True)
         (home.runs_dir() / name / "run.json").touch()
+    # Stored, made again by force, and failed: what its failure points to stays.
+    failures.folder().mkdir()
+    (failures.folder() / "again.json").touch()
+    (home.runs_dir() / ".logs" / "again.7.log").touch()
+    (home.runs_dir() / "again").mkdir()
+    (home.runs_dir() / "again" / "run.json").touch()
     claims.tidy_stored_runs()
-    assert list((home.runs_dir() / ".logs").iterdir()) == []
+    assert [path.name for path in (home.runs_dir() / ".logs").iterdir()] == ["again.7.log"]
     assert list(home.runs_dir().glob(".*.x1")) == []
     assert [path.name for path in checkpoint.folder("").iterdir()] == ["unfinished"]
     assert [path.exists() for path in (*stored, unfinished)] == [False, True, True, True]

@@ -41,7 +41,7 @@ def main() -> None:
     dataset = create_dataset(config)
     train, valid, _ = data_preparation(config, dataset)
     read = time.perf_counter() - began
-    model = get_model(name)(config, train.dataset)
+    model = get_model(name)(config, train.dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     model.train()
     times: list[float] = []
@@ -53,8 +53,11 @@ def main() -> None:
             if batch is None:
                 break
             trainer.optimizer.zero_grad()
+            batch = batch.to(config["device"])
             loss = model.calculate_loss(batch)
-            sum(loss).backward() if isinstance(loss, tuple) else loss.backward()
+            loss = sum(loss) if isinstance(loss, tuple) else loss
+            loss.item()  # its trainer adds them up and looks for NaN
+            loss.backward()
             trainer.optimizer.step()
             times.append(time.perf_counter() - began)
     ranking = []
@@ -62,9 +65,11 @@ def main() -> None:
         began = time.perf_counter()
         trainer.evaluate(valid, load_best_model=False, show_progress=False)
         ranking.append(time.perf_counter() - began)
+    on_gpu = torch.cuda.is_available() and settings["use_gpu"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"steps": times, "evaluations": ranking, "batches": len(train), "read": read,
-                      "peak_rss_bytes": peak}))  # fmt: skip
+                      "peak_rss_bytes": peak,
+                      "peak_cuda_bytes": torch.cuda.max_memory_allocated() if on_gpu else None}))  # fmt: skip
 
 
 if __name__ == "__main__":

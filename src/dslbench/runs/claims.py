@@ -22,7 +22,7 @@ from typing import Any
 
 from dslbench import home
 from dslbench.errors import RunError
-from dslbench.runs import checkpoint, store
+from dslbench.runs import checkpoint, failures, store
 
 BEAT = 10.0  # seconds between two heartbeats
 # Seconds without one after which a holder is given up; longer than a network file system may show
@@ -172,6 +172,8 @@ def tidy_stored_runs() -> None:
     beside = {path.name for name in (".claims", ".checkpoints") for path in (runs / name).glob("*")}
     beside |= {path.name.partition(".")[0] for path in (runs / ".logs").glob("*")}
     beside |= {path.name.split(".")[1] for path in runs.glob(".*.*")}
+    # Made again, and failed: its log says why.
+    beside -= {path.stem for path in failures.folder().glob("*.json")}
     for run_id in beside:
         path = folder() / run_id
         if not (runs / run_id / "run.json").is_file():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from dslbench import home
+from dslbench import home, registry
 from dslbench.errors import DataError, DslbenchError, RunError, StoreError, UsageError
 from dslbench.ops.threads import thread_count
 from dslbench.runs import store
@@ -91,6 +91,15 @@ def _gpus(device: str, workers: int) -> list[str]:
     return [names[slot % count] if count > 1 else "" for slot in range(workers)]
 
 
+def thread_settings(backbone: str) -> dict[str, str]:
+    """Environment variables of a process that trains a backbone, where the user has not set them.
+
+    torch's threads wait for their next operation awake: to wake one up takes longer than a small operation.
+    But where kernels of our own do most of the work, they would keep the cores from these.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE"} if registry.backbone(backbone).kernel_bound else {}
+
+
 class Process:
     """A worker process, for one job."""
 
@@ -117,8 +126,7 @@ class Process:
         Raises what the worker says, `RunError` where it dies, `CancelledError` after `cancel`.
         """
         log = Path(os.devnull) if run_id is None else store.log(run_id)
-        # A thread that waits for work should sleep, not spin on a core that the kernels could use.
-        settings = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | dict(environment or {})
+        settings = thread_settings(job["spec"]["backbone"]) | os.environ | dict(environment or {})
         last: Event = {}
         with home.storing("the run's log", log.parent, 1 << 16):
             log.parent.mkdir(parents=True, exist_ok=True)
