@@ -83,6 +83,7 @@ def energy(value: float) -> str:
 
 
 ENERGY = Column("Energy", (*_MEASURED, "energy_joules"), "low", "measured", energy)
+ON_GPU = Column("GPU memory", (*_MEASURED, "peak_cuda_bytes"), "low", "measured", size)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ KINDS = (
     CostKind("tables, optimiser", None, COLUMNS["params"], STATE),
     CostKind("top 20, 1 user", None, None, LATENCY["1"]),
     CostKind("top 20, 1,024 users", None, None, LATENCY["1024"]),
+    CostKind("memory on the GPU", None, COLUMNS["params"], ON_GPU),
     CostKind("energy", None, None, ENERGY),
 )
 # A change smaller than this is noise, and breaks nothing even.
@@ -114,9 +116,13 @@ LEAST_GAIN = 0.02
 
 
 def kinds_of(records: Sequence[Record]) -> list[CostKind]:
-    """The costs to show: energy only where a machine has counted it."""
-    counted = any(ENERGY.value(r) is not None for r in records)
-    return [kind for kind in KINDS if counted or kind.measured is not ENERGY]
+    """The costs to show: energy and a GPU's memory only where a machine has them."""
+    return [
+        kind
+        for kind in KINDS
+        if kind.measured not in (ENERGY, ON_GPU)
+        or any(kind.measured.value(r) is not None for r in records)
+    ]
 
 
 def change(column: Column | None, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
@@ -204,8 +210,11 @@ def _cost(records: list[Record]) -> TableModel:
         "optimiser hold at the end of the last training, and bytes of the tables in their smallest "
         "packed form.",
     ]
-    if len(kinds_of(records)) == len(KINDS):
+    shown = [kind.measured for kind in kinds_of(records)]
+    if ENERGY in shown:
         notes.append("Energy is that of all the machine's processors during the run.")
+    if ON_GPU in shown:
+        notes.append("Memory on the GPU is the most that torch had allocated, rankings included.")
     if not dense:
         notes.append("No dense run with these settings is stored: nothing to compare with.")
     table.footer = footer(records, *notes)
