@@ -2,17 +2,25 @@
 
 The reference step is what LightGCN-PyTorch and RecBole do: a coalesced COO adjacency, one
 `torch.sparse.mm` per layer over all rows, autograd through it, Adam with its defaults.
+
+The two take turns, a process with a block of steps each: torch's threads wait as each one's user has them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
 
 import numpy as np
 import torch
 from torch.nn.functional import softplus
 
-from common import gowalla_or_alike, interleaved, machine, table
+from backbones import own_settings, their_settings
+from common import gowalla_or_alike, machine, table
 from dslbench.backbones.lightgcn import LightGCN, LightGCNHyper
 from dslbench.data.interactions import Interactions
 from dslbench.evaluate import evaluate
@@ -22,6 +30,7 @@ from dslbench.seeds import Streams
 from dslbench.tables import DenseTable
 
 BATCH, LAYERS, DIM, REG = 2048, 3, 64, 1e-4
+OURS, COO, WARM_UP = "dslbench", "torch.sparse.mm, COO", 3
 
 
 class CooLightGCN:
@@ -75,51 +84,78 @@ def ours(data: Interactions) -> tuple[LightGCN, torch.optim.Optimizer]:
     return model, model.optimiser(hyper)
 
 
+def measure(which: str, steps: int, table_file: str) -> dict[str, list[float]]:
+    """Seconds and losses of the first steps, from weights and batches that both have; in this process."""
+    data, _ = gowalla_or_alike()
+    model, optimiser = ours(data)
+    reference = CooLightGCN(data, model.embedding.full().detach()) if which == COO else None
+    batches = TripleSampler(data.train, BATCH, Streams(1), torch.device("cpu")).epoch()
+    times, losses, ranking = [], [], []
+    for _ in range(steps):
+        batch = next(batches)
+        began = time.perf_counter()
+        if reference is not None:
+            losses.append(reference.step(batch))
+        else:
+            loss = model.loss(batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+        times.append(time.perf_counter() - began)
+    if reference is None:
+        for _ in range(4):
+            began = time.perf_counter()
+            evaluate(model.scorer(), data.test, data.train)
+            ranking.append(time.perf_counter() - began)
+    trained = model.embedding.full() if reference is None else reference.table
+    np.save(table_file, trained.detach().numpy())
+    return {"steps": times[WARM_UP:], "losses": losses, "ranking": ranking[1:]}
+
+
 def main() -> str:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=15, help="steps of each block")
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--one", nargs=2, help="measure this in this process and print JSON")
+    chosen = parser.parse_args()
+    if chosen.one:
+        return json.dumps(measure(chosen.one[0], chosen.rounds + WARM_UP, chosen.one[1]))
     data, source = gowalla_or_alike()
-    model, optimiser = ours(data)
-    reference = CooLightGCN(data, model.embedding.full().detach())
-    batches = TripleSampler(data.train, BATCH, Streams(1), torch.device("cpu")).epoch()
-    current: list[Triples] = []
-    losses: dict[str, list[float]] = {"ours": [], "coo": []}
-
-    def our_step() -> None:
-        current.append(next(batches))
-        loss = model.loss(current[-1])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        losses["ours"].append(float(loss.detach()))
-
-    def reference_step() -> None:
-        losses["coo"].append(reference.step(current[-1]))
-
-    steps = interleaved({"dslbench": our_step, "torch.sparse.mm, COO": reference_step}, rounds)
-    pairs = list(zip(losses["ours"], losses["coo"], strict=True))
+    environments = {OURS: own_settings("lightgcn"), COO: their_settings()}
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(chosen.blocks):
+            for which, environment in environments.items():
+                command = [sys.executable, __file__, "--rounds", str(chosen.rounds)]
+                command += ["--one", which, f"{folder}/{which}.npy"]
+                out = subprocess.run(
+                    command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+                ).stdout
+                for key, values in json.loads(out).items():
+                    found.setdefault(which, {}).setdefault(key, []).extend(values)
+        tables = [np.load(f"{folder}/{which}.npy") for which in environments]
+    pairs = list(zip(*(found[which]["losses"] for which in environments), strict=True))
     gap = max(abs(a - b) / abs(b) for a, b in pairs)
     if gap > 1e-4:
         raise SystemExit(f"the two models compute different losses (relative gap {gap:.1e})")
-    apart = float((model.embedding.full().detach() - reference.table.detach()).abs().max())
-
-    def full_ranking() -> None:
-        evaluate(model.scorer(), data.test, data.train)
-
-    ranking = interleaved({"dslbench": full_ranking}, max(3, rounds // 3), warm_up=1)
+    apart = float(np.abs(tables[0] - tables[1]).max())
     parts = [
         table(
             f"LightGCN training step, {source}, batch {BATCH}, d={DIM}, L={LAYERS} "
-            f"(after {len(losses['coo'])} steps: largest difference of losses {gap:.0e} relative, "
+            f"(after {chosen.rounds + WARM_UP} steps: largest difference of losses {gap:.0e} relative, "
             f"of table entries {apart:.0e})",
-            steps,
-            "torch.sparse.mm, COO",
+            {which: part["steps"] for which, part in found.items()},
+            COO,
         ),
-        table(f"Full ranking of {np.count_nonzero(np.diff(data.test.indptr)):,} users over "
-              f"{data.n_items:,} items, top 20, {source}", ranking, "dslbench"),
+        table(
+            f"Full ranking of {np.count_nonzero(np.diff(data.test.indptr)):,} users over "
+            f"{data.n_items:,} items, top 20, {source}",
+            {OURS: found[OURS]["ranking"]},
+            OURS,
+        ),
         f"Machine: {machine()}\n",
-    ]  # fmt: skip
+    ]
     return "\n".join(parts)
 
 

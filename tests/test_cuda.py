@@ -36,6 +36,11 @@ def both(*found: torch.Tensor, rtol: float = 1e-4, atol: float = 1e-6) -> None:
     torch.testing.assert_close(*(x.detach().cpu() for x in found), rtol=rtol, atol=atol)
 
 
+def test_kernels_run_where_triton_is_installed() -> None:
+    pytest.importorskip("triton")
+    assert triton_kernels() is not None
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("d", [1, 7, 64, 100])
 def test_graphs_on_the_device_are_the_cpus(layers: int, d: int) -> None:

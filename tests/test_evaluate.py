@@ -106,6 +106,23 @@ def test_products_of_what_is_not_finite_are_not_screened() -> None:
     assert sorted(found[0]) == [-1, -1, 1, 3, 4] and set(found[:, 0]) == {4}
 
 
+def test_what_is_no_number_is_ranked_nowhere_on_a_device() -> None:
+    scores = torch.tensor([[torch.nan, 1.0, torch.nan, 3.0, torch.nan, torch.inf]])
+    ranker = Ranker(lambda ids: scores.clone(), pairs_to_csr([], [], (1, 6)), 2)
+    found, tied = _OnDevice(ranker, lambda ids: scores.clone(), torch.device("cpu"))(np.arange(1))
+    assert found.tolist() == [[5, 3]] and not tied[0]
+
+
+def test_items_may_lie_in_any_layout() -> None:
+    torch.manual_seed(0)
+    users, items = torch.randn(30, 8), torch.randn(8, 50).t()
+    assert not items.is_contiguous()
+    scorer = ProductScorer(lambda users, items: users @ items.T, users, items)
+    ranker = Ranker(scorer, pairs_to_csr([], [], (30, 50)), 5)
+    found, _ = _Screen(ranker, scorer)(np.arange(30))
+    assert np.array_equal(found, (users @ items.T).topk(5).indices.numpy())
+
+
 def test_screening_in_several_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     data, rng = make_interactions(90, 50), np.random.default_rng(1)
     tensors = [torch.from_numpy(rng.standard_normal((n, 9), dtype=np.float32)) for n in (90, 50)]

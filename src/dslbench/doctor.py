@@ -26,6 +26,7 @@ def _facts() -> Iterator[tuple[str, str]]:
 
     began = time.perf_counter()
     from dslbench.ops import kernels
+    from dslbench.ops.base import triton_kernels
 
     _touch(kernels)
     kernel_seconds = time.perf_counter() - began
@@ -34,7 +35,11 @@ def _facts() -> Iterator[tuple[str, str]]:
     for name in ("dslbench", "python", "torch", "numba", "system", "machine", "cpu"):
         yield name, str(facts[name])
     yield "cores", f"{facts['cores']}, kernels use {facts['threads']} (DSLBENCH_THREADS overrides)"
-    yield "cuda", facts["device"] if device.type == "cuda" else "none; everything runs on the CPU"
+    if device.type == "cuda":
+        by_triton = "with" if triton_kernels() is not None else "without"
+        yield "cuda", f"{facts['device']}, {by_triton} Triton kernels"
+    else:
+        yield "cuda", "none; everything runs on the CPU"
     yield "kernels", f"compiled by numba; imported and loaded in {kernel_seconds:.2f} s"
     yield "MACs", _counting()
     yield "store", _store()

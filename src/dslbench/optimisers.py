@@ -16,10 +16,10 @@ _Class = TypeVar("_Class", bound=type[torch.optim.Optimizer])
 
 
 def _unmarked(kind: _Class) -> _Class:
-    """The class with plain methods in place of those that mention the compiler."""
-    for name in dir(kind):
-        method = getattr(kind, name)
-        if hasattr(method, "__wrapped__"):
+    """The class with plain methods in place of those that are marked."""
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step"):
+        method = inspect.getattr_static(kind, name)
+        if inspect.isfunction(method):
             plain = inspect.unwrap(method)
             # The marks of `step` turn gradients off, too.
             setattr(kind, name, torch.no_grad()(plain) if name == "step" else plain)

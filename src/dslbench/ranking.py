@@ -124,6 +124,8 @@ class _OnDevice:
         ids = torch.from_numpy(users).to(self._device)
         scores = self._scorer(ids)
         scores[self._unwanted(ids, int(self._lengths[users].sum()))] = -torch.inf
+        # What is no number is ranked nowhere; topk takes it for the largest.
+        scores.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         places = min(self._k + 1, scores.shape[1])
         items = scores.topk(places, dim=1).indices
         # topk takes any of equal scores. Where some have been left out, priority is to decide.
@@ -192,7 +194,8 @@ class _Screen:
 
     def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
         self._ranker = ranker
-        self._scores, self._users, self._items = scorer.scores, scorer.users, scorer.items
+        self._scores, self._users = scorer.scores, scorer.users
+        self._items = scorer.items.contiguous()
         self._rounded = self._items.to(torch.bfloat16)
         self._longest = float(_lengths(self._items).max())
 

@@ -401,7 +401,7 @@ class Lab:
 
     def _sum(self, losses: list[Tensor], loop: Loop, step: int) -> float:
         """The sum of the losses up to this step; raises `RunError` where one is not a number."""
-        values: list[float] = torch.stack(losses).tolist()
+        values: list[float] = torch.stack([loss.reshape(()) for loss in losses]).tolist()
         for back, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
             if not math.isfinite(value):
                 raise RunError(

@@ -7,6 +7,7 @@ elementwise work (activations, losses, norms of a batch's rows) and the optimise
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from functools import cache
 from types import ModuleType
@@ -43,10 +44,18 @@ class Op(nn.Module, ABC):
 
 @cache
 def triton_kernels() -> ModuleType | None:
-    """The kernels for CUDA devices; None where Triton is not installed."""
+    """The kernels for CUDA devices; None where Triton is not installed, or fails: it needs a C compiler."""
     try:
         from dslbench.ops import triton_kernels as found
     except ImportError:
+        return None
+    try:
+        starts = torch.tensor([0, 1], dtype=torch.int32, device="cuda")
+        found.spread(starts, starts[1:, None].to(torch.uint8), torch.ones(1, device="cuda"), 1)
+    except (
+        Exception
+    ) as error:  # of Triton, its compiler or the driver; torch's operations do the same work
+        warnings.warn(f"no Triton kernels, masked tables are slower: {error}", stacklevel=2)
         return None
     return found
 

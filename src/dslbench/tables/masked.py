@@ -104,7 +104,7 @@ class PackedTable(MaskedTable):
             return torch.ones_like(self.weight, dtype=torch.bool)
         if self.bits.device.type != "cpu":
             places = torch.arange(self.spec.dim, device=self.bits.device)
-            return (self.bits[:, places // 8] >> (places % 8) & 1).bool()
+            return (self.bits[:, places // 8] >> (places % 8).to(torch.uint8) & 1).bool()
         entries = np.unpackbits(self.bits.numpy(), axis=1, count=self.spec.dim, bitorder="little")
         return torch.from_numpy(entries.view(bool))
 
