@@ -42,6 +42,7 @@ def measure(scale: int) -> dict[str, float]:
 
     from dslbench.cost.measured import peak_rss_bytes
     from dslbench.evaluate import evaluate
+    from dslbench.ops.graphs import graph_of
     from dslbench.runs.worker import make_lab
     from dslbench.spec import resolve
 
@@ -53,6 +54,7 @@ def measure(scale: int) -> dict[str, float]:
     lab = make_lab(spec, data, torch.device("cpu"))
     model = lab.build(pretrained=False)
     optimiser = model.optimiser(lab.hyper)
+    graph_of(data.train, lab.device)  # or the first step would make it
     build = time.process_time() - began
     sampler = model.sampler(data, lab.hyper, lab.streams, lab.device)
     steps: list[float] = []
