@@ -77,7 +77,7 @@ def export(data: Interactions, folder: Path) -> None:
 
 def own_settings(backbone: str) -> dict[str, str]:
     """The environment of a process of ours, as runs have it."""
-    return {k: v for k, v in os.environ.items() if k not in THREADS} | thread_settings(backbone)
+    return their_settings() | thread_settings(backbone)
 
 
 def their_settings() -> dict[str, str]:
@@ -87,9 +87,7 @@ def their_settings() -> dict[str, str]:
 
 def ours(dataset: str, backbone: str) -> dict[str, list[float]]:
     """Seconds of our steps and evaluations in this process, as RecBole's script takes them."""
-    (settings,) = (pair[4] for pair in PAIRS if pair[0] == backbone)
-    (steps,) = (pair[2] for pair in PAIRS if pair[0] == backbone)
-    (evaluations,) = (pair[3] for pair in PAIRS if pair[0] == backbone)
+    ((steps, evaluations, settings),) = (pair[2:5] for pair in PAIRS if pair[0] == backbone)
     data = datasets.load(dataset)
     spec = resolve(dataset=data.name, backbone=backbone, method="dense", sparsity=0.0, seed=0,
                    epochs=1, settings=settings)  # fmt: skip

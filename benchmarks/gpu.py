@@ -30,7 +30,6 @@ from dslbench.runs.worker import train
 from dslbench.spec import resolve
 from dslbench.state import Keeper
 
-HERE = Path(__file__).parent
 CUDA = torch.device("cuda")
 METHODS = {"dense": 0.0, "rp": 0.5, "dsl": 0.5}
 
