@@ -17,6 +17,7 @@ from dslbench import artefact
 from dslbench.artefact import StoredModel
 from dslbench.backbones.base import Backbone
 from dslbench.errors import DataError, UsageError
+from dslbench.hooks import Loop
 from dslbench.methods import autoemb, esapn
 from dslbench.methods._controllers import frozen, mean_losses, occurrences, split_pairs
 from dslbench.methods._sizes import Budget, Group, choose_by_penalty, gain_per_parameter
@@ -24,7 +25,6 @@ from dslbench.sampling import Triples
 from dslbench.tables import CandidateTable, MixedTable, StoredRows, StoredTable, Table, TableSpec
 from dslbench.tables.base import normal
 from dslbench.tables.maps import map_parameters
-from dslbench.train import Loop
 from test_contract import checkerboard, train
 
 METHODS = ["autoemb", "esapn"]

@@ -13,10 +13,10 @@ from conftest import make_interactions
 from dslbench import artefact
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
+from dslbench.hooks import Loop
 from dslbench.methods.dsl import DSLOptions, DynamicSparseLearning
 from dslbench.spec import resolve
 from dslbench.tables import keep_count, random_masks
-from dslbench.train import Loop
 from test_contract import PAIRS, SETTINGS, checkerboard, train
 from test_dsl import explorer, parameters, small_table
 

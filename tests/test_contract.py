@@ -16,11 +16,12 @@ from dslbench import artefact, registry
 from dslbench.backbones.base import Backbone
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import UnsuitableError, UsageError
+from dslbench.hooks import Phase
 from dslbench.methods.base import Method
 from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
 from dslbench.tables import TableSpec, keep_count
-from dslbench.train import Lab, Phase
+from dslbench.train import Lab
 
 METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
 PAIRS = [

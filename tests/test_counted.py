@@ -22,6 +22,7 @@ from dslbench.backbones.base import Backbone
 from dslbench.cost import counted
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
+from dslbench.hooks import Hooks
 from dslbench.methods.dsl import DynamicSparseLearning
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.ops.base import Macs, live, live_by_column, live_by_row
@@ -33,7 +34,7 @@ from dslbench.ops.outer import OuterMap
 from dslbench.ops.propagate import Propagate
 from dslbench.ops.scores import PairScores
 from dslbench.ops.sparse_input import SparseInput
-from dslbench.train import Hooks, Lab
+from dslbench.train import Lab
 from test_contract import BACKBONES, PAIRS, TWO_ROUNDS, train
 
 DATA = make_interactions(40, 30)

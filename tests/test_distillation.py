@@ -20,6 +20,7 @@ from dslbench import data as datasets
 from dslbench.backbones.base import narrow
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import RunError, UnsuitableError, UsageError
+from dslbench.hooks import Phase
 from dslbench.methods._student import compare_sizes, entities, learning_users
 from dslbench.methods.rkd import RankingDistillation, discrepancy, top_lists
 from dslbench.methods.tkd import Grouping, TopologyOptions
@@ -32,7 +33,7 @@ from dslbench.spec import RunSpec, resolve
 from dslbench.tables import TableSpec
 from dslbench.tables.base import normal
 from dslbench.tables.projected import ProjectedTable
-from dslbench.train import Lab, Phase
+from dslbench.train import Lab
 from test_cli import run as dslbench
 from test_contract import BACKBONES, SETTINGS, parameters, train
 

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 
 from conftest import make_interactions
 from dslbench.data.interactions import Interactions
+from dslbench.hooks import Loop
 from dslbench.methods.dsl import (
     DSLOptions,
     DynamicSparseLearning,
@@ -18,7 +19,6 @@ from dslbench.methods.dsl import (
 )
 from dslbench.tables import PackedTable, TableSpec, keep_count, select_largest
 from dslbench.tables.select import kth_largest
-from dslbench.train import Loop
 from test_contract import parameters, train
 
 

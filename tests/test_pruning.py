@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from conftest import make_interactions
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
+from dslbench.hooks import Hooks, Loop, Phase
 from dslbench.methods import _masked, lth_mrs
 from dslbench.methods.lth_mrs import IterativePruning, LotteryTickets, TicketOptions
 from dslbench.methods.omp import OneShotOptions, OneShotPruning
@@ -18,7 +19,7 @@ from dslbench.tables import MaskedTable, PackedTable, Table, TableSpec, keep_cou
 from dslbench.tables.base import normal
 from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
-from dslbench.train import Hooks, Lab, Loop, Phase
+from dslbench.train import Lab
 from test_contract import parameters, train
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dslbench import artefact
 from dslbench.errors import UsageError
-from dslbench.report import costs, evidence
+from dslbench.report import costs, evidence, pareto
 from dslbench.report.build import build
 from dslbench.report.settings import latest
 from dslbench.report.terminal import terminal
@@ -110,7 +110,7 @@ def test_cost_without_a_dense_run_compares_with_nothing() -> None:
     )
 )
 def test_front_is_what_nothing_dominates(points: list[tuple[float, float] | None]) -> None:
-    for point, on in zip(points, costs.front(points), strict=True):
+    for point, on in zip(points, pareto.front(points), strict=True):
         beaten = point is not None and any(
             p is not None
             and p[0] <= point[0] and p[1] >= point[1]

@@ -29,11 +29,12 @@ from dslbench import data as datasets
 from dslbench.cost import counted
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
+from dslbench.hooks import Phase
 from dslbench.runs import checkpoint, execute, store, worker
 from dslbench.runs.checkpoint import Checkpoints
 from dslbench.spec import RunSpec, resolve
 from dslbench.state import SAME, Keeper
-from dslbench.train import Lab, Phase
+from dslbench.train import Lab
 from test_contract import PAIRS, SETTINGS, TWO_ROUNDS
 
 CPU = torch.device("cpu")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from dslbench.hooks import Hooks, Loop, Phase
     from dslbench.seeds import Streams
-    from dslbench.train import Hooks, Loop, Phase
 
 Tree = Any
 

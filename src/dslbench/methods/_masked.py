@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone
+from dslbench.hooks import Loop
 from dslbench.methods.base import Method, Options
 from dslbench.tables import (
     DenseMaskedTable,
@@ -23,7 +24,6 @@ from dslbench.tables import (
     segment_slices,
     select_largest,
 )
-from dslbench.train import Loop
 
 Weights = dict[str, Tensor]
 

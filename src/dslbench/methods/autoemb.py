@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone
+from dslbench.hooks import Hooks, Loop
 from dslbench.methods._controllers import (
     HeldOutBatches,
     distinct,
@@ -35,7 +36,7 @@ from dslbench.methods._sizes import (
 )
 from dslbench.optimisers import Adam
 from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
-from dslbench.train import Hooks, Lab, Loop
+from dslbench.train import Lab
 
 
 class AutoEmbOptions(SizeOptions):

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from dslbench.backbones.base import Backbone
-from dslbench.train import Hooks, Lab
+from dslbench.hooks import Hooks
+from dslbench.train import Lab
 
 
 class Options(BaseModel):

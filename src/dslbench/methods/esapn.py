@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from dslbench.backbones.base import Backbone
+from dslbench.hooks import Hooks, Loop
 from dslbench.methods._controllers import (
     HeldOutBatches,
     frozen,
@@ -33,7 +34,7 @@ from dslbench.methods._sizes import (
 from dslbench.optimisers import Adam
 from dslbench.tables import MixedTable
 from dslbench.tables.masked import cold_start
-from dslbench.train import Hooks, Lab, Loop
+from dslbench.train import Lab
 
 STAY, ENLARGE = 0, 1
 

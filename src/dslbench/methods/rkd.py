@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from dslbench.backbones.base import Backbone, Scorer
+from dslbench.hooks import Loop
 from dslbench.methods._student import Student, learning_users
 from dslbench.methods.base import Options
 from dslbench.ranking import Ranker
 from dslbench.sampling import draw_unseen
 from dslbench.tables import DenseTable, MakeTable, Table, TableSpec
 from dslbench.tables.projected import ProjectedTable
-from dslbench.train import Loop
 
 
 class RankingOptions(Options):

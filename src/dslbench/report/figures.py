@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from dslbench.errors import UsageError
 from dslbench.report.columns import COLUMNS, Record
-from dslbench.report.costs import COSTS, change, front, points
+from dslbench.report.costs import change
 from dslbench.report.evidence import LARGEST_LOSS
+from dslbench.report.pareto import COSTS, front, points
 from dslbench.report.relative import setting_of
 from dslbench.report.settings import (
     dense_of,

@@ -26,11 +26,12 @@ from dslbench.backbones.base import Backbone
 from dslbench.cost import counted, measured, paper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError, DslbenchError, RunError, UsageError
+from dslbench.hooks import Phase
 from dslbench.methods.base import Method
 from dslbench.runs import checkpoint, store
 from dslbench.spec import RunSpec
 from dslbench.state import Keeper
-from dslbench.train import Lab, Phase
+from dslbench.train import Lab
 
 
 def choose_device(name: str) -> torch.device:
