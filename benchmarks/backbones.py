@@ -24,9 +24,9 @@ from common import machine, table
 from dslbench import data as datasets
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError
-from dslbench.evaluate import evaluate
+from dslbench.evaluation.evaluate import evaluate
+from dslbench.runs.assemble import make_lab
 from dslbench.runs.local import thread_settings
-from dslbench.runs.worker import make_lab
 from dslbench.spec import resolve
 
 HERE = Path(__file__).parent

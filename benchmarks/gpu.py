@@ -25,10 +25,10 @@ from backbones import theirs as recbole
 from common import machine
 from dslbench import data as datasets
 from dslbench.errors import DslbenchError
-from dslbench.evaluate import evaluate
-from dslbench.runs.worker import train
+from dslbench.evaluation.evaluate import evaluate
+from dslbench.runs.worker.train import train
 from dslbench.spec import resolve
-from dslbench.state import Keeper
+from dslbench.training.progress import Keeper
 
 CUDA = torch.device("cuda")
 METHODS = {"dense": 0.0, "rp": 0.5, "dsl": 0.5}

@@ -41,9 +41,9 @@ def measure(scale: int) -> dict[str, float]:
     import torch
 
     from dslbench.cost.measured import peak_rss_bytes
-    from dslbench.evaluate import evaluate
+    from dslbench.evaluation.evaluate import evaluate
     from dslbench.ops.graphs import graph_of
-    from dslbench.runs.worker import make_lab
+    from dslbench.runs.assemble import make_lab
     from dslbench.spec import resolve
 
     data = alike(scale)

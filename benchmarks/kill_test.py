@@ -26,7 +26,7 @@ TIMES = ("started", "finished", "environment")
 
 def command(backbone: str, epochs: int) -> list[str]:
     return [
-        sys.executable, "-m", "dslbench.cli", "compare", "--backbone", backbone, "--dataset", "toy",
+        sys.executable, "-m", "dslbench", "compare", "--backbone", backbone, "--dataset", "toy",
         "--epochs", str(epochs), "--set", "lth_mrs.rounds=2", "--set", "wr.rounds=2",
         "--set", "embedding_size=32", "--set", "dsl.delta_t=20", "--format", "json",
     ]  # fmt: skip

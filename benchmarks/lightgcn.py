@@ -23,9 +23,9 @@ from backbones import own_settings, their_settings
 from common import gowalla_or_alike, machine, table
 from dslbench.backbones.lightgcn import LightGCN, LightGCNHyper
 from dslbench.data.interactions import Interactions
-from dslbench.evaluate import evaluate
+from dslbench.evaluation.evaluate import evaluate
 from dslbench.ops.graphs import normalised_adjacency
-from dslbench.sampling import Triples, TripleSampler
+from dslbench.sampling.triples import Triples, TripleSampler
 from dslbench.seeds import Streams
 from dslbench.tables import DenseTable
 

@@ -26,7 +26,7 @@ from dslbench import data as datasets
 from dslbench.methods._controllers import frozen, occurrences
 from dslbench.methods.autoemb import AutoEmb, _Search
 from dslbench.ops.threads import thread_count
-from dslbench.runs.worker import make_lab
+from dslbench.runs.assemble import make_lab
 from dslbench.spec import resolve
 
 MOST_BATCHES, LEAST_EXAMPLES = 40, 1000

@@ -19,11 +19,11 @@ from common import gowalla_or_alike, machine
 from dslbench import data as datasets
 from dslbench import registry
 from dslbench.cost.measured import state_bytes
-from dslbench.hooks import Hooks, Loop
-from dslbench.runs.worker import make_lab
+from dslbench.runs.assemble import make_lab
 from dslbench.spec import resolve
 from dslbench.tables import DenseMaskedTable
-from dslbench.train import Lab
+from dslbench.training.hooks import Hooks, Loop
+from dslbench.training.lab import Lab
 
 
 class Contestant:

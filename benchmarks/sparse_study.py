@@ -51,10 +51,10 @@ from dslbench.ops.lanes import (
 )
 from dslbench.ops.packed_kernels import PackedRows
 from dslbench.ops.threads import even_bounds, run_rows, thread_count
-from dslbench.runs.worker import make_lab
+from dslbench.runs.assemble import make_lab
 from dslbench.spec import resolve
 from dslbench.tables import PackedTable, TableSpec, random_masks
-from dslbench.tables.base import normal
+from dslbench.tables.spec import normal
 from sparse_state import Contestant
 
 D, FORMS = 64, ("none", "8", "16")
@@ -399,8 +399,8 @@ def steps(data: Any, sparsities: Sequence[float], rounds: int) -> str:
     most = state_bytes(dense.model, dense.optimiser)
     dense_step, dense_file = statistics.median(times["dense"]), None
     for name, c in contestants.items():
-        packed = artefact.stored(c.model, {}, {})
-        sizes = artefact.table_bytes(packed)
+        packed = artefact.pack(c.model, {}, {})
+        sizes = artefact.sizes_by_form(packed)
         size = sizes["dense" if name == "dense" else "bitmap"]
         assert size is not None
         dense_file = dense_file or size

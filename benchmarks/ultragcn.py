@@ -13,8 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from common import gowalla_or_alike, interleaved, machine, table
 from dslbench.backbones.ultragcn import UltraGCN
-from dslbench.runs.worker import make_lab
-from dslbench.sampling_pairs import Grouped
+from dslbench.runs.assemble import make_lab
+from dslbench.sampling.pairs import Grouped
 from dslbench.spec import resolve
 
 

@@ -32,8 +32,8 @@ def ours(file: str) -> dict[str, float]:
     import torch
 
     from dslbench.cost.measured import peak_rss_bytes
-    from dslbench.evaluate import evaluate
-    from dslbench.runs.worker import make_lab
+    from dslbench.evaluation.evaluate import evaluate
+    from dslbench.runs.assemble import make_lab
     from dslbench.spec import resolve
 
     began = time.perf_counter()

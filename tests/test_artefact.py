@@ -12,18 +12,22 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from dslbench import artefact
-from dslbench.artefact import Form, StoredModel
+from dslbench.artefact import StoredModel
 from dslbench.errors import DataError, UsageError
-from dslbench.tables import StoredRows, StoredTable
+from dslbench.evaluation.ranking import top_k
+from dslbench.runs.assemble import rebuild
+from dslbench.tables.spec import TableSpec, normal
+from dslbench.tables.stored import Bitmap, Csr, Dense, Rows, Stored
 
-FORMS: list[Form] = ["dense", "csr", "bitmap"]
+FORMS = ["dense", "csr", "bitmap"]
 
 
-def packed(n: int, d: int, density: float, seed: int = 0) -> StoredModel:
+def packed(n: int, d: int, density: float, form: str = "bitmap", seed: int = 0) -> StoredModel:
     rng = np.random.default_rng(seed)
     mask = rng.random((n, d)) < density
-    values = rng.standard_normal(int(mask.sum())).astype(np.float32)
-    table = StoredTable((n, d), values, mask)
+    full = np.where(mask, rng.standard_normal((n, d)), 0).astype(np.float32)
+    forms = {"dense": Dense.of, "csr": Csr.of, "bitmap": Bitmap.of}
+    table = Dense.of(full) if form == "dense" else forms[form](full, mask)  # type: ignore[operator]
     rest = {"layer.weight": rng.standard_normal((3, 2)).astype(np.float32), "steps": np.array(7)}
     return StoredModel({"t": table}, rest, {"dataset": "toy"}, {"train": "abc"})
 
@@ -35,13 +39,25 @@ def packed(n: int, d: int, density: float, seed: int = 0) -> StoredModel:
 )
 @settings(max_examples=60, deadline=None)
 def test_round_trip_is_exact_in_every_form(n: int, d: int, density: float) -> None:
-    model = packed(n, d, density)
-    for form in (None, *FORMS):
-        again = artefact.from_bytes(artefact.to_bytes(model, form))
-        assert np.array_equal(again.tables["t"].unpack(), model.tables["t"].unpack())
-        if form != "dense":
-            assert again.tables["t"].mask is not None
-            assert np.array_equal(again.tables["t"].mask, model.tables["t"].mask)
+    spec = TableSpec("t", (("user", n),), d, normal(1.0))
+    ids = torch.from_numpy(np.random.default_rng(1).integers(n, size=7))
+    for form in FORMS:
+        model = packed(n, d, density, form)
+        content = artefact.to_bytes(model)
+        again, before = artefact.from_bytes(content), model.tables["t"]
+        table = again.tables["t"]
+        assert type(table) is type(before) and artefact.to_bytes(again) == content
+        assert np.array_equal(table.unpack(), before.unpack())
+        assert np.array_equal(table.live(), before.live())
+        assert np.array_equal(table.entries(), table.live().sum(axis=1))
+        assert table.parameters == before.parameters == table.entries().sum()
+        assert table.sizes()[form] == table.nbytes == sum(x.nbytes for x in table.arrays().values())
+        assert all(packed(n, d, density, k).tables["t"].nbytes == size
+                   for k, size in table.sizes().items() if form != "dense")  # fmt: skip
+        served = table.table(spec)
+        assert np.array_equal(served.full().numpy(), table.unpack())
+        assert torch.equal(served.rows(ids), served.full()[ids])
+        assert served.live() == table.parameters
         assert (again.spec, again.digests) == (model.spec, model.digests)
         assert all(np.array_equal(again.rest[k], x) for k, x in model.rest.items())
 
@@ -49,9 +65,9 @@ def test_round_trip_is_exact_in_every_form(n: int, d: int, density: float) -> No
 def test_sizes_are_those_of_the_files() -> None:
     for density, most in [(0.5, 0.55), (0.1, 0.14)]:
         model = packed(4000, 64, density)
-        sizes = artefact.table_bytes(model)
+        sizes = artefact.sizes_by_form(model)
         for form in FORMS:
-            on_disk = len(artefact.to_bytes(model, form))
+            on_disk = len(artefact.to_bytes(packed(4000, 64, density, form)))
             assert sizes[form] <= on_disk < sizes[form] + 2000  # header and the rest
         assert sizes["dense"] == 4000 * 64 * 4
         assert sizes["bitmap"] / sizes["dense"] <= most
@@ -90,7 +106,7 @@ def test_flipped_bytes_never_crash_the_reader(draw: st.DataObject) -> None:
 def test_a_model_comes_back_and_ranks_the_same() -> None:
     from dslbench import data as datasets
     from dslbench import registry
-    from dslbench.runs.worker import make_lab
+    from dslbench.runs.assemble import make_lab
     from dslbench.spec import resolve
 
     spec = resolve(
@@ -101,37 +117,41 @@ def test_a_model_comes_back_and_ranks_the_same() -> None:
     lab = make_lab(spec, data, torch.device("cpu"))
     kind = registry.method("rp")
     model = kind(kind.options_type.model_validate(spec.options), 0.5).run(lab)
-    kept = artefact.stored(model, spec.model_dump(mode="json"), data.digests)
+    kept = artefact.pack(model, spec.model_dump(mode="json"), data.digests)
     content = artefact.to_bytes(kept)
-    again = artefact.rebuild(artefact.from_bytes(content))
+    again = rebuild(artefact.from_bytes(content))
     users = torch.arange(50)
     assert torch.equal(again.scorer()(users), model.scorer()(users))
-    best = artefact.top_k(again, data, [3, 4], 10)
+    best = top_k(again.scorer(), data.seen_before_test, [3, 4], 10)
     assert [len(row) for row in best] == [10, 10]
     seen = set(data.seen_before_test[3].indices.tolist())
     scores = again.scorer()(torch.tensor([3]))[0]
     expected = [i for i in scores.argsort(descending=True).tolist() if i not in seen][:10]
     assert best[0] == expected
     with pytest.raises(UsageError, match="0 to 999"):
-        artefact.top_k(again, data, [1000], 10)
+        top_k(again.scorer(), data.seen_before_test, [1000], 10)
     other = StoredModel(kept.tables, kept.rest, kept.spec, {**kept.digests, "train": "other"})
     with pytest.raises(DataError, match="trained on other data"):
-        artefact.rebuild(other)
+        rebuild(other)
 
 
-def test_rows_without_an_entry_are_counted() -> None:
-    def stored(mask: list[list[int]]) -> StoredTable:
+def test_entries_of_rows_are_what_is_stored_whatever_the_values() -> None:
+    def stored(mask: list[list[int]]) -> Stored:
         live = np.array(mask, dtype=bool)
         # A stored entry counts whatever its value: 0 is what a regrown one starts from.
-        return StoredTable(live.shape, np.zeros(int(live.sum()), dtype=np.float32), live)
+        return Bitmap.of(np.zeros(live.shape), live)
 
-    masked = stored([[0, 0, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0]])
-    full = StoredTable((4, 2), np.ones(8, dtype=np.float32), None)
     widths = np.array([1, 3])
     maps = {(0, w): (np.ones((w, 3), np.float32), np.ones(3, np.float32)) for w in (1, 3)}
-    rows = StoredRows((2, 3), np.ones(4, np.float32), None, widths, (2,), maps)
-    model = StoredModel({"a": masked, "b": stored([[0], [1]]), "c": full, "d": rows}, {}, {}, {})
-    assert artefact.empty_rows(model) == 3
-    assert [artefact.empty_rows(model, [name]) for name in "abcd"] == [2, 1, 0, 0]
-    again = artefact.from_bytes(artefact.to_bytes(model))
-    assert artefact.empty_rows(again) == 3
+    model = StoredModel(
+        {
+            "a": stored([[0, 0, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+            "b": stored([[0], [1]]),
+            "c": Dense.of(np.ones((4, 2))),
+            "d": Rows((2, 3), np.ones(4, np.float32), widths, (2,), maps),
+        },
+        {}, {}, {},
+    )  # fmt: skip
+    for tables in (model.tables, artefact.from_bytes(artefact.to_bytes(model)).tables):
+        found = {name: table.entries().tolist() for name, table in tables.items()}
+        assert found == {"a": [0, 2, 0, 1], "b": [0, 1], "c": [2] * 4, "d": [1, 3]}

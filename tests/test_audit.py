@@ -14,10 +14,12 @@ from dslbench.cost import paper
 from dslbench.data import load
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
-from dslbench.report import audit, audit_tables, formats, published, published_tables
+from dslbench.report import audit, audit_tables, published, published_tables
+from dslbench.report.formats import render
 from dslbench.report.notes import CONTRADICTED, INCONSISTENT, NOTES
 from dslbench.report.published import Figure
-from dslbench.runs import store, worker
+from dslbench.runs import store
+from dslbench.runs.worker.run import make_run
 from dslbench.spec import RunSpec, resolve
 from test_cli import run as dslbench
 
@@ -194,7 +196,7 @@ def test_what_is_not_known_is_null(interactions: Interactions) -> None:
 
 def test_a_runs_record_holds_its_costs() -> None:
     spec = spec_of("lightgcn", "dsl", embedding_size=4)
-    made = worker.execute(spec, torch.device("cpu"), lambda event: None)
+    made = make_run(spec, torch.device("cpu"), lambda event: None)
     costs = made["cost"]["counted"]["paper"]
     assert costs == paper.paper_costs(spec, load("toy"))._asdict()
     assert costs["train_macs"] > 0 and costs["infer_macs"] > 0
@@ -323,7 +325,7 @@ def test_everything_that_is_not_plainly_reproduced_is_explained() -> None:
 @pytest.mark.parametrize("width", [60, 80, 160])
 def test_audit_in_a_terminal(width: int) -> None:
     found = audit_tables.chosen()
-    text = formats.tables("terminal", audit_tables.build(found), width=width, color=False)
+    text = render.tables("terminal", audit_tables.build(found), width=width, color=False)
     assert max(map(len, text.splitlines())) <= width
     for entry in found:
         assert entry.printed.text in text

@@ -17,14 +17,16 @@ from dslbench import artefact
 from dslbench.artefact import StoredModel
 from dslbench.backbones.base import Backbone
 from dslbench.errors import DataError, UsageError
-from dslbench.hooks import Loop
 from dslbench.methods import autoemb, esapn
 from dslbench.methods._controllers import frozen, mean_losses, occurrences, split_pairs
 from dslbench.methods._sizes import Budget, Group, choose_by_penalty, gain_per_parameter
-from dslbench.sampling import Triples
-from dslbench.tables import CandidateTable, MixedTable, StoredRows, StoredTable, Table, TableSpec
-from dslbench.tables.base import normal
+from dslbench.runs.assemble import served
+from dslbench.sampling.triples import Triples
+from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
 from dslbench.tables.maps import map_parameters
+from dslbench.tables.spec import normal
+from dslbench.tables.stored import Bitmap, Dense, Rows
+from dslbench.training.hooks import Loop
 from test_contract import checkerboard, train
 
 METHODS = ["autoemb", "esapn"]
@@ -179,36 +181,32 @@ def test_stored_rows_come_back_bit_for_bit(chain: bool, places: list[int] | None
         for places_ in table.allowed
         for w in (SIZES[p] for p in places_)
     )
-    assert stored.stored == table.live() == by_hand
+    assert stored.parameters == table.live() == by_hand
     model = StoredModel({"t": stored}, {}, {"dataset": "toy"}, {"train": "abc"})
     content = artefact.to_bytes(model)
     again = artefact.from_bytes(content).tables["t"]
-    assert isinstance(again, StoredRows)
-    assert again.stored == stored.stored
+    assert isinstance(again, Rows)
+    assert again.parameters == stored.parameters
     assert np.array_equal(again.widths, stored.widths)
     assert np.array_equal(again.unpack(), table.full().detach().numpy())
-    empty = MixedTable(SPEC, rng(9), SIZES, chain)
-    empty.load(again)
-    assert torch.equal(empty.full(), table.full())
-    assert empty.pack().stored >= stored.stored - 4 * 9 * 8  # its own maps, none of the read ones
-    whole = artefact.from_bytes(artefact.to_bytes(model, "dense")).tables["t"]
-    assert np.array_equal(whole.unpack(), again.unpack())
-    sizes = artefact.table_bytes(model)
-    assert sizes["csr"] is None and sizes["bitmap"] is None and sizes["dense"] == 9 * 8 * 4
-    assert sizes["rows"] == 4 * stored.stored + 9
-    assert sizes["rows"] <= len(content)
+    served = again.table(SPEC)
+    assert torch.equal(served.full(), table.full())
+    ids = torch.tensor([8, 0, 3, 3, 5])
+    assert torch.equal(served.rows(ids), table.rows(ids))
+    assert served.live() == stored.parameters and served.pack() is again
+    assert artefact.sizes_by_form(model) == {"dense": 9 * 8 * 4, "rows": again.nbytes}
+    assert again.nbytes == 4 * stored.parameters + 9 <= len(content)
+    assert artefact.to_bytes(StoredModel({"t": again}, {}, model.spec, model.digests)) == content
 
 
-def test_other_models_have_no_rows_and_rows_no_bitmap() -> None:
-    plain = StoredModel({"t": StoredTable((2, 2), np.ones(4, np.float32), None)}, {}, {}, {})
-    assert artefact.table_bytes(plain)["rows"] is None
-    with pytest.raises(UsageError, match="no form 'rows'"):
-        artefact.to_bytes(plain, "rows")
-    rows = StoredModel({"t": mixed_table(False).eval().pack()}, {}, {}, {})
-    with pytest.raises(UsageError, match="no form 'csr'"):
-        artefact.to_bytes(rows, "csr")
-    with pytest.raises(ValueError, match="mixed sizes"):
-        mixed_table(False).load(plain.tables["t"])
+def test_a_model_of_several_forms_is_sized_by_what_each_can_be() -> None:
+    rows, full = mixed_table(False).eval().pack(), np.ones((2, 2), np.float32)
+    tables = {"a": rows, "b": Dense.of(full)}
+    found = artefact.sizes_by_form(StoredModel(tables, {}, {}, {}))
+    assert found == {"dense": 9 * 8 * 4 + 16, "rows": rows.nbytes + 16}
+    tables |= {"b": Bitmap.of(full, full > 0)}
+    found = artefact.sizes_by_form(StoredModel(tables, {}, {}, {}))
+    assert found["csr"] is None and found["bitmap"] == rows.nbytes + 16 + 2 + 2
 
 
 @given(st.data())
@@ -239,9 +237,9 @@ def test_damaged_rows_are_one_line_or_read(draw: st.DataObject) -> None:
 )
 def test_parts_that_do_not_fit_are_damage(damage: dict[str, Any]) -> None:
     stored = mixed_table(False).eval().pack()
-    StoredRows(**(vars(stored) | {})).check()
+    Rows(**(vars(stored) | {})).check()
     with pytest.raises(ValueError):
-        StoredRows(**(vars(stored) | damage)).check()
+        Rows(**(vars(stored) | damage)).check()
 
 
 def test_enlarging_keeps_what_a_row_stands_for_and_taking_it_back_keeps_every_bit() -> None:
@@ -356,13 +354,12 @@ def test_rows_and_maps_fill_the_budget(method: str, backbone: str, sparsity: flo
         data, backbone, method, sparsity, 2, "embedding_size=16", "batch_size=256",
         f"{method}.hidden=16",
     )  # fmt: skip
-    packed = artefact.from_bytes(artefact.to_bytes(artefact.stored(model, {}, {})))
-    stored = sum(table.stored for table in packed.tables.values())
+    packed = artefact.from_bytes(artefact.to_bytes(artefact.pack(model, {}, {})))
+    stored = sum(table.parameters for table in packed.tables.values())
     parameters = 270 * 16
     assert math.floor(parameters * (1 - sparsity) + 1e-9) - 16 <= stored
     assert stored <= parameters * (1 - sparsity) + 1e-9
-    rebuilt = lab.build()
-    artefact.fill(rebuilt, packed)
+    rebuilt = served(packed, lab)
     users = torch.arange(data.n_users)
     model.eval(), rebuilt.eval()
     assert torch.equal(model.scorer()(users), rebuilt.scorer()(users))
@@ -384,7 +381,7 @@ def test_natural_size_is_whatever_comes_out(method: str) -> None:
         model, trained, _ = train(data, "lightgcn", method, sparsity, 2, f"{method}.budget=natural")
         (table,) = embedding_tables(model)
         found = trained.diagnostics()
-        assert table.live() == table.pack().stored == found["natural_params"]
+        assert table.live() == table.pack().parameters == found["natural_params"]
         sizes.append(found["sizes"])
     assert sizes[0] == sizes[1]
 

@@ -13,10 +13,11 @@ from conftest import make_interactions
 from dslbench import artefact
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
-from dslbench.hooks import Loop
 from dslbench.methods.dsl import DSLOptions, DynamicSparseLearning
+from dslbench.runs.assemble import served
 from dslbench.spec import resolve
 from dslbench.tables import keep_count, random_masks
+from dslbench.training.hooks import Loop
 from test_contract import PAIRS, SETTINGS, checkerboard, train
 from test_dsl import explorer, parameters, small_table
 
@@ -151,9 +152,8 @@ def test_every_backbone_keeps_budget_blocks_and_file(
     own = [*own_settings(backbone, block), f"dsl.ranking={ranking}"]
     model, _, lab = train(interactions, backbone, "dsl", 0.83, 6, *own)
     assert seen
-    packed = artefact.from_bytes(artefact.to_bytes(artefact.stored(model, {}, {})))
-    rebuilt = lab.build(pretrained=False)
-    artefact.fill(rebuilt, packed)
+    packed = artefact.from_bytes(artefact.to_bytes(artefact.pack(model, {}, {})))
+    rebuilt = served(packed, lab)
     users = torch.arange(interactions.n_users)
     model.eval(), rebuilt.eval()
     assert torch.equal(model.scorer()(users), rebuilt.scorer()(users))

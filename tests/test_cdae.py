@@ -12,12 +12,12 @@ from conftest import make_interactions
 from dslbench.backbones.cdae import CDAE, CDAEHyper
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import UsageError
-from dslbench.runs.worker import make_lab as worker_lab
-from dslbench.sampling_rows import UserRows, UserRowSampler
+from dslbench.runs.assemble import make_lab as worker_lab
+from dslbench.sampling.rows import UserRows, UserRowSampler
 from dslbench.seeds import Streams
 from dslbench.spec import RunSpec, resolve
 from dslbench.tables import keep_count
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 from test_contract import train
 from test_multvae import dense_rows, dropped_rows, strong_data
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dslbench import cli
+from dslbench.cli import main as cli
 from dslbench.runs import checkpoint, store
 
 TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
@@ -170,7 +170,7 @@ def test_report_refuses_what_it_cannot_write(
 
 def test_interrupting_loses_nothing(own_home: Path) -> None:
     command = [
-        sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
+        sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
         "--epochs", "60", "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
     ]  # fmt: skip
     process = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from conftest import DEVICES, make_interactions
 from dslbench import artefact, registry
 from dslbench.backbones.base import Backbone
 from dslbench.data.interactions import Interactions, pairs_to_csr
-from dslbench.errors import UnsuitableError, UsageError
-from dslbench.hooks import Phase
+from dslbench.errors import UsageError
 from dslbench.methods.base import Method
-from dslbench.runs.worker import make_lab
+from dslbench.runs.assemble import make_lab, served
 from dslbench.spec import resolve
-from dslbench.tables import TableSpec, keep_count
-from dslbench.train import Lab
+from dslbench.tables import keep_count
+from dslbench.training.hooks import Phase
+from dslbench.training.lab import Lab
 
 METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
 PAIRS = [
@@ -100,55 +99,42 @@ def parameters(model: Backbone) -> dict[str, torch.Tensor]:
 def test_the_budget_is_exact_and_survives_storage(
     interactions: Interactions, backbone: str, method: str, sparsity: float, device: str
 ) -> None:
-    method_type = registry.method(method)
-    if method_type.family == "AutoML" and too_small(backbone, sparsity):
-        with pytest.raises(UsageError, match="parameters"):
-            train(interactions, backbone, method, sparsity, device=device)
-        return
     try:
-        model, _, lab = train(
+        model, trained, lab = train(
             interactions, backbone, method, sparsity, 2, *TWO_ROUNDS, device=device
         )
-    except UnsuitableError:
-        assert method_type.distils and sparsity >= 0.8  # not one column is left
+    except UsageError:
+        assert sparsity >= 0.8  # not one column is left of a row, or maps take more than there is
         return
-    packed = artefact.from_bytes(artefact.to_bytes(artefact.stored(model, {}, {})))
-    rebuilt = lab.build(pretrained=False)
-    artefact.fill(rebuilt, packed)
-    spare = 0
-    for name, table in model.tables().items():
-        expected = expected_size(table.spec, method, sparsity, lab)
-        assert table.live() == packed.tables[name].stored
-        spare += expected - table.live()
-        if method_type.family != "AutoML":
-            assert table.live() == expected
-    # Rows of several sizes share one budget over all tables, and may leave less than a row of it.
-    assert 0 <= spare <= max(table.spec.dim for table in model.tables().values())
+    kept = artefact.pack(model, {}, {}, trained.stored(model))
+    content = artefact.to_bytes(kept)
+    packed = artefact.from_bytes(content)
+    assert artefact.to_bytes(packed) == content
+    specs = {n: t.spec for n, t in model.tables().items() if t.spec.role == "embedding"}
+    own = [packed.tables[name] for name in specs]
+    parameters, nbytes = sum(t.parameters for t in own), sum(t.nbytes for t in own)
+    trained.allowance(specs, lab.full_hyper).check(parameters, nbytes)
+    if method != "dense":
+        entries = [spec.n_rows * lab.full_hyper.width(name) for name, spec in specs.items()]
+        assert parameters <= sum(keep_count(n, sparsity) for n in entries)
+    for name, table in packed.tables.items():
+        assert table.entries().shape == (table.shape[0],) and type(table).form == table.form
+        assert (
+            table.entries().sum() <= table.parameters and table.sizes()[table.form] == table.nbytes
+        )
+        assert np.array_equal(table.live().sum(axis=1), table.entries()), name
+    rebuilt, original = served(packed, lab), model.eval()
+    if any(
+        not np.array_equal(kept.tables[name].unpack(), table.full().detach().cpu().numpy())
+        for name, table in model.tables().items()
+    ):  # values are rounded when they are stored
+        original = served(kept, lab)
     users = torch.arange(interactions.n_users, device=device)
-    model.eval(), rebuilt.eval()
-    both = model.scorer()(users), rebuilt.scorer()(users)
+    both = original.scorer()(users), rebuilt.scorer()(users)
     if device == "cpu":
         assert torch.equal(*both)
-    else:  # rows of several sizes are expanded on the CPU when they are rebuilt
+    else:
         torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
-
-
-def expected_size(spec: TableSpec, method: str, sparsity: float, lab: Lab) -> int:
-    """Parameters of a table: k* of them, or whole columns within the budget."""
-    if method == "dense" or spec.role != "embedding":
-        return spec.n_rows * spec.dim
-    width = lab.full_hyper.width(spec.name)
-    if not registry.method(method).distils:
-        return keep_count(spec.n_rows * width, sparsity)
-    columns = math.floor(round((1 - sparsity) * width, 9))
-    if lab.backbone.name == "convncf":  # takes powers of two
-        columns = 1 << (columns.bit_length() - 1)
-    return spec.n_rows * columns
-
-
-def too_small(backbone: str, sparsity: float) -> bool:
-    """Whether the tests' 70 rows can't have sizes within the budget, as their maps take too much."""
-    return sparsity >= (0.8 if backbone == "convncf" else 0.9)
 
 
 @pytest.mark.parametrize(("backbone", "method"), PAIRS)

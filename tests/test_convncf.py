@@ -11,10 +11,10 @@ from conftest import make_interactions
 from dslbench.backbones.convncf import ConvNCF, ConvNCFHyper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
-from dslbench.ops.layers import truncated_normal
 from dslbench.ops.outer import OuterMap, z_order
 from dslbench.spec import resolve
-from dslbench.train import Lab
+from dslbench.tables.linear import truncated_normal
+from dslbench.training.lab import Lab
 
 
 def make_lab(data: Interactions, *settings: str, dataset: str = "toy") -> Lab:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -22,7 +22,6 @@ from dslbench.backbones.base import Backbone
 from dslbench.cost import counted
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
-from dslbench.hooks import Hooks
 from dslbench.methods.dsl import DynamicSparseLearning
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.ops.base import Macs, live, live_by_column, live_by_row
@@ -34,7 +33,8 @@ from dslbench.ops.outer import OuterMap
 from dslbench.ops.propagate import Propagate
 from dslbench.ops.scores import PairScores
 from dslbench.ops.sparse_input import SparseInput
-from dslbench.train import Lab
+from dslbench.training.hooks import Hooks
+from dslbench.training.lab import Lab
 from test_contract import BACKBONES, PAIRS, TWO_ROUNDS, train
 
 DATA = make_interactions(40, 30)
@@ -257,14 +257,36 @@ def test_counting_leaves_nothing_behind(backbone: str, mode: bool, fails: bool) 
 
 def test_what_has_no_rule_is_an_error_that_names_it() -> None:
     layer, x = nn.Linear(3, 2), torch.ones(1, 3)
-    with pytest.raises(RunError, match="how many MACs Linear takes"):
+    with pytest.raises(
+        RunError, match=r"how many MACs Linear \(addmm at test_counted\.py, line \d+\) takes"
+    ):
         counted.count(lambda: layer(x), [])
-    with pytest.raises(RunError, match="how many MACs MultiheadAttention takes"):
+    with pytest.raises(RunError, match="how many MACs MultiheadAttention "):
         attention = nn.MultiheadAttention(4, 2)
         counted.count(lambda: attention(*[torch.ones(2, 1, 4)] * 3), [])
     with pytest.raises(RunError, match="PairScores runs outside the model"):
         counted.count(lambda: PairScores()(x, x), [])
     assert counted.count(lambda: nn.Sequential(nn.Dropout(), nn.ReLU())(x), [])[1] == Macs(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: x @ x.T, "mm"), (lambda x: torch.einsum("ij,kj->ik", x, x), "bmm"),
+        (lambda x: torch.nn.functional.conv1d(x[None], x[None]), "convolution"),
+        (lambda x: torch.cdist(x, x), "_cdist_forward"), (lambda x: x[0] @ x[1], "dot"),
+    ],
+)  # fmt: skip
+def test_a_product_outside_an_operation_is_refused_with_its_line(
+    call: Callable[[Tensor], Tensor], name: str
+) -> None:
+    class Hidden(Hooks):
+        def extra_loss(self, loop: Any, batch: Any) -> Tensor:
+            return call(loop.model.tables()["embedding"].rows(batch.users[:3])).sum()
+
+    _, _, lab = train(DATA, "lightgcn", "dense", 0, 1)
+    with pytest.raises(RunError, match=rf"MACs {name} at test_counted\.py, line \d+ takes"):
+        lab.fit(lab.build(), "student", Hidden())
 
 
 def test_what_a_methods_own_term_takes_is_counted() -> None:

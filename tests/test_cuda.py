@@ -17,12 +17,15 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError
 from dslbench.ops.base import triton_kernels
 from dslbench.ops.graphs import CpuGraph, graph_of
-from dslbench.runs import store, worker
+from dslbench.runs import assemble, store
+from dslbench.runs.assemble import rebuild
 from dslbench.runs.checkpoint import Checkpoints
+from dslbench.runs.worker.run import make_run
+from dslbench.runs.worker.train import train as train_run
 from dslbench.spec import RunSpec, resolve
-from dslbench.state import Keeper
 from dslbench.tables import PackedTable, TableSpec, masked
-from dslbench.tables.base import normal
+from dslbench.tables.spec import normal
+from dslbench.training.progress import Keeper
 from test_contract import BACKBONES, SETTINGS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -91,7 +94,7 @@ def labs(data: Interactions, backbone: str) -> list[tuple[Backbone, Any]]:
                   *NO_DROPOUT.get(backbone, [])],
     )  # fmt: skip
     for device in (CPU, CUDA):
-        lab = worker.make_lab(spec, data, device)
+        lab = assemble.make_lab(spec, data, device)
         model = lab.build()
         found.append((model, next(model.sampler(data, lab.hyper, lab.streams, device).epoch())))
     return found
@@ -121,14 +124,14 @@ def test_losses_gradients_and_scores_are_the_cpus(
 def test_a_run_on_the_device_says_so_and_its_model_is_read_anywhere(
     own_home: Path, method: str
 ) -> None:
-    record = worker.execute(small_run(method), CUDA, lambda event: None)
+    record = make_run(small_run(method), CUDA, lambda event: None)
     measured = record["cost"]["measured"]
     assert record["environment"]["device"] == torch.cuda.get_device_name()
     assert measured["peak_cuda_bytes"] > 1000 * 8 * 4
     assert measured["top_k_latency"]["1"]["p50_seconds"] > 0
     packed = artefact.read(store.folder(record["id"]) / "model.safetensors")
-    lab = worker.make_lab(small_run(method), datasets.load("toy"), CPU)
-    again = lab.evaluate(artefact.rebuild(packed), "test")
+    lab = assemble.make_lab(small_run(method), datasets.load("toy"), CPU)
+    again = lab.evaluate(rebuild(packed), "test")
     for name, value in again.means.items():
         assert record["quality"][name] == pytest.approx(value, abs=2e-3)  # sums of other orders
 
@@ -137,16 +140,16 @@ def test_what_was_broken_off_on_the_device_goes_on_there(own_home: Path) -> None
     spec, said = small_run("dsl"), list[str]()
     data = datasets.load("toy")
     keeper = Checkpoints("r", CUDA, said.append, 1e9)
-    whole = worker.train(spec, data, CUDA, lambda event: None, Keeper())[2]
+    whole = train_run(spec, data, CUDA, lambda event: None, Keeper())[2]
 
     def stop(event: dict[str, Any]) -> None:
         if event.get("epoch") == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        worker.train(spec, data, CUDA, stop, keeper)
+        train_run(spec, data, CUDA, stop, keeper)
     keeper = Checkpoints("r", CUDA, said.append, 1e9)
-    found = worker.train(spec, data, CUDA, lambda event: None, keeper)[2]
+    found = train_run(spec, data, CUDA, lambda event: None, keeper)[2]
     assert len(said) == 1 and said[0].startswith("continues at epoch 2")
     losses = [[row["loss"] for row in lab.phases[0].history] for lab in (whole, found)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
@@ -155,7 +158,7 @@ def test_what_was_broken_off_on_the_device_goes_on_there(own_home: Path) -> None
 def test_a_loss_that_is_no_number_is_found_within_some_steps() -> None:
     spec = small_run("dense", "lr=1e30")
     with pytest.raises(RunError, match=r"the loss became (nan|inf)|weights of the model stopped"):
-        worker.train(spec, datasets.load("toy"), CUDA, lambda event: None, Keeper())
+        train_run(spec, datasets.load("toy"), CUDA, lambda event: None, Keeper())
 
 
 def small_run(method: str, *own: str) -> RunSpec:

@@ -20,7 +20,8 @@ from data_helpers import (
     train_and_test,
 )
 from dslbench import data
-from dslbench.data import commands, fetch, store
+from dslbench.cli import datasets
+from dslbench.data import fetch, library
 from dslbench.errors import DataError
 
 TRAIN, TEST = (adjacency(lists) for lists in train_and_test())
@@ -51,7 +52,7 @@ def catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: Server) -> 
 
 
 def get(*, force: bool = False) -> None:
-    commands.download(["small"], False, None, False, force)
+    datasets.download(["small"], False, None, False, force)
 
 
 def partial_files(home: Path) -> list[str]:
@@ -63,7 +64,7 @@ def test_good_file(catalog: Server, own_home: Path, capsys: pytest.CaptureFixtur
     assert "small: downloaded, verified" in capsys.readouterr().out
     assert data.load("small").n_users == N_USERS
     assert partial_files(own_home) == []
-    manifest = store.read_manifest("small")
+    manifest = library.read_manifest("small")
     assert manifest is not None
     assert manifest.how == "download"
     assert manifest.files[0].origin == catalog.url + "/train"
@@ -85,7 +86,7 @@ def test_wrong_hash_everywhere(catalog: Server, own_home: Path) -> None:
     assert "expected" in message
     assert "HTTP 404" in message  # of the mirror
     assert "--from PATH" in (caught.value.hint or "")
-    assert store.read_manifest("small") is None
+    assert library.read_manifest("small") is None
     assert partial_files(own_home) == []
 
 
@@ -129,7 +130,7 @@ def test_truncated_for_good_then_resumed_by_the_next_command(
     catalog.serve("/train", Reply(TRAIN, cut_at=100, ranges=False))
     with pytest.raises(DataError, match=r"the connection was cut after 100 bytes"):
         get()
-    assert store.read_manifest("small") is None
+    assert library.read_manifest("small") is None
     assert partial_files(own_home) == ["small-train.txt.part"]
     catalog.requests.clear()
     catalog.serve("/train", Reply(TRAIN))
@@ -217,7 +218,7 @@ def test_disk_full(catalog: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"cannot write .*No space left on device") as caught:
         get()
     assert "DSLBENCH_HOME" in (caught.value.hint or "")
-    assert store.read_manifest("small") is None
+    assert library.read_manifest("small") is None
 
 
 def test_home_that_cannot_be_written(catalog: Server, own_home: Path) -> None:
@@ -228,11 +229,11 @@ def test_home_that_cannot_be_written(catalog: Server, own_home: Path) -> None:
 
 def test_failure_keeps_what_was_there(catalog: Server) -> None:
     get()
-    before = {p.name: p.read_bytes() for p in store.folder("small").iterdir()}
+    before = {p.name: p.read_bytes() for p in library.folder("small").iterdir()}
     catalog.serve("/train", Reply(b"0 1\n"))
     with pytest.raises(DataError):
         get(force=True)
-    assert {p.name: p.read_bytes() for p in store.folder("small").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in library.folder("small").iterdir()} == before
 
 
 def test_interrupt_keeps_the_partial(
@@ -246,7 +247,7 @@ def test_interrupt_keeps_the_partial(
         patch.setattr(fetch._PartFile, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             get()
-    assert store.stored_names() == []
+    assert library.stored_names() == []
     assert partial_files(own_home) == ["small-train.txt.part"]
     assert [p.name for p in (own_home / "data").iterdir()] == [".partial"]
     get()

@@ -10,12 +10,12 @@ from scipy import sparse
 
 from data_helpers import adjacency, random_lists, write_dataset
 from dslbench import data
-from dslbench.data import commands
+from dslbench.cli import datasets
 from dslbench.data.delimited import read_table
 from dslbench.data.entries import Columns, DatasetEntry
-from dslbench.data.formats import Raw
 from dslbench.data.interactions import Interactions
 from dslbench.data.own import sniff
+from dslbench.data.raw import Raw
 from dslbench.errors import DataError, UsageError
 
 PAIRS = {("b", "y"), ("b", "x"), ("a", "y"), ("c", "z"), ("c", "y")}
@@ -145,7 +145,7 @@ def test_huge_ids_cost_nothing(tmp_path: Path) -> None:
     assert pairs_of(loaded) == {
         ("2000000000", "2147483647"), ("2000000000", "5"), ("1", "5"), ("1", "7")
     }  # fmt: skip
-    commands.download(["huge"], False, path, False, False)
+    datasets.download(["huge"], False, path, False, False)
     assert pairs_of(data.load("huge")) == pairs_of(loaded)
 
 
@@ -255,7 +255,7 @@ def test_k_core_reaches_the_fixed_point(tmp_path: Path) -> None:
 
 def test_import_under_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_dataset(tmp_path / "gowalla")
-    commands.download(["mine"], False, folder, False, False)
+    datasets.download(["mine"], False, folder, False, False)
     out = capsys.readouterr().out
     assert "your own data, nothing to verify it against" in out
     assert data.default_dataset()[0] == "mine"
@@ -264,9 +264,9 @@ def test_import_under_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert loaded.test.nnz == 60
     (tmp_path / "gowalla" / "train.txt").unlink()
     assert data.load("mine").digests == loaded.digests
-    commands.download(["mine"], False, None, True, False)
+    datasets.download(["mine"], False, None, True, False)
     assert "mine: intact" in capsys.readouterr().out
-    commands.list_datasets(False)
+    datasets.list_datasets(False)
     assert "own data" in capsys.readouterr().out
 
 
@@ -274,13 +274,13 @@ def test_own_data_never_bears_a_known_name(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "gowalla")
     assert data.load(str(folder)).name == "own-gowalla"
     with pytest.raises(DataError, match=r"gowalla's train\.txt"):
-        commands.download(["gowalla"], False, folder, False, False)
+        datasets.download(["gowalla"], False, folder, False, False)
 
 
 @pytest.mark.parametrize("name", ["../x", ".x", "a b", "a/b"])
 def test_bad_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name"):
-        commands.download([name], False, write_dataset(tmp_path / "d"), False, False)
+        datasets.download([name], False, write_dataset(tmp_path / "d"), False, False)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_both_ways_of_reading_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_import_of_a_description(tmp_path: Path) -> None:
     written(tmp_path, "raw.csv", ROWS)
     path = written(tmp_path, "mine.toml", 'file = "raw.csv"\nprotocol = "loo-last"\n')
-    commands.download(["stored"], False, path, False, False)
+    datasets.download(["stored"], False, path, False, False)
     path.unlink()
     (tmp_path / "raw.csv").unlink()
     loaded = data.load("stored")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from data_helpers import SHAPE, adjacency, random_lists
 from dslbench.data import parse
 from dslbench.data.entries import DatasetEntry, FileSpec
-from dslbench.data.formats import Raw, read, read_lists
+from dslbench.data.raw import Raw
+from dslbench.data.reading import read, read_lists
 from dslbench.errors import DataError
 
 ADJACENCY = DatasetEntry(name="x", title="x", format="adjacency")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dslbench import data
-from dslbench.data import commands, store
+from dslbench.cli import datasets
+from dslbench.data import library
 from dslbench.errors import DataError
 
 REAL = Path(os.environ.get("DSLBENCH_REAL_DATA", "-"))
@@ -30,14 +31,14 @@ EXPECTED = {
 
 
 def bring(name: str, source: Path) -> None:
-    commands.download([name], False, source, False, False)
+    datasets.download([name], False, source, False, False)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_statistics_and_digests(name: str) -> None:
     folder, users, items, interactions = EXPECTED[name]
     bring(name, REAL / folder)
-    manifest = store.read_manifest(folder)
+    manifest = library.read_manifest(folder)
     assert manifest is not None
     assert manifest.verified
     loaded = data.load(name)

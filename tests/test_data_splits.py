@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from dslbench import data
 from dslbench.data.entries import DatasetEntry, FileSpec
-from dslbench.data.formats import Raw
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.data.protocols import PROTOCOLS, resolve, sample_unseen, split
 from dslbench.data.published import Published, publish
+from dslbench.data.raw import Raw
 from dslbench.data.splits import carve_validation, split_generator
 from dslbench.errors import DataError, UsageError
 

@@ -12,7 +12,8 @@ import pytest
 
 from data_helpers import N_ITEMS, N_USERS, entry_text, install_catalog, write_dataset
 from dslbench import data
-from dslbench.data import commands, store
+from dslbench.cli import datasets
+from dslbench.data import library
 from dslbench.data.interactions import digest, pairs_to_csr
 from dslbench.errors import DataError, UsageError
 
@@ -33,7 +34,7 @@ def catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def bring(name: str, source: Path, **options: bool) -> None:
     flags = {"all_": False, "verify": False, "force": False, **options}
-    commands.download([name], source=source, **flags)
+    datasets.download([name], source=source, **flags)
 
 
 def test_import_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +49,7 @@ def test_import_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert loaded.valid.nnz > 0
     assert loaded.protocol == "given"
     assert data.load("small", protocol="paper").valid.nnz == 0
-    text = (store.folder("small") / "manifest.json").read_text()
+    text = (library.folder("small") / "manifest.json").read_text()
     assert str(tmp_path) not in text
 
 
@@ -57,7 +58,7 @@ def test_other_order_of_items_passes_by_digest(
 ) -> None:
     bring("small", write_dataset(tmp_path / "files", shuffle=True))
     assert "digest of the pairs (the bytes differ" in capsys.readouterr().out
-    manifest = store.read_manifest("small")
+    manifest = library.read_manifest("small")
     assert manifest is not None
     assert manifest.verified
     assert {file.checks for file in manifest.files} == {("digest",)}
@@ -114,7 +115,7 @@ def test_unsafe_archive_paths(tmp_path: Path, path: str) -> None:
     with pytest.raises(DataError, match="unsafe path"):
         bring("small", tmp_path / "bad.zip")
     assert not list(tmp_path.glob("train.txt"))
-    assert store.read_manifest("small") is None
+    assert library.read_manifest("small") is None
 
 
 def test_links_in_archives(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_broken_archive(tmp_path: Path) -> None:
     source.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError):
         bring("small", source)
-    assert store.read_manifest("small") is None
+    assert library.read_manifest("small") is None
 
 
 def test_wrong_file_shows_both_hashes(tmp_path: Path) -> None:
@@ -169,12 +170,12 @@ def test_truncated_file_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_failed_import_leaves_the_good_one(tmp_path: Path) -> None:
     bring("small", write_dataset(tmp_path / "files"))
-    before = {p.name: p.read_bytes() for p in store.folder("small").iterdir()}
+    before = {p.name: p.read_bytes() for p in library.folder("small").iterdir()}
     bad = write_dataset(tmp_path / "bad", seed=3)
     with pytest.raises(DataError):
         bring("small", bad)
-    assert {p.name: p.read_bytes() for p in store.folder("small").iterdir()} == before
-    assert [p.name for p in store.folder("small").parent.iterdir()] == ["small"]
+    assert {p.name: p.read_bytes() for p in library.folder("small").iterdir()} == before
+    assert [p.name for p in library.folder("small").parent.iterdir()] == ["small"]
 
 
 def test_not_on_disk_says_what_to_type() -> None:
@@ -184,7 +185,7 @@ def test_not_on_disk_says_what_to_type() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [data.load, lambda n: commands.download([n], False, None, False, False)]
+    "call", [data.load, lambda n: datasets.download([n], False, None, False, False)]
 )
 def test_unknown_name(call: object) -> None:
     with pytest.raises(UsageError, match="unknown data set 'smal'") as caught:
@@ -227,12 +228,12 @@ def remove_file(folder: Path) -> None:
 )
 def test_damage_is_noticed_on_load(tmp_path: Path, damage: object) -> None:
     bring("small", write_dataset(tmp_path / "files"))
-    damage(store.folder("small"))  # type: ignore[operator]
+    damage(library.folder("small"))  # type: ignore[operator]
     with pytest.raises(DataError) as caught:
         data.load("small")
     assert caught.value.hint == "dslbench download small --force"
     with pytest.raises(DataError):
-        commands.download(["small"], False, None, True, False)
+        datasets.download(["small"], False, None, True, False)
     bring("small", write_dataset(tmp_path / "files"))  # importing again mends it
     data.load("small")
 
@@ -240,9 +241,9 @@ def test_damage_is_noticed_on_load(tmp_path: Path, damage: object) -> None:
 def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring("small", write_dataset(tmp_path / "files"))
     capsys.readouterr()
-    commands.download(["small"], False, None, True, False)
+    datasets.download(["small"], False, None, True, False)
     assert "small: intact, verified" in capsys.readouterr().out
-    commands.download([], False, None, True, False)
+    datasets.download([], False, None, True, False)
     assert "small: intact" in capsys.readouterr().out
 
 
@@ -253,20 +254,20 @@ def test_default_is_the_most_recently_downloaded(tmp_path: Path) -> None:
     bring("small", write_dataset(tmp_path / "a"))
     bring("other", write_dataset(tmp_path / "b", seed=1))
     assert data.default_dataset()[0] == "other"
-    commands.download(["small"], False, None, False, False)  # already here
+    datasets.download(["small"], False, None, False, False)  # already here
     assert data.default_dataset()[0] == "small"
-    commands.download(["small-again"], False, None, False, False)
+    datasets.download(["small-again"], False, None, False, False)
     assert data.default_dataset() == (
         "small-again",
         "'small-again' is the data set most recently downloaded",
     )
-    damage_manifest(store.folder("small"))
+    damage_manifest(library.folder("small"))
     assert data.default_dataset()[0] == "other"
 
 
 def test_variant_uses_the_files_of_its_base(tmp_path: Path) -> None:
     bring("small-again", write_dataset(tmp_path / "files"))
-    assert store.stored_names() == ["small"]
+    assert library.stored_names() == ["small"]
     again, small = data.load("small-again"), data.load("small")
     assert again.name == "small-again"
     assert again.digests["test"] == small.digests["test"]
@@ -277,7 +278,7 @@ def test_import_all_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     write_dataset(tmp_path / "all" / "small")
     write_dataset(tmp_path / "all" / "other", seed=5)
     with pytest.raises(DataError, match="1 of 2 data sets failed: other"):
-        commands.download([], True, tmp_path / "all", False, False)
+        datasets.download([], True, tmp_path / "all", False, False)
     assert "small: imported" in capsys.readouterr().out
 
 
@@ -285,9 +286,9 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring("small", write_dataset(tmp_path / "files"))
     damage_target = write_dataset(tmp_path / "b", seed=1)
     bring("other", damage_target)
-    remove_file(store.folder("other"))
+    remove_file(library.folder("other"))
     capsys.readouterr()
-    commands.list_datasets(True)
+    datasets.list_datasets(True)
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["small"]["on_disk"] is True
     assert rows["small"]["verified"] is True
@@ -298,14 +299,14 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["other"]["verified"] is False
     assert "test.txt is missing" in rows["other"]["problem"]
     assert rows["toy"]["on_disk"] is True
-    commands.list_datasets(False)
+    datasets.list_datasets(False)
     captured = capsys.readouterr()
     assert "DAMAGED" in captured.out
     assert "test.txt is missing" in captured.err
 
 
 def test_toy_needs_no_download(capsys: pytest.CaptureFixture[str]) -> None:
-    commands.download(["toy"], False, None, False, False)
+    datasets.download(["toy"], False, None, False, False)
     assert "embedded" in capsys.readouterr().out
 
 

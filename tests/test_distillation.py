@@ -20,20 +20,23 @@ from dslbench import data as datasets
 from dslbench.backbones.base import narrow
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import RunError, UnsuitableError, UsageError
-from dslbench.hooks import Phase
+from dslbench.evaluation.ranking import top_k
 from dslbench.methods._student import compare_sizes, entities, learning_users
 from dslbench.methods.rkd import RankingDistillation, discrepancy, top_lists
 from dslbench.methods.tkd import Grouping, TopologyOptions
 from dslbench.ops.lookup import distinct
 from dslbench.ops.topology import GroupTopologyDistance, MixedMaps, TopologyDistance
-from dslbench.runs import execute, store, worker
-from dslbench.sampling import Triples
-from dslbench.sampling_pairs import Pointwise
+from dslbench.runs import assemble, stock, store
+from dslbench.runs.assemble import rebuild
+from dslbench.runs.worker.run import make_run
+from dslbench.sampling.pairs import Pointwise
+from dslbench.sampling.triples import Triples
 from dslbench.spec import RunSpec, resolve
 from dslbench.tables import TableSpec
-from dslbench.tables.base import normal
 from dslbench.tables.projected import ProjectedTable
-from dslbench.train import Lab
+from dslbench.tables.spec import normal
+from dslbench.training.hooks import Phase
+from dslbench.training.lab import Lab
 from test_cli import run as dslbench
 from test_contract import BACKBONES, SETTINGS, parameters, train
 
@@ -165,7 +168,7 @@ def test_entities_and_users_of_batches() -> None:
 
 
 def lab_with_teacher(data: Interactions, spec: RunSpec) -> tuple[Lab, Any]:
-    lab = worker.make_lab(spec, data, CPU)
+    lab = assemble.make_lab(spec, data, CPU)
     dense = Lab(data, lab.backbone, lab.full_hyper, epochs=spec.epochs, seed=spec.seed)
     teacher = dense.build()
     dense.fit(teacher)
@@ -340,7 +343,7 @@ def test_rows_of_a_projected_table_are_those_of_the_whole() -> None:
         table = ProjectedTable(spec, rows(9, 6), np.random.default_rng(0))
         ids = torch.tensor([8, 0, 4, 4])
         assert torch.allclose(table.rows(ids), table.full()[ids], atol=1e-6)
-        assert table.live() == table.pack().stored == 27
+        assert table.live() == table.pack().parameters == 27
         assert sum(p.numel() for p in table.parameters()) == len(segments) * (6 * 3 + 3)
 
 
@@ -427,9 +430,9 @@ def test_a_teacher_is_trained_once_and_billed_to_every_student(
         )
         # The packed file is enough to rebuild the student at its own size.
         packed = artefact.read(store.folder(r["id"]) / "model.safetensors")
-        model = artefact.rebuild(packed)
+        model = rebuild(packed)
         assert model.tables()["embedding"].spec.dim == width
-        best = artefact.top_k(model, datasets.load("toy"), [0, 1], 5)
+        best = top_k(model.scorer(), datasets.load("toy").seen_before_test, [0, 1], 5)
         assert [len(row) for row in best] == [5, 5]
 
     code, out, _ = dslbench("report", capsys=capsys)  # a share that is no whole number is named
@@ -449,31 +452,31 @@ def test_a_teacher_is_trained_once_and_billed_to_every_student(
     )  # fmt: skip
     assert code == 0 and "made first as the teacher" in err and "RKD (lcm" in out
     assert "Baseline" not in out
-    assert artefact.rebuild(artefact.read(export)).tables()["embedding"].spec.dim == 4
+    assert rebuild(artefact.read(export)).tables()["embedding"].spec.dim == 4
     assert store.read(dense_id)["quality"] == dense["quality"]
     assert store.has_model(dense_id)
 
 
 def test_dense_runs_come_first_and_models_that_are_gone_are_made_again() -> None:
     students = [spec_of("rkd", epochs=1), spec_of("dense", epochs=1), spec_of("tkd", epochs=1)]
-    planned = execute.plan(students, force=False, warn=lambda text: None)
+    planned = stock.take_stock(students, force=False, warn=lambda text: None)
     assert [(run.spec.method, run.asked) for run in planned] == [
         ("dense", True), ("rkd", True), ("tkd", True),
     ]  # fmt: skip
-    record = worker.execute(planned[0].spec, CPU, lambda event: None)
-    assert execute.plan(students, force=False, warn=lambda text: None)[0].done
-    assert not execute.plan(students, force=True, warn=lambda text: None)[0].done
+    record = make_run(planned[0].spec, CPU, lambda event: None)
+    assert stock.take_stock(students, force=False, warn=lambda text: None)[0].done
+    assert not stock.take_stock(students, force=True, warn=lambda text: None)[0].done
     # A teacher nobody asked for is not made again by --force.
-    assert execute.plan(students[:1], force=True, warn=lambda text: None)[0].done
+    assert stock.take_stock(students[:1], force=True, warn=lambda text: None)[0].done
     model = store.folder(record["id"]) / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
     warnings: list[str] = []
-    assert not execute.plan(students, force=False, warn=warnings.append)[0].done
+    assert not stock.take_stock(students, force=False, warn=warnings.append)[0].done
     assert len(warnings) == 1 and warnings[0].endswith("; the run will be made again")
     model.unlink()
-    assert not execute.plan(students, force=False, warn=lambda text: None)[0].done
+    assert not stock.take_stock(students, force=False, warn=lambda text: None)[0].done
     with pytest.raises(RunError, match=r"the teacher .* cannot be read"):
-        worker.execute(students[0], CPU, lambda event: None)
+        make_run(students[0], CPU, lambda event: None)
 
 
 def test_no_student_of_less_than_one_column(capsys: pytest.CaptureFixture[str]) -> None:

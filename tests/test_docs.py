@@ -21,9 +21,10 @@ import torch
 import typer
 
 from conftest import make_interactions
-from dslbench import cli, registry, settings, spec
-from dslbench.runs import execute, store
-from dslbench.runs.worker import make_lab
+from dslbench import registry, settings, spec
+from dslbench.cli import main as cli
+from dslbench.runs import making, store
+from dslbench.runs.assemble import make_lab
 from dslbench.tables import DenseTable, Table, TableSpec
 
 ROOT = Path(__file__).parents[1]
@@ -68,8 +69,8 @@ def options(method: str) -> str:
 
 def presets(backbone: str) -> str:
     """Values of each preset, their sources, and what single data sets change."""
-    found = {k: v for k, v in spec.presets(backbone).items() if isinstance(v, dict)}
-    default = spec.presets(backbone)["default"]
+    found = {k: v for k, v in registry.backbone(backbone).presets().items() if isinstance(v, dict)}
+    default = registry.backbone(backbone).presets()["default"]
     hyper = registry.backbone(backbone).hyper_type
     resolved = {
         name: hyper.model_validate({k: v for k, v in preset.items() if k in hyper.model_fields})
@@ -242,7 +243,7 @@ def test_marked_commands_run(
 ) -> None:
     """Trainings for one epoch at a small size; Python blocks go on with what commands left."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(execute, "estimate_seconds", lambda *_: 0.0)  # trials take processes
+    monkeypatch.setattr(making, "estimate_seconds", lambda *_: 0.0)  # trials take processes
     rng = np.random.default_rng(0)
     pairs = rng.integers((40, 30), size=(600, 2))
     rows = "".join(f"customer {u},article {i}\n" for u, i in pairs)
@@ -301,7 +302,7 @@ def test_the_example_of_a_method_works_from_another_package(own_home: Path, tmp_
 
     def call(*args: str) -> str:
         return subprocess.run(
-            [sys.executable, "-m", "dslbench.cli", *args], env=os.environ | {"PYTHONPATH": path},
+            [sys.executable, "-m", "dslbench", *args], env=os.environ | {"PYTHONPATH": path},
             check=True, capture_output=True, text=True, timeout=240,
         ).stdout  # fmt: skip
 

@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 
 from conftest import make_interactions
 from dslbench.data.interactions import Interactions
-from dslbench.hooks import Loop
 from dslbench.methods.dsl import (
     DSLOptions,
     DynamicSparseLearning,
@@ -19,6 +18,7 @@ from dslbench.methods.dsl import (
 )
 from dslbench.tables import PackedTable, TableSpec, keep_count, select_largest
 from dslbench.tables.select import kth_largest
+from dslbench.training.hooks import Loop
 from test_contract import parameters, train
 
 
@@ -186,7 +186,7 @@ def test_official_variant_keeps_moments_warm_and_its_own_count() -> None:
     assert abs(table.live() - keep_count(table.mask.numel(), 0.5)) < 60  # coins, not exact
     assert not table.dense()[~table.mask].any()
     assert method.diagnostics()["explorations"] > 5
-    assert model.tables()["embedding"].pack().stored == table.live()
+    assert model.tables()["embedding"].pack().parameters == table.live()
 
 
 def test_itop_rate_and_zero_score_growth_are_reported() -> None:

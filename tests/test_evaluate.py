@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import make_interactions
-from dslbench import artefact
-from dslbench import evaluate as ev
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
-from dslbench.metrics import cutoff, per_user
+from dslbench.evaluation import evaluate as ev
+from dslbench.evaluation import metrics
+from dslbench.evaluation.ranking import Ranker, _OnDevice, _Screen, tie_priority, top_k
 from dslbench.ops.scores import ProductScorer
-from dslbench.ranking import Ranker, _OnDevice, _Screen, tie_priority
 
 
 def slow_ranking(
@@ -129,7 +129,7 @@ def test_screening_in_several_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch
     scorer = ProductScorer(lambda users, items: users @ items.T, *tensors)
     ranker = Ranker(scorer, data.train, 7)
     whole = _Screen(ranker, scorer)(np.arange(90))
-    monkeypatch.setattr("dslbench.ranking.BLOCK_BYTES", 1)
+    monkeypatch.setattr("dslbench.evaluation.ranking.BLOCK_BYTES", 1)
     parts = _Screen(ranker, scorer)(np.arange(90))
     assert all((a == b).all() for a, b in zip(whole, parts, strict=True))
 
@@ -137,21 +137,55 @@ def test_screening_in_several_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch
 def test_metrics_by_hand() -> None:
     # User 0 has 3 relevant items, found at places 1 and 3; user 1 has 1, found nowhere.
     hits = np.array([[True, False, True, False], [False] * 4])
-    sizes = [3, 1]
-    np.testing.assert_allclose(per_user("recall@4", hits, sizes), [2 / 3, 0])
-    np.testing.assert_allclose(per_user("recall@2", hits, sizes), [1 / 3, 0])
-    np.testing.assert_allclose(per_user("hr@4", hits, sizes), [1, 0])
+    truth = pairs_to_csr([0, 0, 0, 1], [0, 2, 9, 5], (2, 10))
+    items = np.array([[0, 1, 2, 3], [0, 1, 2, 3]], dtype=np.int32)
+    lists = metrics.Lists(items, hits, truth, np.arange(10, 0, -1))
+    np.testing.assert_allclose(metrics.recall(4, lists), [2 / 3, 0])
+    np.testing.assert_allclose(metrics.recall(2, lists), [1 / 3, 0])
+    np.testing.assert_allclose(metrics.hit_rate(4, lists), [1, 0])
     dcg = 1 / math.log2(2) + 1 / math.log2(4)
     ideal = 1 + 1 / math.log2(3) + 1 / math.log2(4)
-    np.testing.assert_allclose(per_user("ndcg@4", hits, sizes), [dcg / ideal, 0])
+    np.testing.assert_allclose(metrics.ndcg(4, lists), [dcg / ideal, 0])
     # With K below |T| the ideal list is cut at K.
-    np.testing.assert_allclose(per_user("ndcg@1", hits, sizes), [1, 0])
+    np.testing.assert_allclose(metrics.ndcg(1, lists), [1, 0])
 
 
-@pytest.mark.parametrize("name", ["recall", "recall@0", "precision@20", "ndcg@x"])
-def test_unknown_metrics_are_refused(name: str) -> None:
-    with pytest.raises(UsageError):
-        cutoff(name)
+def test_metrics_of_all_lists_by_hand() -> None:
+    # Ten items, 0 the most popular; three lists of two, and a place that stays empty.
+    items = np.array([[0, 1], [0, 4], [0, -1]], dtype=np.int32)
+    truth = pairs_to_csr([0, 0, 1, 2], [1, 9, 4, 8], (3, 10))
+    hits = np.array([[False, True], [False, True], [False, False]])
+    lists = metrics.Lists(items, hits, truth, np.arange(10, 0, -1))
+    assert lists.fifths().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert metrics.coverage(2, lists) == 3 / 10
+    # Recommended 3, 1, 1 times and seven times not at all: sum (2i - 11) c_i over i = 8, 9, 10.
+    assert metrics.gini(2, lists) == pytest.approx((5 * 1 + 7 * 1 + 9 * 3) / (10 * 5))
+    # Sought in the first fifth: item 1, found; third: item 4, found; last: 9 and 8, not.
+    found = [metrics.recall_of_fifth(n, 2, lists) for n in range(5)]
+    assert found == [1.0, None, 1.0, None, 0.0]
+    sampled = metrics.Lists(items, hits, truth, np.arange(10, 0, -1), whole=False)
+    assert metrics.coverage(2, sampled) is metrics.gini(2, sampled) is None
+    assert metrics.recall_of_fifth(0, 2, sampled) == 1.0
+
+
+def test_equal_popularity_is_dealt_by_lot() -> None:
+    nothing = np.zeros((0, 2), dtype=np.int32)
+    lists = metrics.Lists(nothing, nothing > 0, pairs_to_csr([], [], (0, 1000)), np.ones(1000, int))
+    of_low, of_high = lists.fifths()[:500].mean(), lists.fifths()[500:].mean()
+    assert abs(of_low - of_high) < 0.3 and np.bincount(lists.fifths()).tolist() == [200] * 5
+
+
+def test_every_metric_is_within_its_range_and_shown() -> None:
+    data = make_interactions(50, 40)
+    scores = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 40)).astype(np.float32))
+    result = ev.evaluate(lambda ids: scores[ids].clone(), data.test, data.train)
+    assert set(result.means) == set(metrics.METRICS)
+    for name, metric in metrics.METRICS.items():
+        value = result.means[name]
+        assert value is not None and metric.range[0] <= value <= metric.range[1]
+        assert float(metric.show(value)) == pytest.approx(value, abs=1e-4) and metric.label
+    parts = [result.means[f"recall@20:fifth{n}"] for n in range(1, 6)]
+    assert len(set(parts)) == 5
 
 
 def test_perfect_scores_give_one_and_users_without_truth_are_left_out() -> None:
@@ -161,7 +195,8 @@ def test_perfect_scores_give_one_and_users_without_truth_are_left_out() -> None:
     scores = torch.from_numpy(test.toarray() + train.toarray() * 100)
     result = ev.evaluate(lambda ids: scores[ids].clone(), test, train)
     assert result.users.tolist() == [0, 1, 3]
-    assert result.means == dict.fromkeys(ev.DEFAULT_METRICS, 1.0)
+    assert set(result.values) == {f"{m}@{k}" for m in ("recall", "ndcg", "hr") for k in (10, 20)}
+    assert all((values == 1).all() for values in result.values.values())
 
 
 def test_result_does_not_depend_on_the_block_size() -> None:
@@ -204,7 +239,11 @@ def test_sampled_ranking_against_the_slow_version() -> None:
     scores = (rng.integers(0, 8, shape) / 4).astype(np.float32)
     result = ev.evaluate_sampled(
         lambda users, items: torch.from_numpy(scores)[users].gather(1, items), truth, negatives,
-        metrics=("recall@5", "ndcg@5"), seed=1, block_users=4,
+        metrics={
+            "recall@5": metrics.Metric("", 5, partial(metrics.recall, 5), ""),
+            "ndcg@5": metrics.Metric("", 5, partial(metrics.ndcg, 5), ""),
+        },
+        popularity=np.ones(truth.shape[1], dtype=np.int64), seed=1, block_users=4,
     )  # fmt: skip
     priority = tie_priority(60, 1)
     assert result.users.tolist() == list(range(0, 30, 2))
@@ -222,12 +261,10 @@ def test_sampled_ranking_against_the_slow_version() -> None:
 def test_a_list_of_no_items_is_refused(k: int) -> None:
     data = make_interactions(12, 9)
 
-    class Nine(torch.nn.Module):
-        def scorer(self) -> ev.Scorer:
-            return lambda users: torch.zeros(len(users), 9)
+    def scorer(users: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(users), 9)
 
-    model = Nine()
     with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
-        Ranker(model.scorer(), data.seen_before_test, k)
+        Ranker(scorer, data.seen_before_test, k)
     with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
-        artefact.top_k(model, data, [0, 1], k)  # type: ignore[arg-type]
+        top_k(scorer, data.seen_before_test, [0, 1], k)

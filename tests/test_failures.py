@@ -26,19 +26,19 @@ from rich.console import Console
 from conftest import make_interactions
 from dslbench import home
 from dslbench.errors import DslbenchError, RunError, StoreError
-from dslbench.evaluate import evaluate, evaluate_sampled
+from dslbench.evaluation.evaluate import evaluate, evaluate_sampled, pairs_of_items
 from dslbench.report import command
-from dslbench.runs import claims, execute, failures, store
+from dslbench.runs import claims, failures, stock, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import CancelledError, OnEvent
-from dslbench.runs.plan import PlannedRun
 from dslbench.runs.progress import Live, Quiet
 from dslbench.runs.schedule import Schedule
+from dslbench.runs.stock import WantedRun
 from dslbench.spec import RunSpec, resolve
 from test_report import RUNS, record
 
 COMPARE = [
-    sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
+    sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
     "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
 ]  # fmt: skip
 
@@ -96,7 +96,7 @@ class Scripted:
 
 
 def make(
-    runs: list[PlannedRun], executor: Scripted, show: Quiet | None = None, **patience: float
+    runs: list[WantedRun], executor: Scripted, show: Quiet | None = None, **patience: float
 ) -> tuple[list[str], str]:
     text = io.StringIO()
     show = show or Quiet(Console(file=text, width=300), len(runs))
@@ -106,7 +106,7 @@ def make(
 
 
 def test_a_failed_run_is_kept_with_its_reason_and_the_others_go_on() -> None:
-    runs = [PlannedRun(spec(seed=n), name, False) for n, name in enumerate("abc")]
+    runs = [WantedRun(spec(seed=n), name, False) for n, name in enumerate("abc")]
     ends = {"a": None, "b": RunError("it broke\nbadly", "mend it"), "c": None}
     found, shown = make(runs, Scripted(1, ends))
     assert found == ["toy lightgcn dense seed 1: it broke\nbadly (mend it)"]
@@ -135,7 +135,7 @@ def test_remains_of_a_killed_process_are_removed_by_the_next_that_makes_the_run(
     logs.mkdir()
     for name in ("a.123.log", "b.123.log"):
         (logs / name).write_text("killed\n")
-    found, _ = make([PlannedRun(spec(), "a", False)], Scripted(1, {"a": None}))
+    found, _ = make([WantedRun(spec(), "a", False)], Scripted(1, {"a": None}))
     assert [path.name for path in logs.iterdir()] == ["b.123.log"]
     assert found == [] and store.has("a", pytest.fail)
     assert {path.name for path in home.runs_dir().glob(".[ab].*")} == {".b.x3"}
@@ -198,9 +198,9 @@ def test_a_replacement_that_fails_half_way_changes_nothing(
 
 
 def test_students_wait_for_their_teacher_and_fail_with_it() -> None:
-    teacher = PlannedRun(spec(), "t", False, asked=False)
-    students = [PlannedRun(spec("rkd", n), f"s{n}", False, teacher="t") for n in range(2)]
-    other = PlannedRun(spec("rp"), "o", False)
+    teacher = WantedRun(spec(), "t", False, asked=False)
+    students = [WantedRun(spec("rkd", n), f"s{n}", False, teacher="t") for n in range(2)]
+    other = WantedRun(spec("rp"), "o", False)
     executor = Scripted(3, {"t": None, "s0": None, "s1": None, "o": None})
     found, _ = make([teacher, *students, other], executor)
     assert found == [] and executor.most == 2
@@ -214,7 +214,7 @@ def test_students_wait_for_their_teacher_and_fail_with_it() -> None:
 
 
 def test_never_more_at_once_than_there_are_slots() -> None:
-    runs = [PlannedRun(spec(seed=n), f"r{n}", False) for n in range(7)]
+    runs = [WantedRun(spec(seed=n), f"r{n}", False) for n in range(7)]
     executor = Scripted(3, dict.fromkeys((r.id for r in runs), None))
     live = Live(Console(file=io.StringIO(), force_terminal=True, width=100), len(runs))
     assert make(runs, executor, live)[0] == []
@@ -223,7 +223,7 @@ def test_never_more_at_once_than_there_are_slots() -> None:
 
 
 def test_a_full_disk_ends_the_comparison_and_not_what_is_under_way() -> None:
-    runs = [PlannedRun(spec(seed=n), f"r{n}", False) for n in range(4)]
+    runs = [WantedRun(spec(seed=n), f"r{n}", False) for n in range(4)]
     ends: dict[str, BaseException | None] = {"r0": StoreError("full"), "r1": None}
     executor = Scripted(2, ends)
     with pytest.raises(StoreError, match="full"):
@@ -234,7 +234,7 @@ def test_a_full_disk_ends_the_comparison_and_not_what_is_under_way() -> None:
 
 
 def test_a_run_that_another_process_made_or_failed_is_not_made_again() -> None:
-    runs = [PlannedRun(spec(seed=n), name, False) for n, name in enumerate("abc")]
+    runs = [WantedRun(spec(seed=n), name, False) for n, name in enumerate("abc")]
     executor = Scripted(1, {"b": None})
     text = io.StringIO()
     with Claims(pytest.fail, beat=0.05) as theirs, Claims(pytest.fail) as ours:
@@ -264,14 +264,14 @@ def test_a_run_that_another_process_made_or_failed_is_not_made_again() -> None:
 
 
 def test_a_run_that_another_process_made_while_a_trial_was_timed_is_not_made_again() -> None:
-    (planned,) = execute.plan([spec(epochs=1)], False, pytest.fail)
+    (planned,) = stock.take_stock([spec(epochs=1)], False, pytest.fail)
     assert not planned.done
     store.save(record() | {"id": planned.id}, [], {"users": np.arange(3)})  # before a schedule
     executor = Scripted(1, {})
     found, shown = make([planned], executor)
     assert found == [] and executor.order == []
     assert "by another process" in shown
-    assert execute.plan([spec(epochs=1)], False, pytest.fail)[0].done
+    assert stock.take_stock([spec(epochs=1)], False, pytest.fail)[0].done
 
 
 def test_only_failures_of_a_tables_own_settings_stand_below_it() -> None:
@@ -285,7 +285,7 @@ def test_only_failures_of_a_tables_own_settings_stand_below_it() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_whose_claim_is_lost_is_stopped_and_left_to_the_other(fails: bool) -> None:
-    run = PlannedRun(spec(), "sleeps", False)
+    run = WantedRun(spec(), "sleeps", False)
     executor = Scripted(1, {})
 
     def rob() -> None:
@@ -384,8 +384,13 @@ def test_evaluation_shrinks_its_blocks_when_memory_runs_out(error: Exception) ->
     for name, values in usual.values.items():
         np.testing.assert_array_equal(found.values[name], values)
     negatives = np.zeros((40, 2), dtype=np.int32)
-    few = evaluate_sampled(lambda u, i: tight(u).gather(1, i), data.test, negatives)
-    all_ = evaluate_sampled(lambda u, i: table[u].gather(1, i), data.test, negatives)
+    counts = pairs_of_items(data.train)
+    few = evaluate_sampled(
+        lambda u, i: tight(u).gather(1, i), data.test, negatives, popularity=counts
+    )
+    all_ = evaluate_sampled(
+        lambda u, i: table[u].gather(1, i), data.test, negatives, popularity=counts
+    )
     np.testing.assert_array_equal(few.values["recall@20"], all_.values["recall@20"])
 
     def none(users: torch.Tensor) -> torch.Tensor:

@@ -13,11 +13,12 @@ from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.backbones.base import Backbone
 from dslbench.errors import UsageError
-from dslbench.report import command, figures, formats, sparsity
+from dslbench.report import command, figures, sparsity
 from dslbench.report.build import FIGURES
-from dslbench.report.draw import draw
+from dslbench.report.formats import render
+from dslbench.report.formats.draw import draw
 from dslbench.runs import store
-from dslbench.runs.worker import make_lab
+from dslbench.runs.assemble import make_lab
 from dslbench.spec import resolve
 from dslbench.tables import PackedTable
 from test_report import record
@@ -42,11 +43,11 @@ def test_figure_2() -> None:
     assert by_name["DSL"].x == [0.1, 0.5, 0.9]
     assert by_name["DSL"].y == pytest.approx([0.095, 0.0775, 0.055])
     assert by_name["DSL"].error == [None, pytest.approx(0.005 / np.sqrt(2)), None]
-    (shown,) = json.loads(formats.figures("json", [figure], width=80))
+    (shown,) = json.loads(render.figures("json", [figure], width=80))
     assert [s["sd"] for s in shown["panels"][0]["series"][:2]] == [[None], by_name["DSL"].error]
     of_dsl = [
         line.rpartition(",")[2]
-        for line in formats.figures("csv", [figure], width=80).splitlines()
+        for line in render.figures("csv", [figure], width=80).splitlines()
         if ",Recall@20,DSL," in line
     ]
     assert of_dsl == ["", repr(by_name["DSL"].error[1]), ""]
@@ -119,7 +120,7 @@ def trained() -> dict[str, Any]:
     (table,) = model.tables().values()
     assert isinstance(table, PackedTable)
     table.set_mask(torch.from_numpy(np.arange(8) < live[:, None]))
-    packed = artefact.stored(model, spec.model_dump(mode="json"), data.digests)
+    packed = artefact.pack(model, spec.model_dump(mode="json"), data.digests)
     run = record("dsl", 0.1) | {"id": "trained"}
     store.save(run, [], {}, artefact.to_bytes(packed))
     return run

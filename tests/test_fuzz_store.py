@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 import torch
 
-from dslbench import cli, output
+from dslbench import output
+from dslbench.cli import main as cli
 from dslbench.errors import DslbenchError
-from dslbench.runs import claims, failures, store, worker
+from dslbench.runs import claims, failures, store
 from dslbench.runs.claims import Claims
+from dslbench.runs.worker.run import make_run
 from dslbench.spec import RunSpec, resolve
 
 CASES = int(os.environ.get("DSLBENCH_FUZZ", "240"))
@@ -55,8 +57,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["DSLBENCH_HOME"] = str(root / "home")
     try:
         for method in ("dense", "rp", "dsl"):
-            worker.execute(spec(method), torch.device("cpu"), lambda event: None)
-        worker.execute(spec("dsl", 0.8), torch.device("cpu"), lambda event: None)
+            make_run(spec(method), torch.device("cpu"), lambda event: None)
+        make_run(spec("dsl", 0.8), torch.device("cpu"), lambda event: None)
         failures.write("0123456789ab", spec("wr"), "it broke", "mend it")
         code, _, err = command("download", "mine", "--from", str(own))
         assert code == 0, err
@@ -188,9 +190,9 @@ def test_one_damaged_file(
     shutil.copytree(template, root)
     monkeypatch.setenv("DSLBENCH_HOME", str(root))
     # A trial would train; whether the data can be read is known by then.
-    from dslbench.runs import execute
+    from dslbench.runs import making
 
-    monkeypatch.setattr(execute, "estimate_seconds", lambda *args: 1.0)
+    monkeypatch.setattr(making, "estimate_seconds", lambda *args: 1.0)
     files = sorted(p for p in root.rglob("*") if p.is_file() and ".logs" not in p.parts)
     intact = {path: path.read_bytes() for path in files}
     weights = [6 if p.name == "run.json" else 2 for p in files]

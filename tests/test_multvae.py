@@ -16,11 +16,11 @@ from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import DataError
 from dslbench.ops.output_loss import BinaryLoss, MultinomialLoss, OutputLoss
 from dslbench.ops.sparse_input import SparseInput, drop_entries
-from dslbench.sampling_rows import UserRows, UserRowSampler, take_rows
+from dslbench.sampling.rows import UserRows, UserRowSampler, take_rows
 from dslbench.seeds import Streams
 from dslbench.spec import resolve
 from dslbench.tables import keep_count
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 from test_contract import train
 
 CPU = torch.device("cpu")

@@ -13,11 +13,11 @@ from dslbench.backbones.neumf import NeuMF, NeuMFHyper
 from dslbench.data.interactions import Interactions
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.ops.layers import SeededDropout
-from dslbench.sampling_pairs import Grouped, PointwiseSampler
+from dslbench.sampling.pairs import Grouped, PointwiseSampler
 from dslbench.seeds import Streams
 from dslbench.spec import resolve
 from dslbench.tables import DenseTable, MaskedTable, PackedTable
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 CPU = torch.device("cpu")
 

@@ -19,9 +19,8 @@ from dslbench.tables import (
     MaskedTable,
     PackedTable,
     TableSpec,
-    masked,
 )
-from dslbench.tables.base import normal
+from dslbench.tables.spec import normal
 from test_contract import train
 
 BACKBONES = ["lightgcn", "ultragcn", "neumf", "convncf", "cdae", "multvae"]
@@ -62,7 +61,7 @@ def test_reads_and_gradients_are_those_of_the_dense_form(
 ) -> None:
     if wide and not has_expand():
         pytest.skip("the processor has no AVX-512")
-    monkeypatch.setattr(masked, "_WIDE", wide)
+    monkeypatch.setattr("dslbench.ops.packed._WIDE", wide)
     packed, plain = make(PackedTable, 40, d, 0.3), make(DenseMaskedTable, 40, d, 0.3)
     assert torch.equal(packed.mask, plain.mask)
     assert packed.live() == plain.live() == packed.weight.numel()

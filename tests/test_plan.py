@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from dslbench import plan, registry
+from dslbench import registry
+from dslbench.cli.runner import check_shown
 from dslbench.errors import UsageError
-from dslbench.plan import Chosen
 from dslbench.report.build import FIGURES, TABLES
+from dslbench.runs import plan
+from dslbench.runs.plan import Chosen
 from dslbench.spec import RunSpec
 
 OWN = """\
@@ -164,7 +166,7 @@ def test_an_error_names_the_line(
 
 def test_a_table_that_does_not_exist_is_found_before_training() -> None:
     with pytest.raises(UsageError, match=r"own.toml, line 2: no table '44'"):
-        plan.check_shown(plan.parse("own.toml", OWN.replace('"4"', '"44"')))
+        check_shown(plan.parse("own.toml", OWN.replace('"4"', '"44"')))
 
 
 def test_an_unknown_data_set_is_found_before_training() -> None:
@@ -191,7 +193,7 @@ def test_where_a_plan_is_read_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", plan.names())
 def test_every_plan_that_comes_along_resolves(name: str) -> None:
     file = plan.read(name)
-    plan.check_shown(file)
+    check_shown(file)
     specs, _ = plan.runs(file, Chosen(), "toy")
     assert specs and file.plan.title
     assert (file.plan.table in TABLES) or (file.plan.figure in FIGURES)

@@ -10,16 +10,16 @@ from numpy.testing import assert_allclose
 from conftest import make_interactions
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
-from dslbench.hooks import Hooks, Loop, Phase
 from dslbench.methods import _masked, lth_mrs
 from dslbench.methods.lth_mrs import IterativePruning, LotteryTickets, TicketOptions
 from dslbench.methods.omp import OneShotOptions, OneShotPruning
 from dslbench.methods.pep import SoftThresholds
 from dslbench.tables import MaskedTable, PackedTable, Table, TableSpec, keep_count
-from dslbench.tables.base import normal
 from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
-from dslbench.train import Lab
+from dslbench.tables.spec import normal
+from dslbench.training.hooks import Hooks, Loop, Phase
+from dslbench.training.lab import Lab
 from test_contract import parameters, train
 
 

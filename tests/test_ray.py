@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from dslbench.errors import RunError, UsageError
-from dslbench.runs import execute, ray_executor, store
+from dslbench.runs import local, ray_executor, stock, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import CancelledError
 from dslbench.runs.progress import Quiet
@@ -86,7 +86,7 @@ def test_a_lost_node_costs_no_run_and_both_executors_give_the_same_records(
 ) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
-    planned = execute.plan(specs(40), False, pytest.fail)
+    planned = stock.take_stock(specs(40), False, pytest.fail)
     executor = ray_executor.RayExecutor("cpu", None, cluster.address)
     assert executor.slots == 3
     show = Watch(len(planned))
@@ -119,8 +119,8 @@ def test_a_lost_node_costs_no_run_and_both_executors_give_the_same_records(
         "OMP_NUM_THREADS",
     ):  # as tasks have: torch's sums of losses differ
         monkeypatch.setenv(name, "1")
-    again = execute.plan(specs(40), False, pytest.fail)
-    assert schedule(again, execute.LocalExecutor("cpu"), Watch(len(again))) == []
+    again = stock.take_stock(specs(40), False, pytest.fail)
+    assert schedule(again, local.LocalExecutor("cpu"), Watch(len(again))) == []
     for record in store.read_all(pytest.fail):
         name = record["id"]
         assert same(record) == same(made[name])
@@ -133,8 +133,8 @@ def test_what_fails_on_a_node_fails_here_and_cancelling_frees_it(cluster: Any) -
         dataset="toy", backbone="lightgcn", method="dense", sparsity=0.5, seed=0, epochs=2,
         settings=["embedding_size=8", "lr=1e30"],
     )  # fmt: skip
-    (failing,) = execute.plan([bad], False, pytest.fail)
-    (long,) = execute.plan(specs(100_000)[:1], False, pytest.fail)
+    (failing,) = stock.take_stock([bad], False, pytest.fail)
+    (long,) = stock.take_stock(specs(100_000)[:1], False, pytest.fail)
     executor = ray_executor.RayExecutor("cpu", 1, cluster.address)
     try:
         with pytest.raises(RunError, match=r"stopped being numbers|the loss became"):
@@ -161,7 +161,7 @@ def test_what_fails_on_a_node_fails_here_and_cancelling_frees_it(cluster: Any) -
 
 def test_the_command_line_on_a_cluster(cluster: Any, own_home: Path) -> None:
     command = [
-        sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
+        sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
         "--set", "embedding_size=8", "--method", "dense", "--method", "rp", "--epochs", "2",
         "--executor", "ray", "--format", "json",
     ]  # fmt: skip

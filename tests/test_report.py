@@ -12,9 +12,9 @@ import pytest
 
 from dslbench import home
 from dslbench.errors import RunError
-from dslbench.report import formats
 from dslbench.report.build import build
-from dslbench.runs import budget, store
+from dslbench.report.formats import render
+from dslbench.runs import equal_cost, store
 
 
 def record(
@@ -58,7 +58,7 @@ RUNS = [
 
 
 def show(number: str, format_name: str, records: list[dict[str, Any]]) -> str:
-    return formats.tables(format_name, build(number, records), width=160, color=False)
+    return render.tables(format_name, build(number, records), width=160, color=False)
 
 
 def test_table_3_in_markdown() -> None:
@@ -125,7 +125,7 @@ def test_a_missing_value_is_a_dash_not_a_mean_of_the_rest() -> None:
 
 @pytest.mark.parametrize("width", [50, 60, 80, 200])
 def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> None:
-    text = formats.tables("terminal", build("3", RUNS), width=width, color=False)
+    text = render.tables("terminal", build("3", RUNS), width=width, color=False)
     assert max(len(line) for line in text.splitlines()) <= width
     for number in ("0.1005 ±.0007", "57,600", "512 MiB", "12.5 s"):
         assert number in text
@@ -135,7 +135,7 @@ def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> 
 
 
 def test_json_is_the_records() -> None:
-    assert json.loads(formats.record_json(RUNS)) == RUNS
+    assert json.loads(render.record_json(RUNS)) == RUNS
 
 
 def test_store_round_trip_and_damage(own_home: Path) -> None:
@@ -224,7 +224,7 @@ def test_equal_macs_scale_the_epochs_of_the_cheaper_runs() -> None:
         counted(record("omp"), 1830),
         counted(record("rp"), 1000),
     ]
-    found = budget.equal_macs(runs, make)
+    found = equal_cost.equal_macs(runs, make)
     assert asked == [("dense", 18), ("rp", 18)]  # 18.3 epochs
     assert [r["equal_cost"]["budget_macs"] for r in found] == [1830] * 3
     (table,) = build("3", found)
@@ -233,7 +233,7 @@ def test_equal_macs_scale_the_epochs_of_the_cheaper_runs() -> None:
     assert shares == {"Baseline": "98.4%", "OMP": "100.0%", "RP": "98.4%"}
     assert any("budget 1.830e+03" in line and "omp 100.0%" in line for line in table.footer)
     with pytest.raises(RunError, match="not counted"):
-        budget.equal_macs([record("dense")], make)
+        equal_cost.equal_macs([record("dense")], make)
 
 
 def test_a_narrower_model_names_the_width_that_was_rounded_down() -> None:

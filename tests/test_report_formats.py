@@ -15,14 +15,15 @@ import pandas as pd
 import pytest
 
 from dslbench.errors import UsageError
-from dslbench.report import command, formats
+from dslbench.report import command
 from dslbench.report.build import TABLES, build
 from dslbench.report.figures import FigureModel, Panel, Series
-from dslbench.report.html import page
-from dslbench.report.latex import escape, latex
+from dslbench.report.formats import render
+from dslbench.report.formats.html import page
+from dslbench.report.formats.latex import escape, latex
+from dslbench.report.formats.terminal import terminal
+from dslbench.report.formats.text_plot import plot, shade, text_figure
 from dslbench.report.tables import Cell, TableModel
-from dslbench.report.terminal import terminal
-from dslbench.report.text_plot import plot, shade, text_figure
 from test_report import RUNS, record
 
 SMALL = TableModel(
@@ -96,7 +97,7 @@ def test_terminal() -> None:
 
 
 def test_markdown() -> None:
-    assert formats.markdown([SMALL]) == MARKDOWN
+    assert render.markdown([SMALL]) == MARKDOWN
 
 
 LATEX = r"""% needs \usepackage[T1]{fontenc}, \usepackage{booktabs} and \usepackage{amssymb}
@@ -155,25 +156,25 @@ def test_latex_is_well_formed(name: str, tmp_path: Path) -> None:
 
 
 def test_csv_round_trips_through_pandas() -> None:
-    frame = pd.read_csv(io.StringIO(formats.csv([SMALL])))
+    frame = pd.read_csv(io.StringIO(render.csv([SMALL])))
     assert list(frame.columns) == ["Table", "Method", "Recall@20", "Recall@20 sd", "Peak memory"]
     assert frame["Method"].tolist() == ["Baseline", "DSL (rho_0=0.1)", "<RP>"]
     assert frame["Recall@20"].tolist()[:2] == [0.1005, 0.092] and np.isnan(frame["Recall@20"][2])
     assert frame["Peak memory"].isna().tolist() == [False, True, False]
-    runs = pd.read_csv(io.StringIO(formats.csv(build("3", RUNS))))
+    runs = pd.read_csv(io.StringIO(render.csv(build("3", RUNS))))
     assert runs.loc[runs["Method"] == "Baseline", "Recall@20"].item() == (0.10 + 0.101) / 2
     # Tables with other columns share a file.
-    both = pd.read_csv(io.StringIO(formats.csv([*build("3", RUNS), *build("cost", RUNS)])))
+    both = pd.read_csv(io.StringIO(render.csv([*build("3", RUNS), *build("cost", RUNS)])))
     assert {"Recall@20", "Measured vs dense"} <= set(both.columns)
 
 
 @pytest.mark.parametrize("name", ["1", "2", "3", "cost", "pareto", "stats", "audit"])
 def test_every_csv_line_stands_by_itself(name: str) -> None:
     models = build(name, RUNS)
-    frame = pd.read_csv(io.StringIO(formats.csv(models)), keep_default_na=False)
+    frame = pd.read_csv(io.StringIO(render.csv(models)), keep_default_na=False)
     assert len(frame) == sum(len(model.rows) for model in models)
     of_models = iter(frame.to_dict("records"))
-    objects = json.loads(formats.table_json(models))
+    objects = json.loads(render.table_json(models))
     for model, as_json in zip(models, objects, strict=True):
         previous = [""] * model.left_columns
         for row, shown in zip(model.rows, as_json["rows"], strict=True):
@@ -187,7 +188,7 @@ def test_every_csv_line_stands_by_itself(name: str) -> None:
 
 
 def test_json_of_tables() -> None:
-    (table,) = json.loads(formats.table_json([SMALL]))
+    (table,) = json.loads(render.table_json([SMALL]))
     assert table["rows"][1]["Recall@20"] == {
         "text": "0.0920", "value": 0.092, "sd": 0.0028, "runs": 2, "mark": "second",
     }  # fmt: skip
@@ -254,12 +255,12 @@ def test_figures_as_text() -> None:
 
 
 def test_figures_as_data() -> None:
-    frame = pd.read_csv(io.StringIO(formats.figures("csv", [FIGURE], width=80)))
+    frame = pd.read_csv(io.StringIO(render.figures("csv", [FIGURE], width=80)))
     assert frame.loc[frame["series"] == "DSL", "y"].tolist() == [0.3, 0.2, 0.1]
-    (figure,) = json.loads(formats.figures("json", [FIGURE], width=80))
+    (figure,) = json.loads(render.figures("json", [FIGURE], width=80))
     assert figure["panels"][0]["series"][1]["sd"] == [0.01, 0.01, 0.0]
     with pytest.raises(UsageError, match="unknown format 'latex'"):
-        formats.figures("latex", [FIGURE], width=80)
+        render.figures("latex", [FIGURE], width=80)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_numbered_files() -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("format_name", formats.FORMATS)
+@pytest.mark.parametrize("format_name", render.FORMATS)
 def test_every_table_in_every_format(name: str, format_name: str) -> None:
     runs = [
         *RUNS,
@@ -311,5 +312,5 @@ def test_every_table_in_every_format(name: str, format_name: str) -> None:
         record("dsl", 0.07, options={"decay": "none"}, changed_options={"decay": "none"})
         | {"id": "none"},
     ]
-    text = formats.tables(format_name, build(name, runs), width=60, color=False)
+    text = render.tables(format_name, build(name, runs), width=60, color=False)
     assert ("toy" if TABLES[name].needs_runs else "Audit") in text and text.endswith("\n")

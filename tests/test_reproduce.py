@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dslbench import data as datasets
-from dslbench import plan, reproduce
+from dslbench.cli import reproduction as reproduce
 from dslbench.errors import DataError, RunError, UsageError
 from dslbench.report import references
-from dslbench.runs import execute, store
+from dslbench.runs import plan, stock, store
 from dslbench.spec import RunSpec
 from test_report import record
 
@@ -31,7 +31,7 @@ method = ["dense", "dsl"]
 def made_up(specs: list[RunSpec]) -> None:
     """Store a record for each run without training it."""
     digests = datasets.load("toy").summary()
-    for run in execute.plan(specs, force=False, warn=pytest.fail):
+    for run in stock.take_stock(specs, force=False, warn=pytest.fail):
         made = record(run.spec.method, 0.1) | {"id": run.id}
         extra = {"embedding_size": 64, "layers": 3}
         made |= {"spec": run.spec.model_dump() | extra, "data": digests}
@@ -49,7 +49,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def no_network(names: list[str], *rest: object) -> None:
         raise DataError(f"{names[0]} cannot be reached")
 
-    monkeypatch.setattr("dslbench.data.commands.download", no_network)
+    monkeypatch.setattr("dslbench.cli.datasets.download", no_network)
     return []
 
 
@@ -72,7 +72,7 @@ def test_the_second_time_nothing_is_missing(tmp_path: Path, small: list[str]) ->
     calls: list[int] = []
 
     def count_missing(specs: list[RunSpec]) -> None:
-        planned = execute.plan(specs, force=False, warn=pytest.fail)
+        planned = stock.take_stock(specs, force=False, warn=pytest.fail)
         calls.append(sum(not run.done for run in planned))
         made_up(specs)
 
@@ -109,7 +109,7 @@ def test_data_is_imported_from_the_folder_given(
 ) -> None:
     asked = []
     monkeypatch.setattr(
-        "dslbench.data.commands.download", lambda names, all_, source, *rest: asked.append(source)
+        "dslbench.cli.datasets.download", lambda names, all_, source, *rest: asked.append(source)
     )
     (tmp_path / "gowalla").mkdir()
     sources = reproduce._Sources(tmp_path, small.append)

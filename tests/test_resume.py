@@ -24,17 +24,21 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from conftest import make_interactions
-from dslbench import compare, registry
 from dslbench import data as datasets
+from dslbench import registry
+from dslbench.cli import runner as compare
 from dslbench.cost import counted
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
-from dslbench.hooks import Phase
-from dslbench.runs import checkpoint, execute, store, worker
+from dslbench.runs import assemble, checkpoint, local, making, store
 from dslbench.runs.checkpoint import Checkpoints
+from dslbench.runs.worker.run import make_run
+from dslbench.runs.worker.train import train as train_run
 from dslbench.spec import RunSpec, resolve
-from dslbench.state import SAME, Keeper
-from dslbench.train import Lab
+from dslbench.training.hooks import Phase
+from dslbench.training.lab import Lab
+from dslbench.training.progress import Keeper
+from dslbench.training.state import SAME
 from test_contract import PAIRS, SETTINGS, TWO_ROUNDS
 
 CPU = torch.device("cpu")
@@ -80,17 +84,17 @@ def run(
         ],
     )  # fmt: skip
     if spec.teacher is None:
-        model, trained, lab = worker.train(spec, data, CPU, lambda event: None, keeper)
+        model, trained, lab = train_run(spec, data, CPU, lambda event: None, keeper)
     else:
         dense = spec.teacher
 
         def teacher() -> tuple[Any, Phase]:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(counted.Ledger, "step", STEP)  # its steps are not the run's
-                model, _, lab = worker.train(dense, data, CPU, lambda event: None, Keeper())
+                model, _, lab = train_run(dense, data, CPU, lambda event: None, Keeper())
             return model, dataclasses.replace(lab.phases[-1], name="teacher")
 
-        original = worker.make_lab
+        original = assemble.make_lab
 
         def make_lab(*args: Any) -> Lab:
             lab = original(*args)
@@ -99,13 +103,13 @@ def run(
             return lab
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker, "make_lab", make_lab)
-            model, trained, lab = worker.train(spec, data, CPU, lambda event: None, keeper)
+            patch.setattr("dslbench.runs.worker.train.make_lab", make_lab)
+            model, trained, lab = train_run(spec, data, CPU, lambda event: None, keeper)
     tables = {name: table.pack() for name, table in model.tables().items()}
     return {
         "weights": model.state_dict(),
         "values": {name: table.values for name, table in tables.items()},
-        "masks": {name: table.mask for name, table in tables.items()},
+        "masks": {name: table.live() for name, table in tables.items()},
         "history": [
             {k: v for k, v in row.items() if not k.endswith("seconds")}
             for phase in lab.phases
@@ -314,14 +318,14 @@ def test_checkpoints_that_do_not_fit_start_the_run_over(monkeypatch: pytest.Monk
     with pytest.MonkeyPatch.context() as patch:
         stop_at(30, patch)
         with pytest.raises(Killed):
-            worker.execute(spec, CPU, lambda event: None)
+            make_run(spec, CPU, lambda event: None)
 
     def misfit(*args: Any) -> None:
         raise KeyError("gone")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry.method("rp"), "recall", misfit)
-        record = worker.execute(spec, CPU, events.append)
+        record = make_run(spec, CPU, events.append)
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert len(notes) == 1 and "do not fit, the run starts over: KeyError: 'gone'" in notes[0]
     assert record["cost"]["measured"]["resumed"] == 0
@@ -350,8 +354,8 @@ def test_force_starts_over(force: bool, monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(kept.exists())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(execute, "estimate_seconds", lambda *args: 0.0)
-    monkeypatch.setattr(execute.LocalExecutor, "make", make_none)
+    monkeypatch.setattr(making, "estimate_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(local.LocalExecutor, "make", make_none)
     with pytest.raises(typer.Exit):
         compare.make([spec], where=compare.Where("cpu"), force=force, dry_run=False)
     assert seen == [not force]
@@ -372,7 +376,7 @@ def test_a_killed_worker_goes_on(own_home: Path, monkeypatch: pytest.MonkeyPatch
     """A real SIGKILL of the process that trains, in the midst of a compare."""
     environment = os.environ | {"DSLBENCH_CHECKPOINT_SHARE": "1"}
     command = [
-        sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
+        sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
         "--epochs", "5", "--set", "embedding_size=8", "--set", "lth_mrs.rounds=2",
         "--method", "lth_mrs",
     ]  # fmt: skip
@@ -398,7 +402,7 @@ def test_a_killed_worker_goes_on(own_home: Path, monkeypatch: pytest.MonkeyPatch
     assert not (kept / run_id).exists()
 
     monkeypatch.setenv("DSLBENCH_HOME", str(own_home / "other"))
-    whole = worker.execute(RunSpec.of_record(resumed["spec"]), CPU, lambda event: None)
+    whole = make_run(RunSpec.of_record(resumed["spec"]), CPU, lambda event: None)
     assert json.dumps(timeless(whole)) == json.dumps(timeless(resumed))
     assert json.dumps(_without_times(store.history(run_id))) == json.dumps(_without_times(history))
 

@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 
 from conftest import make_interactions
-from dslbench import sampling
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import DataError
-from dslbench.sampling import TripleSampler
+from dslbench.sampling import triples as sampling
+from dslbench.sampling.triples import TripleSampler
 from dslbench.seeds import Streams
 
 CPU = torch.device("cpu")

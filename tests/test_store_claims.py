@@ -21,7 +21,7 @@ from dslbench.runs.claims import Claims
 from dslbench.runs.local import LocalExecutor
 
 COMPARE = [
-    sys.executable, "-m", "dslbench.cli", "compare", "--backbone", "lightgcn", "--dataset", "toy",
+    sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
     "--set", "embedding_size=8", "--method", "dense", "--method", "rp", "--method", "wr",
 ]  # fmt: skip
 

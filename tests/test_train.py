@@ -16,13 +16,15 @@ from dslbench import data as datasets
 from dslbench.backbones.lightgcn import LightGCN
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import DataError, RunError
-from dslbench.evaluate import Evaluation
+from dslbench.evaluation.evaluate import Evaluation
 from dslbench.ops.propagate import Propagate
 from dslbench.optimisers import Adam
-from dslbench.runs import store, worker
+from dslbench.runs import assemble, store
+from dslbench.runs.assemble import rebuild
+from dslbench.runs.worker.run import make_run
 from dslbench.spec import resolve
-from dslbench.tables.base import xavier_uniform
-from dslbench.train import Lab, learning_rate
+from dslbench.tables.spec import xavier_uniform
+from dslbench.training.lab import Lab, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -32,7 +34,7 @@ def make_lab(data: Interactions, *settings: str, method: str = "dense", epochs: 
         dataset="toy", backbone="lightgcn", method=method, sparsity=0.5, seed=1, epochs=epochs,
         settings=["embedding_size=8", "batch_size=64", *settings],
     )  # fmt: skip
-    return worker.make_lab(spec, data, CPU)
+    return assemble.make_lab(spec, data, CPU)
 
 
 def test_the_best_epoch_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +45,9 @@ def test_the_best_epoch_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert part == "valid"
         weights.append(model.embedding.weight.detach().clone())
         value = np.array([next(values)])
-        return Evaluation(np.array([0]), {"recall@20": value, "ndcg@20": value, "hr@20": value}, 0)
+        return Evaluation(
+            np.array([0]), {"recall@20": value, "ndcg@20": value, "hr@20": value}, {}, 0
+        )
 
     monkeypatch.setattr(Lab, "evaluate", scripted)
     model = lab.build()
@@ -114,10 +118,10 @@ def test_a_record_is_about_the_stored_model_on_test(own_home: Path) -> None:
         dataset="toy", backbone="lightgcn", method="rp", sparsity=0.5, seed=0, epochs=2,
         settings=["embedding_size=8"],
     )  # fmt: skip
-    record = worker.execute(spec, CPU, lambda event: None)
+    record = make_run(spec, CPU, lambda event: None)
     packed = artefact.read(store.folder(record["id"]) / "model.safetensors")
     data = datasets.load("toy")
-    again = worker.make_lab(spec, data, CPU).evaluate(artefact.rebuild(packed), "test")
+    again = assemble.make_lab(spec, data, CPU).evaluate(rebuild(packed), "test")
     for name, value in again.means.items():
         assert record["quality"][name] == pytest.approx(value, abs=1e-6)
     users = np.load(store.folder(record["id"]) / "users.npz")

@@ -17,11 +17,11 @@ from dslbench.errors import DataError
 from dslbench.ops import threads
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import SquaredNorm
-from dslbench.sampling_pairs import GroupedSampler, PointwiseSampler
+from dslbench.sampling.pairs import GroupedSampler, PointwiseSampler
 from dslbench.seeds import Streams
 from dslbench.spec import resolve
 from dslbench.tables import DenseTable
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 CPU = torch.device("cpu")
 

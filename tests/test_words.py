@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dslbench.report.settings import label
+from dslbench.report.comparable import label
 from dslbench.spec import resolve
 from dslbench.words import number, percent, percent_reached
 

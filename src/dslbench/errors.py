@@ -52,3 +52,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+
+
+def reason_of(error: BaseException) -> str:
+    """An error of any library in one printable line of at most 200 characters."""
+    text = str(error)
+    if (errors := getattr(error, "errors", None)) is not None:  # pydantic's: the first of them
+        first = errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        text = f"'{where}': {first['msg'].lower()}"
+    if isinstance(error, KeyError):
+        text = f"{error} is missing"
+    line = (text or type(error).__name__).partition("\n")[0]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:200])

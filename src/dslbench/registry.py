@@ -1,6 +1,8 @@
 """Finds methods and backbones by name: the files of their packages, then entry points.
 
-Names and one-line descriptions are read without importing anything, so listing is cheap.
+Names and one-line descriptions of what is in this package are read without importing anything, so
+listing is cheap. What another package brings under the entry point group `dslbench.methods` or
+`dslbench.backbones` is imported when it is used; what cannot be imported is one line and hurts nobody else.
 """
 
 from __future__ import annotations
@@ -9,84 +11,105 @@ import ast
 import importlib
 import inspect
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from dslbench import plugins
 from dslbench.errors import UsageError, did_you_mean
+from dslbench.output import warn_once
 
 if TYPE_CHECKING:
     from dslbench.backbones.base import Backbone
     from dslbench.methods.base import Method
 
-_KINDS = {"method": "dslbench.methods", "backbone": "dslbench.backbones"}
+Kind = Literal["method", "backbone"]
+
+
+def _package(kind: Kind) -> str:
+    return f"dslbench.{kind}s"
 
 
 @cache
-def _known(kind: str) -> dict[str, str]:
-    """Name to "module" (own files) or "module:Class" (entry points of other packages)."""
-    package = _KINDS[kind]
-    own = (
-        Path(str(entry)).stem for entry in files(package).iterdir() if entry.name.endswith(".py")
-    )
-    known = {
-        name: f"{package}.{name}"
-        for name in sorted(own)
-        if name != "base" and not name.startswith("_")
-    }
-    for point in entry_points(group=package):
-        if point.name in known:
-            raise UsageError(f"{kind} '{point.name}' of {point.value} is already defined")
-        known[point.name] = point.value
-    return known
+def _own(kind: Kind) -> tuple[str, ...]:
+    """Names of the files of this package."""
+    entries = (Path(str(entry)) for entry in files(_package(kind)).iterdir())
+    names = (path.stem for path in entries if path.suffix == ".py")
+    return tuple(sorted(n for n in names if n != "base" and not n.startswith("_")))
 
 
-def names(kind: str) -> list[str]:
-    """Known names of a kind ("method" or "backbone"); dense comes first among the methods."""
-    return sorted(_known(kind), key=lambda name: (name != "dense", name))
+@cache
+def _foreign(kind: Kind) -> tuple[str, ...]:
+    """Names that other packages bring; one that is taken already is left out with a line."""
+    found = []
+    for name, point in plugins.points(_package(kind)).items():
+        if name in _own(kind):
+            warn_once(f"the plug-in {kind} '{name}' ({point.value}) is left out: the name is taken")
+        else:
+            found.append(name)
+    return tuple(found)
 
 
-def summary(kind: str, name: str) -> str:
-    """First line of the module's docstring, read from its source without importing it."""
-    target = _known(kind)[name].partition(":")[0]
-    if not target.startswith(_KINDS[kind]):
-        return f"from {target}"
-    source = files(_KINDS[kind]).joinpath(f"{name}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+def names(kind: Kind) -> list[str]:
+    """Known names of a kind; dense comes first among the methods."""
+    return sorted([*_own(kind), *_foreign(kind)], key=lambda name: (name != "dense", name))
 
 
-def check_name(kind: str, name: str) -> None:
-    """Raise `UsageError` with the closest match for an unknown name."""
-    if name not in _known(kind):
-        raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, _known(kind)))
-
-
-def _load(kind: str, name: str, base: type[Any]) -> Any:
-    check_name(kind, name)
-    module_name, _, class_name = _known(kind)[name].partition(":")
-    module = importlib.import_module(module_name)
-    if class_name:
-        found = getattr(module, class_name)
-    else:
-        own = (c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, base))
-        found = next(c for c in own if c.__dict__.get("name") == name)
-    if not issubclass(found, base):
-        raise UsageError(f"{kind} '{name}' ({module_name}) is not a {base.__name__}")
+def working(kind: Kind) -> list[str]:
+    """The names without those of plug-ins that cannot be loaded, each of which is a line."""
+    found = []
+    for name in names(kind):
+        try:
+            if name in _foreign(kind):
+                _load(kind, name)
+        except UsageError as error:
+            warn_once(f"{error.message}; left out ({error.hint})" if error.hint else error.message)
+        else:
+            found.append(name)
     return found
 
 
-def method(name: str) -> type[Method]:
-    """The class of a method."""
-    from dslbench.methods.base import Method
+def summary(kind: Kind, name: str) -> str:
+    """First line of the module's docstring, read from its source without importing it."""
+    if name in _foreign(kind):
+        return f"from {plugins.points(_package(kind))[name].value.partition(':')[0]}"
+    source = files(_package(kind)).joinpath(f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
-    found: type[Method] = _load("method", name, Method)
+
+def check_name(kind: Kind, name: str) -> None:
+    """Raise `UsageError` with the closest match for an unknown name."""
+    if name not in names(kind):
+        raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, names(kind)))
+
+
+def _load(kind: Kind, name: str) -> Any:
+    check_name(kind, name)
+    base: Any = getattr(importlib.import_module(f"{_package(kind)}.base"), kind.capitalize())
+    if name in _foreign(kind):
+        point = plugins.points(_package(kind))[name]
+        found: Any = plugins.load(point)
+        if not (
+            inspect.isclass(found)
+            and issubclass(found, base)
+            and getattr(found, "name", "") == name
+        ):
+            raise UsageError(
+                f"the plug-in {kind} '{name}' ({point.value}) is no {base.__name__} of that name"
+            )
+        return found
+    module = importlib.import_module(f"{_package(kind)}.{name}")
+    own = (c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, base))
+    return next(c for c in own if c.__dict__.get("name") == name)
+
+
+def method(name: str) -> type[Method]:
+    """The class of a method; raises `UsageError` for a name or a plug-in that is none."""
+    found: type[Method] = _load("method", name)
     return found
 
 
 def backbone(name: str) -> type[Backbone]:
-    """The class of a backbone."""
-    from dslbench.backbones.base import Backbone
-
-    found: type[Backbone] = _load("backbone", name, Backbone)
+    """The class of a backbone; raises `UsageError` for a name or a plug-in that is none."""
+    found: type[Backbone] = _load("backbone", name)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dslbench import registry, spec
+from dslbench import registry
 from dslbench.errors import UsageError, did_you_mean
 
 _LIMITS = {
@@ -82,7 +82,7 @@ def _of_method(name: str) -> Iterator[Setting]:
 
 def _of_backbone(name: str) -> Iterator[Setting]:
     hyper = registry.backbone(name).hyper_type
-    presets = spec.presets(name)
+    presets = registry.backbone(name).presets()
     first = str(presets["default"])
     known = [key for key, value in presets.items() if isinstance(value, dict)]
     yield Setting(

@@ -6,7 +6,6 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dslbench import registry
 from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
+from dslbench.versions import SHARED
 from dslbench.words import percent
 
 Scale = Literal["quick", "laptop", "paper", "custom"]
@@ -57,6 +57,11 @@ class RunSpec(BaseModel):
         return f"{self.dataset} {self.backbone} {self.method}{brackets}{at} seed {self.seed}"
 
     @property
+    def method_options(self) -> Any:
+        """The options as an object of the method's own class."""
+        return registry.method(self.method).options_type.model_validate(self.options)
+
+    @property
     def teacher(self) -> RunSpec | None:
         """The dense run of the same setting where the method learns from one, else None."""
         if not registry.method(self.method).distils or self.sparsity == 0:
@@ -92,6 +97,14 @@ class RunSpec(BaseModel):
         hyper = self.hyper | following
         return self.model_copy(update={"epochs": epochs, "scale": scale, "hyper": hyper})
 
+    def versions(self) -> dict[str, int]:
+        """Versions of the code that decides the result."""
+        return {
+            "backbone": registry.backbone(self.backbone).version,
+            "method": registry.method(self.method).version,
+            **SHARED,
+        }
+
     def identity(self, data_digests: Mapping[str, Any]) -> str:
         """Hash over the resolved spec, the data's digests and the versions of the code.
 
@@ -100,8 +113,7 @@ class RunSpec(BaseModel):
         content = {
             "spec": self.decisive(),
             "data": dict(data_digests),
-            "backbone_version": registry.backbone(self.backbone).version,
-            "method_version": registry.method(self.method).version,
+            "versions": self.versions(),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
@@ -226,15 +238,9 @@ def _changed(
     return {key: resolved[key] for key in chosen if resolved[key] != usual.get(key)}
 
 
-def presets(backbone: str) -> dict[str, Any]:
-    """A backbone's presets by name, and the name of the `default` one."""
-    path = files("dslbench.presets").joinpath(f"{backbone}.toml")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
-
-
 def _preset(backbone: str, dataset: str, name: str | None) -> tuple[str, dict[str, Any]]:
     """Values of a preset for a data set, without their sources."""
-    found = presets(backbone)
+    found = registry.backbone(backbone).presets()
     name = name or found["default"]
     known = [key for key in found if isinstance(found[key], dict)]
     if name not in known:

@@ -7,9 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from dslbench.backbones.base import Backbone, Scorer
+from dslbench.backbones.base import Backbone
 from dslbench.ops.lookup import LookupScores
-from dslbench.ops.scores import FullScores
+from dslbench.ops.scores import FullScores, Scorer
 from dslbench.tables import Table
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
+import tomllib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,17 +17,12 @@ from torch import Tensor, nn
 
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError, UsageError
+from dslbench.ops.scores import CandidateScorer, Scorer
 from dslbench.optimisers import Adam
-from dslbench.sampling import Sampler
+from dslbench.sampling.triples import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
 from dslbench.words import percent
-
-if TYPE_CHECKING:
-    from dslbench.train import Lab
-
-Scorer = Callable[[Tensor], Tensor]
-CandidateScorer = Callable[[Tensor, Tensor], Tensor]
 
 
 class Hyper(BaseModel):
@@ -73,6 +72,18 @@ def narrow(width: int, share: float) -> int:
     return found
 
 
+class Pretrainer(Protocol):
+    """What trains simpler models first, where a recipe asks for it: the lab of the training loop."""
+
+    hyper: Any
+
+    def fit_other(
+        self, backbone: type[Backbone], hyper: Any, phase: str, streams: Streams,
+        start: Mapping[str, Tensor] | None = None, select: bool = True,
+    ) -> Backbone:  # fmt: skip
+        """Train another, dense backbone on the same data for `hyper.epochs` epochs."""
+
+
 class Backbone(nn.Module, ABC):
     """A recommender built from tables that a method provides.
 
@@ -104,6 +115,23 @@ class Backbone(nn.Module, ABC):
     # methods that look at single users and items; None where a loss has no such parts.
     example_losses: Tensor | None = None
 
+    @classmethod
+    def presets(cls) -> dict[str, Any]:
+        """Recipes by name, and under `default` the name of one of them.
+
+        A recipe is values of hyper-parameters, its `source`, and under `dataset` what single data sets
+        change. By default read from `presets/NAME.toml` beside the file of the class.
+
+        Raises `UsageError` where there is none.
+        """
+        path = Path(inspect.getfile(cls)).parent / "presets" / f"{cls.name}.toml"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            raise UsageError(f"backbone '{cls.name}' has no presets: {path} is missing") from None
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"{path}: not valid TOML: {error}") from None
+
     @abstractmethod
     def __init__(
         self, data: Interactions, hyper: Any, make_table: MakeTable, streams: Streams
@@ -116,7 +144,7 @@ class Backbone(nn.Module, ABC):
         return []
 
     @classmethod
-    def pretrain(cls, lab: Lab, streams: Streams) -> dict[str, Tensor] | None:
+    def pretrain(cls, lab: Pretrainer, streams: Streams) -> dict[str, Tensor] | None:
         """Initial values by parameter name, where the recipe trains simpler models first.
 
         Called once for each set of initial values, before the first model is built from them;
@@ -197,6 +225,12 @@ class Backbone(nn.Module, ABC):
         for name, parameter in self.named_parameters():
             if name in values and values[name].shape == parameter.shape:
                 parameter.copy_(values[name])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        held = next(itertools.chain(self.parameters(), self.buffers()), None)
+        return torch.device("cpu") if held is None else held.device
 
     def tables(self) -> dict[str, Table]:
         """The embedding tables by name: what methods make small."""

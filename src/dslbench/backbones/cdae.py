@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from dslbench.backbones._autoencoder import Autoencoder
 from dslbench.backbones.base import Hyper
 from dslbench.data.interactions import Interactions
-from dslbench.ops.layers import TableLinear
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import Norm
 from dslbench.ops.output_loss import BinaryLoss
 from dslbench.ops.scores import FullScores
 from dslbench.ops.sparse_input import SparseInput, drop_entries
-from dslbench.sampling_rows import UserRows, UserRowSampler, take_rows
+from dslbench.sampling.rows import UserRows, UserRowSampler, take_rows
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table, TableSpec
-from dslbench.tables.base import xavier_normal
+from dslbench.tables.linear import TableLinear
+from dslbench.tables.spec import xavier_normal
 
 _ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer, narrow
+from dslbench.backbones.base import Backbone, Hyper, Pretrainer, narrow
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError
-from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.outer import OuterMap
-from dslbench.ops.scores import FullScores, PairScores, ProductScorer
+from dslbench.ops.scores import CandidateScorer, FullScores, PairScores, ProductScorer, Scorer
 from dslbench.optimisers import Adagrad
-from dslbench.sampling_pairs import Grouped, GroupedSampler
+from dslbench.sampling.pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
+from dslbench.tables.linear import TableLinear, truncated_normal
 from dslbench.words import percent
-
-if TYPE_CHECKING:
-    from dslbench.train import Lab
 
 # Bytes of the widest layer's activations while pairs are scored: they stay near the cores.
 _BLOCK_BYTES = 8 << 20
@@ -125,7 +122,7 @@ class ConvNCF(Backbone):
         )
 
     @classmethod
-    def pretrain(cls, lab: Lab, streams: Streams) -> dict[str, Tensor] | None:
+    def pretrain(cls, lab: Pretrainer, streams: Streams) -> dict[str, Tensor] | None:
         """Tables of a matrix factorisation trained by BPR (ConvNCF, section 4.1), then a warm-up.
 
         The warm-up is the first epoch of the released code: the norms of the layers, whose weights

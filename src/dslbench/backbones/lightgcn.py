@@ -8,16 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dslbench.backbones.base import Backbone, Hyper, Scorer
+from dslbench.backbones.base import Backbone, Hyper
 from dslbench.data.interactions import Interactions
 from dslbench.ops.bpr import BprLoss
 from dslbench.ops.lookup import LookupScores, distinct
 from dslbench.ops.propagate import Propagate
-from dslbench.ops.scores import FullScores, ProductScorer
-from dslbench.sampling import Triples, TripleSampler
+from dslbench.ops.scores import FullScores, ProductScorer, Scorer
+from dslbench.sampling.triples import Triples, TripleSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
-from dslbench.tables.base import normal, xavier_uniform
+from dslbench.tables.spec import normal, xavier_uniform
 
 
 class LightGCNHyper(Hyper):

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from dslbench.backbones._autoencoder import Autoencoder
 from dslbench.backbones.base import Hyper, narrow
 from dslbench.data.interactions import Interactions
-from dslbench.ops.layers import TableLinear, truncated_normal
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.output_loss import MultinomialLoss
 from dslbench.ops.scores import FullScores
 from dslbench.ops.sparse_input import SparseInput, drop_entries
-from dslbench.sampling_rows import UserRows, UserRowSampler, take_rows
+from dslbench.sampling.rows import UserRows, UserRowSampler, take_rows
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table, TableSpec
-from dslbench.tables.base import xavier_normal, xavier_uniform
+from dslbench.tables.linear import TableLinear, truncated_normal
+from dslbench.tables.spec import xavier_normal, xavier_uniform
 
 
 class MultVAEHyper(Hyper):

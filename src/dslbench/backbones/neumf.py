@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding, relu
 
-from dslbench.backbones.base import Backbone, CandidateScorer, Hyper, Scorer, narrow
+from dslbench.backbones.base import Backbone, Hyper, Pretrainer, narrow
 from dslbench.data.interactions import Interactions
-from dslbench.ops.layers import Product, SeededDropout, TableLinear, uniform
+from dslbench.ops.layers import Product, SeededDropout
 from dslbench.ops.lookup import LookupScores
-from dslbench.ops.scores import FullScores
+from dslbench.ops.scores import CandidateScorer, FullScores, Scorer
 from dslbench.optimisers import SGD
-from dslbench.sampling import Sampler
-from dslbench.sampling_pairs import Grouped, GroupedSampler, Pointwise, PointwiseSampler
+from dslbench.sampling.pairs import Grouped, GroupedSampler, Pointwise, PointwiseSampler
+from dslbench.sampling.triples import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table, TableSpec
-from dslbench.tables.base import normal, xavier_uniform
-
-if TYPE_CHECKING:
-    from dslbench.train import Lab
+from dslbench.tables.linear import TableLinear, uniform
+from dslbench.tables.spec import normal, xavier_uniform
 
 # Bytes of the widest layer's activations while all items are scored: they stay near the cores.
 _BLOCK_BYTES = 4 << 20
@@ -152,7 +150,7 @@ class NeuMF(Backbone):
         return ["pretrain GMF", "pretrain MLP"] if hyper.pretrain_epochs else []
 
     @classmethod
-    def pretrain(cls, lab: Lab, streams: Streams) -> dict[str, Tensor] | None:
+    def pretrain(cls, lab: Pretrainer, streams: Streams) -> dict[str, Tensor] | None:
         """GMF and MLP trained apart, half of each one's prediction (NeuMF, section 3.4.1)."""
         hyper = lab.hyper
         assert isinstance(hyper, NeuMFHyper)

@@ -10,17 +10,17 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from dslbench.backbones.base import Backbone, Hyper, Scorer
+from dslbench.backbones.base import Backbone, Hyper
 from dslbench.data.interactions import Interactions
 from dslbench.ops import lookup_kernels
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import SquaredNorm
-from dslbench.ops.scores import FullScores, ProductScorer
+from dslbench.ops.scores import FullScores, ProductScorer, Scorer
 from dslbench.ops.threads import balanced_bounds, run_rows
-from dslbench.sampling_pairs import Grouped, GroupedSampler
+from dslbench.sampling.pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
-from dslbench.tables.base import normal
+from dslbench.tables.spec import normal
 
 
 class UltraGCNHyper(Hyper):

@@ -6,21 +6,24 @@ thop's own rules are never used: they know no sparsity, no look-ups and no backw
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dslbench.backbones.base import Backbone
 from dslbench.errors import RunError
+from dslbench.evaluation.ranking import users_per_block
 from dslbench.ops.affine import RowNorm
 from dslbench.ops.base import Macs, Op
 from dslbench.ops.layers import SeededDropout
-from dslbench.ranking import users_per_block
 
 T = TypeVar("T")
 
@@ -29,6 +32,14 @@ FREE: frozenset[type[nn.Module]] = frozenset(
     {nn.Dropout, nn.Flatten, nn.GELU, nn.Identity, nn.LeakyReLU, nn.ReLU, nn.Sequential}
     | {nn.Sigmoid, nn.SiLU, nn.Softmax, nn.LogSoftmax, nn.Softplus, nn.Tanh, RowNorm, SeededDropout}
 )
+# What multiplies matrices or convolves, by torch's names for it: only operations may do that.
+PRODUCTS = frozenset(
+    {"addbmm", "addmm", "addmv", "baddbmm", "bmm", "dot", "linear", "matmul", "mm", "mv", "vdot"}
+    | {"convolution", "convolution_overrideable", "mkldnn_convolution", "mkldnn_linear"}
+    | {"_cdist_forward", "_sparse_addmm", "_sparse_mm", "_weight_int8pack_mm"}
+    | {"_scaled_dot_product_flash_attention_for_cpu"}
+)
+_HINT = "write it as an operation with a rule: dslbench.ops.base.Op"
 # A full ranking is counted on all users up to so many MACs, else on as many users as they buy.
 RANKING_MACS = 10**11
 
@@ -120,11 +131,15 @@ class _Probe(nn.Module, Generic[T]):
 
 @contextmanager
 def _nothing_uncounted(ops: list[Op]) -> Iterator[None]:
-    """Raise an error from any module that runs without being counted."""
-    known = {id(op) for op in ops}
+    """Raise an error from any module, and any matrix product or convolution, that would not be counted."""
+    known, guard = {id(op) for op in ops}, _Guard()
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        guard.running.append(type(module))
 
     def check(module: nn.Module, inputs: Any, output: Any) -> None:
         kind = type(module)
+        guard.running.pop()
         if id(module) in known or kind in FREE or kind is _Probe:
             return
         if isinstance(module, Op):
@@ -134,16 +149,51 @@ def _nothing_uncounted(ops: list[Op]) -> Iterator[None]:
             )
         # A module of modules is seen through its parts, but torch's own also call functions.
         if not list(module.children()) or kind.__module__.startswith("torch.nn"):
-            raise RunError(
-                f"no rule says how many MACs {kind.__name__} takes",
-                "write it as an operation with a rule: dslbench.ops.base.Op",
-            )
+            raise RunError(f"no rule says how many MACs {kind.__name__} takes", _HINT)
 
-    handle = nn.modules.module.register_module_forward_hook(check)
+    handles = (
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(check),
+    )
     try:
-        yield
+        with guard:
+            yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses products that no operation has made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.running: list[type[nn.Module]] = []  # modules, the innermost last
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name in PRODUCTS and not self._is_billed():
+            what = f"{name} at {_caller()}"
+            if self.running and self.running[-1].__module__.startswith("torch.nn"):
+                what = f"{self.running[-1].__name__} ({what})"
+            raise RunError(f"no rule says how many MACs {what} takes", _HINT)
+        return func(*args, **(kwargs or {}))
+
+    def _is_billed(self) -> bool:
+        """Whether an operation makes the product, or its backward pass, which its rule has in it."""
+        in_backward = torch._C._current_autograd_node() is not None
+        return in_backward or any(issubclass(kind, Op) for kind in self.running)
+
+
+def _caller() -> str:
+    """File and line of the code outside torch, and outside this file, that is running."""
+    for frame in reversed(traceback.extract_stack()):
+        path = Path(frame.filename)
+        if "torch" not in path.parts and frame.filename != __file__:
+            return f"{path.name}, line {frame.lineno}"
+    return "an unknown place"
 
 
 class Ledger:
@@ -225,7 +275,7 @@ def full_ranking(model: Backbone, n_users: int, n_items: int) -> tuple[int, int]
     What all users share (`Backbone.scorer`) is counted once. Where scoring everybody would take
     more than `RANKING_MACS`, as with ConvNCF, evenly spaced users stand for all.
     """
-    ops, device = ops_of(model), next(model.parameters()).device
+    ops, device = ops_of(model), model.device
     score, shared = count(model.scorer, ops)
 
     def cost(users: torch.Tensor) -> int:

@@ -16,8 +16,8 @@ from scipy import sparse
 
 import dslbench
 from dslbench.backbones.base import Backbone
+from dslbench.evaluation.ranking import Ranker
 from dslbench.ops.threads import thread_count
-from dslbench.ranking import Ranker
 
 
 def peak_rss_bytes() -> int | None:
@@ -78,7 +78,7 @@ def top_k_latency(
     than that.
     """
     rng = np.random.default_rng(0)
-    device = next(model.parameters()).device
+    device = model.device
     with torch.no_grad():
         ranker = Ranker(model.eval().scorer(), seen, k, device=device)
     found: dict[str, dict[str, float] | None] = {}

@@ -13,13 +13,10 @@ Sizes are counts: `users` N, `items` M, `edges` training pairs (a graph has twic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from dslbench import registry
-
-if TYPE_CHECKING:
-    from dslbench.data.interactions import Interactions
-    from dslbench.spec import RunSpec
+from dslbench.backbones.neumf import NeuMFHyper
+from dslbench.data.interactions import Interactions
 
 Relative = Callable[[float], float]
 
@@ -181,8 +178,7 @@ def _ultragcn(hyper: Mapping[str, Any], epochs: int, data: Interactions) -> _For
 
 
 def _neumf(hyper: Mapping[str, Any], epochs: int, data: Interactions) -> _Formulas:
-    kind: Any = registry.backbone("neumf").hyper_type
-    shape = kind.model_validate(dict(hyper) | {"epochs": epochs})
+    shape = NeuMFHyper.model_validate(dict(hyper) | {"epochs": epochs})
     sizes = (shape.embedding_size, shape.mlp_size, shape.widths)
     batch, negatives = hyper["batch_size"], hyper["negative_num"]
     pairs = int(data.train.nnz)
@@ -210,7 +206,22 @@ _FORMULAS: dict[str, Callable[[Mapping[str, Any], int, Interactions], _Formulas]
 _MASKED = ("rp", "omp", "wr", "lth_mrs", "pep", "dsl")
 
 
-def paper_costs(spec: RunSpec, data: Interactions) -> PaperCosts:
+class Setting(Protocol):
+    """What the formulas ask of a run: `dslbench.spec.RunSpec` has it."""
+
+    backbone: str
+    method: str
+    sparsity: float
+    epochs: int
+    hyper: dict[str, Any]
+    options: dict[str, Any]
+
+    @property
+    def method_options(self) -> Any:
+        """The options as an object of the method's class."""
+
+
+def paper_costs(spec: Setting, data: Interactions) -> PaperCosts:
     """A run's cost by the paper's convention, at the run's own data, epochs and batch size.
 
     None where no formula is known for the backbone or the method. Inference of distilled and
@@ -225,7 +236,7 @@ def paper_costs(spec: RunSpec, data: Interactions) -> PaperCosts:
     return PaperCosts(train, formulas.infer(density) if masked else None)
 
 
-def _train(spec: RunSpec, density: float, cost: Relative) -> float | None:
+def _train(spec: Setting, density: float, cost: Relative) -> float | None:
     """Cost of the trainings that this run's options ask for."""
     dense, options = cost(1.0), spec.options
     if spec.method in _MASKED and spec.sparsity == 0:
@@ -236,7 +247,7 @@ def _train(spec: RunSpec, density: float, cost: Relative) -> float | None:
         return dense
     rounds: Sequence[float] = ROUNDS
     if spec.method in ("wr", "lth_mrs"):
-        schedule: Any = registry.method(spec.method).options_type.model_validate(options)
+        schedule = spec.method_options
         count = schedule.round_count(spec.sparsity)
         rounds = [1 - schedule.sparsity_after(k, spec.sparsity) for k in range(1, count + 1)]
     factor = method_factor(spec.method, lambda at: cost(at) / dense, density, rounds)

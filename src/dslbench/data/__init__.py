@@ -36,6 +36,6 @@ def catalog() -> dict[str, DatasetEntry]:
 
 def default_dataset() -> tuple[str, str]:
     """Name of the data set used where none is given, and a sentence saying why it is that one."""
-    from dslbench.data.store import default_dataset as implementation
+    from dslbench.data.library import default_dataset as implementation
 
     return implementation()

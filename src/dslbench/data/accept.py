@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dslbench.data import formats
+from dslbench.data import reading
 from dslbench.data.entries import DatasetEntry, FileSpec
 from dslbench.data.interactions import digest
+from dslbench.data.library import StoredFile
 from dslbench.data.published import canonical
-from dslbench.data.store import StoredFile
 from dslbench.data.verify import compare, hash_file
 from dslbench.errors import DataError
 
@@ -48,7 +48,7 @@ def accept(
         return stored.model_copy(update={"checks": tuple(passed)})
     bytes_wrong = f" ({failed[0]})" if failed else ""
     try:
-        raw = replace(formats.read(path, entry), name=shown)
+        raw = replace(reading.read(path, entry), name=shown)
         matrix = canonical(entry, spec, raw)
     except DataError as error:
         message = (

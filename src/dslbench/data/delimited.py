@@ -21,10 +21,10 @@ import pandas as pd
 from scipy import sparse
 
 from dslbench.data.entries import Columns, DatasetEntry
-from dslbench.data.formats import Raw
 from dslbench.data.interactions import Int32
-from dslbench.data.labels import Labels, rank_ids, sort_labels
+from dslbench.data.labels import rank_ids, sort_labels
 from dslbench.data.parse import read_int_lines
+from dslbench.data.raw import Labels, Raw
 from dslbench.errors import DataError
 
 _KNOWN_NAMES = {

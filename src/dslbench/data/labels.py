@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dslbench.data.formats import Raw
 from dslbench.data.interactions import Int32
-
-Labels = npt.NDArray[Any]
+from dslbench.data.raw import Labels, Raw
 
 
 def sort_labels(labels: Labels) -> Labels:

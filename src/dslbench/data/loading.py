@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dslbench.data import protocols, store, synthetic
+from dslbench.data import library, protocols, synthetic
 from dslbench.data.entries import DatasetEntry, catalog, entry
-from dslbench.data.formats import Labels, Raw
 from dslbench.data.interactions import Interactions
 from dslbench.data.published import Published, publish, read_files
+from dslbench.data.raw import Labels, Raw
 from dslbench.errors import DataError
 
 
@@ -35,15 +35,15 @@ def locate(name: str) -> tuple[DatasetEntry, Path | None]:
     known = catalog()
     if name in known:
         return known[name], None
-    own = store.own_entries()
+    own = library.own_entries()
     if name in own:
         return own[name], None
     if looks_like_path(name):
         from dslbench.data.own import describe
 
         return describe(Path(name))
-    if name in store.stored_names():
-        store.read_manifest(name)  # raises, saying what is damaged
+    if name in library.stored_names():
+        library.read_manifest(name)  # raises, saying what is damaged
     return entry(name), None  # raises, with the closest name
 
 
@@ -61,15 +61,15 @@ def read_published(
         return publish(found, toy_files(), digests), {"how": "generated"}
     if where is not None:
         return publish(found, read_files(found, where), digests), {"how": "path"}
-    manifest = store.require(found)
+    manifest = library.require(found)
     for file in manifest.files:
         # what is not pinned by the catalog is pinned by what came
         digests[file.role] = digests.get(file.role) or file.digest
-    folder = store.folder(found.store_name)
+    folder = library.folder(found.store_name)
     try:
         raws = read_files(found, folder)
         published = publish(found, raws, digests, keep_log=keep_log)
-        return _with_original_ids(found, published, folder), store.summary_of(manifest)
+        return _with_original_ids(found, published, folder), library.summary_of(manifest)
     except DataError as error:
         error.hint = error.hint or f"dslbench download {found.name} --force"
         raise

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dslbench import home
-from dslbench.data import fetch, store
+from dslbench.data import fetch, library
 from dslbench.data.accept import accept
 from dslbench.data.archives import extract, is_archive
 from dslbench.data.entries import DatasetEntry, FileSpec
+from dslbench.data.library import Manifest, StoredFile
 from dslbench.data.published import publish, read_files
-from dslbench.data.store import Manifest, StoredFile
 from dslbench.data.verify import compare, hash_file
 from dslbench.errors import DataError
 
@@ -170,7 +170,7 @@ class _staged:
     """`home.staged_folder` for a data set, with errors of the disk told as such."""
 
     def __init__(self, entry: DatasetEntry) -> None:
-        self.inner = home.staged_folder(store.folder(entry.store_name))
+        self.inner = home.staged_folder(library.folder(entry.store_name))
 
     def __enter__(self) -> Path:
         try:
@@ -203,7 +203,7 @@ def _finish(entry: DatasetEntry, staging: Path, files: list[StoredFile], how: st
     stats = {"users": published.shape[0], "items": published.shape[1]}
     stats |= {role: part.nnz for role, part in given.items()}
     stats["interactions"] = sum(p.nnz for p in given.values()) or len(published.log.users)
-    when = store.now()
+    when = library.now()
     manifest = Manifest(
         name=entry.store_name,
         how=how,
@@ -214,7 +214,7 @@ def _finish(entry: DatasetEntry, staging: Path, files: list[StoredFile], how: st
         own=entry if entry.own else None,
     )
     try:
-        store.write_manifest(staging, manifest)
+        library.write_manifest(staging, manifest)
     except OSError as error:
         raise _no_room(error) from None
     return manifest
@@ -222,8 +222,8 @@ def _finish(entry: DatasetEntry, staging: Path, files: list[StoredFile], how: st
 
 def verify_stored(entry: DatasetEntry) -> Manifest:
     """Hash and read again what is in the store. Raises DataError where it changed."""
-    manifest = store.require(entry)
-    where = store.folder(entry.store_name)
+    manifest = library.require(entry)
+    where = library.folder(entry.store_name)
     for file in manifest.files:
         spec = next((spec for spec in entry.files if spec.name == file.name), None)
         if spec is None:

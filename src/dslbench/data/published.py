@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from dslbench.data import formats
+from dslbench.data import reading
 from dslbench.data.entries import DatasetEntry, FileSpec
-from dslbench.data.formats import Raw
 from dslbench.data.interactions import Int32, digest, masked_csr, pairs_to_csr, row_blocks
-from dslbench.data.labels import Labels, compact, rank_ids
+from dslbench.data.labels import compact, rank_ids
+from dslbench.data.raw import Labels, Raw
 from dslbench.errors import DataError
 
 
@@ -52,7 +52,7 @@ class Published:
 def read_files(entry: DatasetEntry, where: Path) -> dict[str, Raw]:
     """Raw interactions of each data file in folder `where`, by role."""
     return {
-        file.role: formats.read(where / file.name, entry)
+        file.role: reading.read(where / file.name, entry)
         for file in entry.files
         if file.holds_pairs
     }

@@ -16,10 +16,10 @@ from dslbench.data.interactions import Interactions, masked_csr
 from dslbench.errors import DataError
 from dslbench.methods._sizes import Group, SizeOptions
 from dslbench.ops.affine import Affine, RowNorm
-from dslbench.sampling import Triples
-from dslbench.sampling_pairs import Grouped, Pointwise
+from dslbench.sampling.pairs import Grouped, Pointwise
+from dslbench.sampling.triples import Triples
 from dslbench.seeds import Streams
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 # Rows that a controller looks at together when all are asked: bounds the memory.
 _CHUNK = 8192

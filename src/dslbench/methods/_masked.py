@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -9,9 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dslbench.backbones.base import Backbone
-from dslbench.hooks import Loop
-from dslbench.methods.base import Method, Options
+from dslbench.backbones.base import Backbone, Hyper
+from dslbench.methods.base import Allowance, Method, Options
 from dslbench.tables import (
     DenseMaskedTable,
     DenseTable,
@@ -24,6 +24,8 @@ from dslbench.tables import (
     segment_slices,
     select_largest,
 )
+from dslbench.tables.stored import Bitmap
+from dslbench.training.hooks import Loop
 
 Weights = dict[str, Tensor]
 
@@ -81,6 +83,26 @@ class MaskedMethod(Method):
     def group_sizes(self, table: MaskedTable) -> list[int]:
         """Number of entries of each group."""
         return [(rows.stop - rows.start) * table.spec.dim for rows in self.groups(table)]
+
+    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
+        """Exactly k* entries of each group of a masked table, with a bit for each entry of the table."""
+        entries = nbytes = 0
+        for spec in specs.values():
+            n, d = spec.n_rows, spec.dim
+            if spec.in_scope(self.options.mask_scope):
+                kept = sum(keep_count(n * d, self.sparsity) for n in self._group_rows(spec))
+                nbytes += Bitmap.size(n, d, kept)
+            else:
+                kept = n * d
+                nbytes += 4 * kept
+            entries += kept
+        return Allowance.exactly(entries, nbytes)
+
+    def _group_rows(self, spec: TableSpec) -> list[int]:
+        """Numbers of rows that are ranked together."""
+        if self.options.ranking == "segment":
+            return [rows for _, rows in spec.segments]
+        return [spec.n_rows]
 
     def prune_by_magnitude(self, sparsity: float) -> None:
         """Keep the largest live weights of each group, exactly so many that `sparsity` is reached."""

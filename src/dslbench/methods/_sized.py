@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from dslbench.backbones.base import Backbone
+from dslbench.backbones.base import Backbone, Hyper
 from dslbench.methods._controllers import HeldOutBatches, split_pairs
 from dslbench.methods._sizes import (
     Budget,
     Group,
     SizeOptions,
+    budget_of,
     embedding_only,
     find_groups,
     make_budget,
     start_pretrained,
 )
-from dslbench.methods.base import Method
+from dslbench.methods.base import Allowance, Method
 from dslbench.tables import MakeTable, MixedTable, Table, TableSpec
-from dslbench.train import Lab
+from dslbench.tables.spec import unsigned
+from dslbench.training.lab import Lab
 
 
 class SizedMethod(Method):
@@ -38,6 +41,16 @@ class SizedMethod(Method):
     def mixed(self, spec: TableSpec, rng: np.random.Generator) -> Table:
         """A table of one size a row, at the start the smallest."""
         return MixedTable(spec, rng, self.options.candidates(spec.dim), chain=self.chain)
+
+    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
+        """Rows and maps within floor((1 - s) P), and less than a row below it; or as they come."""
+        widths = sum(spec.n_rows * np.dtype(unsigned(spec.dim)).itemsize for spec in specs.values())
+        if self.options.budget == "natural":
+            return Allowance((0, None), (0, None))
+        entries = sum(spec.n_rows * full.width(name) for name, spec in specs.items())
+        most = budget_of(entries, self.sparsity)
+        least = most - max(spec.dim for spec in specs.values())
+        return Allowance((least, most), (4 * least + widths, 4 * most + widths))
 
     def begin_search(
         self, lab: Lab, make: MakeTable, epochs: int | None = None

@@ -19,7 +19,7 @@ from dslbench.errors import UsageError
 from dslbench.methods.base import Options
 from dslbench.tables import CandidateTable, DenseTable, MakeTable, MixedTable, Table
 from dslbench.tables.maps import Sizes, map_parameters
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -273,6 +273,11 @@ def gain_per_parameter(log_weights: Sequence[Float64], groups: Sequence[Group]) 
     return moves
 
 
+def budget_of(parameters: int, sparsity: float) -> int:
+    """floor((1 - s) P); the product is rounded to 9 places first."""
+    return parameters - math.ceil(round(sparsity * parameters, 9))
+
+
 def make_budget(
     groups: list[Group], tables: dict[str, Table], options: SizeOptions, sparsity: float
 ) -> Budget:
@@ -282,7 +287,7 @@ def make_budget(
     names = {g.table for g in groups}
     specs = [tables[name].spec for name in names]
     parameters = sum(spec.n_rows * spec.dim for spec in specs)
-    return Budget(groups, parameters - math.ceil(round(sparsity * parameters, 9)))
+    return Budget(groups, budget_of(parameters, sparsity))
 
 
 def parameters_of(groups: Sequence[Group], places: Places) -> int:
@@ -328,7 +333,11 @@ def start_pretrained(lab: Lab, model: Backbone) -> None:
     dense = lab.build()
     model.take(dict(dense.named_parameters()))
     tables = dense.tables()
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def start() -> None:
         for name, table in model.tables().items():
             if isinstance(table, CandidateTable | MixedTable):
                 table.start(tables[name].full())
+
+    lab.work("start of the sizes", start, model)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from dslbench.backbones.base import Backbone
+from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UsageError
-from dslbench.methods.base import Method
-from dslbench.tables import DenseTable, MakeTable
-from dslbench.train import Lab
+from dslbench.methods.base import Allowance, Method
+from dslbench.tables import DenseTable, MakeTable, TableSpec
+from dslbench.training.lab import Lab
 
 
 class Student(Method):
@@ -55,6 +56,11 @@ class Student(Method):
     def finished(self, model: Backbone) -> Backbone:
         """The model that is stored."""
         return model
+
+    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
+        """Rows of floor((1 - s) d), or of the nearest width below that the backbone takes."""
+        narrow = full.narrowed(1 - self.sparsity) if self.sparsity else full
+        return super().allowance(specs, narrow)
 
     def diagnostics(self) -> dict[str, Any]:
         """The student's size, and what the method found out."""

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone
-from dslbench.hooks import Hooks, Loop
 from dslbench.methods._controllers import (
     HeldOutBatches,
     distinct,
@@ -36,7 +35,8 @@ from dslbench.methods._sizes import (
 )
 from dslbench.optimisers import Adam
 from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
-from dslbench.train import Lab
+from dslbench.training.hooks import Hooks, Loop
+from dslbench.training.lab import Lab
 
 
 class AutoEmbOptions(SizeOptions):

@@ -1,21 +1,56 @@
-"""What a method is: options, phases, and hooks in the one training loop."""
+"""What a method is: options, phases, an allowance, and hooks in the one training loop."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from dslbench.backbones.base import Backbone
-from dslbench.hooks import Hooks
-from dslbench.train import Lab
+from dslbench.backbones.base import Backbone, Hyper
+from dslbench.errors import RunError
+from dslbench.tables import Stored, TableSpec
+from dslbench.training.hooks import Hooks
+from dslbench.training.lab import Lab
 
 
 class Options(BaseModel):
     """Settings of a method; each field's description is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How much a method may keep of the tables of users and items, all of them together.
+
+    Attributes:
+        parameters: the least and the most; None: no limit.
+        bytes: the same, as the tables' arrays lie on disk.
+    """
+
+    parameters: tuple[int, int | None]
+    bytes: tuple[int, int | None]
+
+    @classmethod
+    def exactly(cls, parameters: int, nbytes: int) -> Allowance:
+        """So much and no less."""
+        return cls((parameters, parameters), (nbytes, nbytes))
+
+    def check(self, parameters: int, nbytes: int) -> None:
+        """Raise `RunError` where what is stored is not within it: a fault of the method."""
+        for what, found, (least, most) in (
+            ("parameters", parameters, self.parameters),
+            ("bytes", nbytes, self.bytes),
+        ):
+            if found < least or (most is not None and found > most):
+                allowed = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+                raise RunError(
+                    f"the method stores {found:,} {what} of its tables, its budget is {allowed}",
+                    "this is a fault of the method, not of your settings",
+                )
 
 
 class Method(Hooks, ABC):
@@ -51,6 +86,20 @@ class Method(Hooks, ABC):
     @abstractmethod
     def run(self, lab: Lab) -> Backbone:
         """Train, and return the model that is to be stored and judged."""
+
+    def stored(self, model: Backbone) -> dict[str, Stored]:
+        """The tables of the trained model as they are to be kept, by name."""
+        return {name: table.pack() for name, table in model.tables().items()}
+
+    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
+        """What may be stored; by default every entry, as float32.
+
+        Args:
+            specs: the tables of the model that is stored, those of role "embedding".
+            full: hyper-parameters of the dense run that the method is compared with.
+        """
+        entries = sum(spec.n_rows * full.width(name) for name, spec in specs.items())
+        return Allowance.exactly(entries, 4 * entries)
 
     def diagnostics(self) -> dict[str, Any]:
         """What the method found out about itself, for the record."""

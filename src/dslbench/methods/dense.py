@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dslbench.backbones.base import Backbone
 from dslbench.methods.base import Method
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 
 class Dense(Method):

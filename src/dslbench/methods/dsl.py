@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone
 from dslbench.errors import UsageError
-from dslbench.hooks import Loop
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.tables import (
     MaskedTable,
@@ -24,7 +23,8 @@ from dslbench.tables import (
     select_largest,
 )
 from dslbench.tables.select import kth_largest
-from dslbench.train import Lab
+from dslbench.training.hooks import Loop
+from dslbench.training.lab import Lab
 
 # Weight of the past in the mean gradient (`growth=momentum`), and the iterations it looks back:
 # what is further back weighs less than a fiftieth.

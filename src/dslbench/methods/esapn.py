@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from dslbench.backbones.base import Backbone
-from dslbench.hooks import Hooks, Loop
 from dslbench.methods._controllers import (
     HeldOutBatches,
     frozen,
@@ -34,7 +33,8 @@ from dslbench.methods._sizes import (
 from dslbench.optimisers import Adam
 from dslbench.tables import MixedTable
 from dslbench.tables.masked import cold_start
-from dslbench.train import Lab
+from dslbench.training.hooks import Hooks, Loop
+from dslbench.training.lab import Lab
 
 STAY, ENLARGE = 0, 1
 

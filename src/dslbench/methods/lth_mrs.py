@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from dslbench.backbones.base import Backbone
-from dslbench.hooks import Loop
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
-from dslbench.train import Lab
+from dslbench.training.hooks import Loop
+from dslbench.training.lab import Lab
 
 
 class IterativeOptions(MaskedOptions):

@@ -12,7 +12,7 @@ from dslbench.errors import UsageError
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
 from dslbench.tables import keep_count, select_largest
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 
 class OneShotOptions(MaskedOptions):

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone
-from dslbench.hooks import Hooks, Loop
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
 from dslbench.tables import DenseTable, Table, TableSpec, keep_count
 from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
-from dslbench.train import Lab
+from dslbench.training.hooks import Hooks, Loop
+from dslbench.training.lab import Lab
 
 # How far below the weights thresholds start at least: sigmoid(t) a hundredth of their size. Nearer,
 # weights that pass through zero stay there, and the search prunes by chance before it has learned.

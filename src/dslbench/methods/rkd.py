@@ -12,14 +12,15 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from dslbench.backbones.base import Backbone, Scorer
-from dslbench.hooks import Loop
+from dslbench.backbones.base import Backbone
+from dslbench.evaluation.ranking import Ranker
 from dslbench.methods._student import Student, learning_users
 from dslbench.methods.base import Options
-from dslbench.ranking import Ranker
-from dslbench.sampling import draw_unseen
+from dslbench.ops.scores import Scorer
+from dslbench.sampling.triples import draw_unseen
 from dslbench.tables import DenseTable, MakeTable, Table, TableSpec
 from dslbench.tables.projected import ProjectedTable
+from dslbench.training.hooks import Loop
 
 
 class RankingOptions(Options):
@@ -144,8 +145,9 @@ class RankingDistillation(Student):
             return model
         plain = self.lab.build(pretrained=False)
         plain.load_state_dict(model.state_dict(), strict=False)
-        for name, table in model.tables().items():
-            plain.tables()[name].load(table.pack())
+        with torch.no_grad():
+            for name, table in model.tables().items():
+                plain.tables()[name].full().copy_(table.full())
         return plain
 
 

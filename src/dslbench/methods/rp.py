@@ -14,7 +14,7 @@ from dslbench.methods._masked import MaskedMethod, MaskedOptions
 from dslbench.methods.base import Options
 from dslbench.seeds import Streams
 from dslbench.tables import MaskedTable, random_masks
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 
 class RandomPruningOptions(MaskedOptions):

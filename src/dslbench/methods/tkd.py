@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dslbench.backbones.base import Backbone
-from dslbench.hooks import Loop
 from dslbench.methods._student import Student, entities
 from dslbench.methods.base import Options
-from dslbench.ops.layers import TableLinear, uniform
 from dslbench.ops.topology import GroupTopologyDistance, MixedMaps, TopologyDistance
 from dslbench.optimisers import Adam
 from dslbench.tables import DenseTable
+from dslbench.tables.linear import TableLinear, uniform
+from dslbench.training.hooks import Loop
 
 
 class TopologyOptions(Options):

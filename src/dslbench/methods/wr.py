@@ -10,7 +10,7 @@ from dslbench.backbones.base import Backbone
 from dslbench.methods._masked import copy_weights, restore_weights
 from dslbench.methods.base import Options
 from dslbench.methods.lth_mrs import IterativeOptions, IterativePruning
-from dslbench.train import Lab
+from dslbench.training.lab import Lab
 
 
 class WithoutRewindingOptions(IterativeOptions):

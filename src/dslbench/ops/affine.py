@@ -42,6 +42,33 @@ class ExpandRows(Op):
         return Macs(len(rows) * weight.numel())
 
 
+class ComposeMaps(Op):
+    """One map for two: x (W V) + (b V + c) = (x W + b) V + c."""
+
+    def forward(
+        self, weight: Tensor, bias: Tensor, after: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """W (w, m), b (m,), V (m, d) and c (d,) to weight (w, d) and bias (d,)."""
+        return weight @ after, bias @ after + shift
+
+    def macs(self, weight: Tensor, bias: Tensor, after: Tensor, shift: Tensor) -> Macs:
+        """(w + 1) m d; done in ranking only, which has no backward pass."""
+        return Macs((len(weight) + 1) * after.numel())
+
+
+class PrincipalAxes(Op):
+    """Principal axes of centred rows, the strongest first, and the rows' coordinates along them."""
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, d) to (d, d), one axis a column, and (n, d)."""
+        axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)
+        return axes, rows @ axes
+
+    def macs(self, rows: Tensor) -> Macs:
+        """n d^2 for the Gram matrix and as many for the coordinates; its axes are not counted."""
+        return Macs(2 * rows.numel() * rows.shape[1])
+
+
 class MixRows(Op):
     """sum_k a_k x_k, row by row."""
 

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from dslbench.ops.base import Macs, Op, live, product_macs, trained
 
+# From user ids (B,) to scores of all items (B, M), and from users (B,) and items (B, C) to theirs (B, C).
+Scorer = Callable[[Tensor], Tensor]
+CandidateScorer = Callable[[Tensor, Tensor], Tensor]
+
 
 class PairScores(Op):
     """Row-wise dot products."""

@@ -35,6 +35,7 @@ TABLES: dict[str, TableKind] = {
     "3": TableKind(paper_tables.table3),
     "4": TableKind(paper_tables.table4),
     "cost": TableKind(costs.cost),
+    "tail": TableKind(paper_tables.tail),
     "pareto": TableKind(pareto.pareto),
     "stats": TableKind(statistics.table),
     "audit": TableKind(lambda _: audit_tables.build(audit_tables.chosen()), needs_runs=False),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dslbench.evaluation.metrics import METRICS
+
 Record = Mapping[str, Any]
 Provenance = Literal["counted", "measured"]
 
@@ -79,7 +81,8 @@ COLUMNS: dict[str, Column] = {
     ),
     "memory": Column("Peak memory", (*_MEASURED, "peak_rss_bytes"), "low", "measured", mebibytes),
     "train_time": Column("Train time", (*_MEASURED, "train_seconds"), "low", "measured", seconds),
-    "recall": Column("Recall@20", ("quality", "recall@20"), "high", "measured", "{:.4f}".format),
-    "ndcg": Column("NDCG@20", ("quality", "ndcg@20"), "high", "measured", "{:.4f}".format),
-    "hr": Column("HR@20", ("quality", "hr@20"), "high", "measured", "{:.4f}".format),
+    **{
+        name: Column(metric.label, ("quality", name), metric.better, "measured", metric.show)
+        for name, metric in METRICS.items()
+    },
 }

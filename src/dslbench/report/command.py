@@ -9,12 +9,13 @@ from pathlib import Path
 
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.output import console, deliver, warn, write
-from dslbench.report import audit_tables, build, formats, published_tables, statistics
+from dslbench.report import audit_tables, build, published_tables, statistics
 from dslbench.report import references as closed_forms
 from dslbench.report.columns import Record
-from dslbench.report.draw import draw
-from dslbench.report.html import page
-from dslbench.report.settings import latest
+from dslbench.report.comparable import latest
+from dslbench.report.formats import render
+from dslbench.report.formats.draw import draw
+from dslbench.report.formats.html import page
 from dslbench.report.tables import TableModel
 from dslbench.runs import failures, store
 
@@ -73,14 +74,14 @@ def report(
         return
     if figure is not None:
         models = build.build_figure(figure, records)
-        text = formats.figures(chosen, models, width=width or console().width)
+        text = render.figures(chosen, models, width=width or console().width)
     elif chosen == "html" and table is None:
         text = whole("dslbench report", records, stats=True, reference=references)
     elif chosen == "json" and table is None:
-        text = formats.record_json(records)
+        text = render.record_json(records)
     else:
         found = tables(table or "3", records, stats=stats, reference=references)
-        text = formats.tables(chosen, found, width=width, color=color)
+        text = render.tables(chosen, found, width=width, color=color)
     deliver(text, output)
 
 
@@ -95,9 +96,9 @@ def literature(
         entries = audit_tables.chosen(dataset, backbone)
         data, models = audit_tables.data(entries), audit_tables.build(entries)
     if chosen == "json":
-        return formats.record_json(data)
+        return render.record_json(data)
     width, color = looks(output is not None)
-    return formats.tables(chosen, models, width=width, color=color)
+    return render.tables(chosen, models, width=width, color=color)
 
 
 def chosen_format(name: str | None, output: Path | None, figure: bool) -> str:
@@ -113,16 +114,16 @@ def chosen_format(name: str | None, output: Path | None, figure: bool) -> str:
         )
     found = name or _SUFFIXES.get(suffix, "terminal")
     if figure:
-        if found in formats.FORMATS and found not in formats.FIGURE_FORMATS:
-            known = ", ".join((*formats.FIGURE_FORMATS, *PICTURES))
+        if found in render.FORMATS and found not in render.FIGURE_FORMATS:
+            known = ", ".join((*render.FIGURE_FORMATS, *PICTURES))
             raise UsageError(f"a figure has no format '{found}'", f"known: {known}")
         if found in PICTURES and output is None:
             raise UsageError(f"a {found} picture needs a file", f"--output figure.{found}")
-        formats.check_format(found, (*formats.FIGURE_FORMATS, *PICTURES))
+        render.check_format(found, (*render.FIGURE_FORMATS, *PICTURES))
     elif found in PICTURES:
         raise UsageError(f"a table has no format '{found}'", "--figure 2, or another --format")
     else:
-        formats.check_format(found)
+        render.check_format(found)
     return found
 
 
@@ -196,5 +197,5 @@ def numbered(path: Path, count: int) -> list[Path]:
 def looks(to_file: bool) -> tuple[int | None, bool]:
     """Width (None: the terminal's own) and colour of what is printed."""
     if to_file or not sys.stdout.isatty():
-        return formats.PIPE_WIDTH, False
+        return render.PIPE_WIDTH, False
     return None, not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

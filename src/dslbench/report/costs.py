@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dslbench.report.columns import COLUMNS, Column, Record, seconds
+from dslbench.report.comparable import dense_of, footer, label, row_label, rows, setting
 from dslbench.report.relative import mac_notes, setting_of
-from dslbench.report.settings import dense_of, footer, label, row_label, rows, setting
 from dslbench.report.tables import (
     MISSING,
     NOT_APPLICABLE,
@@ -33,7 +33,9 @@ def size(value: float) -> str:
 
 
 def stored_bytes(record: Record) -> float | None:
-    """Bytes of the tables in the smallest of the packed forms."""
+    """Bytes of all tables as they are stored; of older records, in the smallest of the forms."""
+    if tables := record["budget"].get("tables"):
+        return float(sum(table["bytes"] for table in tables))
     forms = record["cost"]["measured"].get("stored_bytes") or {}
     known = [v for v in forms.values() if isinstance(v, int | float)]
     return float(min(known)) if known else None
@@ -45,8 +47,8 @@ def short_time(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class SmallestForm(Column):
-    """The stored size is the smallest of several forms, so it has no one path."""
+class StoredSize(Column):
+    """The stored size is a sum over tables, so it has no one path."""
 
     def value(self, record: Record) -> float | None:
         return stored_bytes(record)
@@ -66,7 +68,7 @@ _MEASURED = ("cost", "measured")
 
 TEST_TIME = Column("Inference time", (*_MEASURED, "test_seconds"), "low", "measured", short_time)
 ALL_PARAMS = Column("All params", ("budget", "total_params"), None, "counted", "{:,.0f}".format)
-STORED = SmallestForm("Stored size", (*_MEASURED, "stored_bytes"), "low", "measured", size)
+STORED = StoredSize("Stored size", (*_MEASURED, "stored_bytes"), "low", "measured", size)
 STATE = LastPhase("Training state", ("",), "low", "measured", size)
 LATENCY = {
     users: Column(

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from dslbench import artefact
 from dslbench.errors import DslbenchError
+from dslbench.evaluation.metrics import in_group
 from dslbench.output import warn_once
 from dslbench.report.columns import COLUMNS, Record
+from dslbench.report.comparable import dense_of, footer, label, method_names, rows, setting
 from dslbench.report.costs import TABLE_1, change, promised
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import (
-    dense_of,
-    footer,
-    label,
-    method_names,
-    rows,
-    setting,
-)  # fmt: skip
 from dslbench.report.tables import MISSING, Cell, TableModel, group
 from dslbench.runs import store
 
@@ -116,27 +111,27 @@ def non_uniform(runs: Sequence[Record]) -> str:
                 warn_once(f"{error.message}; left out")
             return MISSING
         found = [
-            dispersion(table.mask)
+            dispersion(table.entries(), table.shape[1])
             for table in packed.tables.values()
-            if table.mask is not None and not table.mask.all()
+            if 0 < table.entries().sum() < table.shape[0] * table.shape[1]
         ]
         ratios.append(max(found, default=0.0))
     return YES if min(ratios) >= LEAST_DISPERSION else NO
 
 
-def dispersion(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
-    """Variance of the live entries per row, divided by d s (1 - s), that of a random mask.
+def dispersion(entries: npt.NDArray[np.int64], d: int) -> float:
+    """Variance of the entries stored of each row, divided by d s (1 - s), that of a random mask.
 
     Args:
-        mask: (n, d) bool, with some entries live and some not.
+        entries: (n,) how many each row stores, some and not all of d.
     """
-    share = float(mask.mean())
-    return float(mask.sum(axis=1).var()) / (mask.shape[1] * share * (1 - share))
+    share = float(entries.mean()) / d
+    return float(entries.var()) / (d * share * (1 - share))
 
 
 def keeps_quality(runs: Sequence[Record], dense: Sequence[Record]) -> str:
     """Whether Recall@20 and NDCG@20 stay near the dense runs'."""
-    losses = [change(COLUMNS[name], runs, dense) for name in ("recall", "ndcg")]
+    losses = [change(COLUMNS[name], runs, dense) for name in in_group("compared")]
     if any(loss is None for loss in losses):
         return MISSING
     return YES if all(loss is not None and loss >= -LARGEST_LOSS for loss in losses) else NO

@@ -12,20 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dslbench.errors import UsageError
+from dslbench.evaluation.metrics import SELECTION, in_group
 from dslbench.report.columns import COLUMNS, Record
+from dslbench.report.comparable import dense_of, footer, label, row_key, row_label, rows, setting
 from dslbench.report.costs import change
 from dslbench.report.evidence import LARGEST_LOSS
 from dslbench.report.pareto import COSTS, front, points
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import (
-    dense_of,
-    footer,
-    label,
-    row_key,
-    row_label,
-    rows,
-    setting,
-)  # fmt: skip
 from dslbench.report.tables import group, values
 from dslbench.runs import store
 from dslbench.words import percent
@@ -71,7 +64,7 @@ class FigureModel:
 
 
 FigureBuilder = Callable[[Sequence[Record]], list[FigureModel]]
-QUALITY = ("recall", "ndcg")
+QUALITY = tuple(in_group("compared"))
 _UNITS = {"seconds": (" (s)", 1.0), "bytes": (" (MiB)", 2.0**20)}
 
 
@@ -142,7 +135,7 @@ def _extreme_sparsity(records: Sequence[Record], dense: Sequence[Record]) -> lis
     changes = [
         (runs[0]["spec"]["sparsity"], found)
         for runs in group((r for r in records if r["spec"]["method"] == "dsl"), row_key)
-        if (found := change(COLUMNS["recall"], runs, dense)) is not None
+        if (found := change(COLUMNS[SELECTION], runs, dense)) is not None
     ]
     if not changes:
         return []
@@ -274,7 +267,7 @@ def pareto(records: Sequence[Record]) -> list[FigureModel]:
                 Series(name, [x / scale for x, _ in own], [y for _, y in own], style="points")
                 for name, own in of_methods.items()
             ]
-            panels.append(Panel("", column.title + unit, COLUMNS["recall"].title, lines))
+            panels.append(Panel("", column.title + unit, COLUMNS[SELECTION].title, lines))
         if panels:
             title = f"Pareto: {setting(part[0])}"
             figures.append(FigureModel(title, panels, footer(part)))

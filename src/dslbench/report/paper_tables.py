@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dslbench.errors import UsageError
+from dslbench.evaluation.metrics import in_group
 from dslbench.report.columns import COLUMNS, Column, Record
-from dslbench.report.relative import EQUAL_COST, is_equal_cost, mac_notes, setting_of, with_ratios
-from dslbench.report.settings import (
+from dslbench.report.comparable import (
     footer,
     method_names,
     model,
@@ -19,7 +19,8 @@ from dslbench.report.settings import (
     row_width,
     rows,
     setting,
-)  # fmt: skip
+)
+from dslbench.report.relative import EQUAL_COST, is_equal_cost, mac_notes, setting_of, with_ratios
 from dslbench.report.tables import Cell, TableModel, cell, group, heading, marks
 from dslbench.words import percent, percent_reached
 
@@ -34,14 +35,38 @@ def table3(records: Sequence[Record]) -> list[TableModel]:
 def _table3(records: list[Record]) -> TableModel:
     records = list(with_ratios(records))
     shown = ["params", "train_macs", "exact_train_macs", "train_ratio", "exact_infer_macs"]
-    shown += ["memory", "train_time", "recall", "ndcg", "hr"]
+    shown += ["memory", "train_time", *in_group("quality")]
     if is_equal_cost(records[0]):
         shown = EQUAL_COST + shown
+    table = by_method(f"Table 3: {setting(records[0])}", shown, records)
+    table.footer = footer(records, *paper_mac_note(records), *mac_notes(records))
+    return table
+
+
+def tail(records: Sequence[Record]) -> list[TableModel]:
+    """Who pays: what methods recommend of rarely seen items, and how evenly; one table per setting."""
+    return [_tail(part) for part in group(records, setting_of)]
+
+
+def _tail(records: list[Record]) -> TableModel:
+    table = by_method(f"Popular and rare items: {setting(records[0])}", in_group("tail"), records)
+    table.footer = footer(
+        records,
+        "Fifths of the items by training pairs, 1 the most popular: of all pairs sought among a fifth's "
+        "items, the share that stood in the user's first 20.",
+        "Coverage: share of the items that stand in anybody's first 20. Gini: how unevenly items are "
+        "recommended, 0 all alike.",
+    )
+    return table
+
+
+def by_method(title: str, shown: Sequence[str], records: Sequence[Record]) -> TableModel:
+    """A row for each method, by family, with the columns of these names; without a footer."""
     columns = [COLUMNS[name] for name in shown]
     of_rows = rows(records)
     column_marks = [marks(column, of_rows) for column in columns]
     table = TableModel(
-        title=f"Table 3: {setting(records[0])}",
+        title=title,
         headers=["Category", "Method", "Sparsity", *(c.title for c in columns)],
         rows=[],
         left_columns=2,
@@ -65,7 +90,6 @@ def _table3(records: list[Record]) -> TableModel:
             ]
         )
         previous = family
-    table.footer = footer(records, *paper_mac_note(records), *mac_notes(records))
     return table
 
 
@@ -98,7 +122,8 @@ def table2(records: Sequence[Record]) -> list[TableModel]:
 
 
 def _table2(records: list[Record]) -> TableModel:
-    shown = ["train_macs", "infer_macs", "exact_train_macs", "exact_infer_macs", "recall", "ndcg"]
+    shown = ["train_macs", "infer_macs", "exact_train_macs", "exact_infer_macs"]
+    shown += in_group("compared")
     columns = [COLUMNS[name] for name in shown]
     sets = list(dict.fromkeys(r["spec"]["dataset"] for r in records))
     table = TableModel(
@@ -186,7 +211,7 @@ def table4(records: Sequence[Record]) -> list[TableModel]:
 
 
 def _table4(records: list[Record]) -> TableModel:
-    columns = [COLUMNS["recall"], COLUMNS["ndcg"]]
+    columns = [COLUMNS[name] for name in in_group("compared")]
     sets = list(dict.fromkeys(r["spec"]["dataset"] for r in records))
     first = records[0]["spec"]
     of_decays = [

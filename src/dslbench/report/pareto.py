@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dslbench.evaluation.metrics import SELECTION, in_group
 from dslbench.report.columns import COLUMNS, Column, Record
+from dslbench.report.comparable import footer, label, rows, setting
 from dslbench.report.costs import STORED
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import footer, label, rows, setting
 from dslbench.report.tables import MISSING, Cell, TableModel, group, mean
 
 COSTS: dict[str, Column] = {
@@ -41,7 +42,7 @@ def points(of_rows: Sequence[Sequence[Record]], column: Column) -> list[tuple[fl
     """(cost, Recall@20) of each row; None where the cost is not known."""
     found: list[tuple[float, float] | None] = []
     for runs in of_rows:
-        price, quality = mean(column, runs), mean(COLUMNS["recall"], runs)
+        price, quality = mean(column, runs), mean(COLUMNS[SELECTION], runs)
         found.append(None if price is None or quality is None else (price, quality))
     return found
 
@@ -57,7 +58,7 @@ def _pareto(records: list[Record]) -> TableModel:
         legend="*: on the front of this cost and Recall@20.",
     )
     for place, runs in enumerate(of_rows):
-        quality = [(COLUMNS[name], mean(COLUMNS[name], runs)) for name in ("recall", "ndcg")]
+        quality = [(COLUMNS[name], mean(COLUMNS[name], runs)) for name in in_group("compared")]
         numbers = [*quality, *((COSTS[name], mean(COSTS[name], runs)) for name in known)]
         on = [name for name in known if fronts[name][place]]
         table.rows.append(

@@ -10,9 +10,9 @@ from typing import Any
 from dslbench.errors import UsageError
 from dslbench.report import published
 from dslbench.report.columns import COLUMNS, Record
+from dslbench.report.comparable import row_key
 from dslbench.report.published import Result
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import row_key
 from dslbench.report.tables import MISSING, Cell, TableModel, group, heading
 from dslbench.words import percent
 

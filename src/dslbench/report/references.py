@@ -25,10 +25,10 @@ from torch import Tensor
 from dslbench import data as datasets
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError
-from dslbench.evaluate import Evaluation, evaluate, evaluate_sampled
+from dslbench.evaluation.evaluate import Evaluation, evaluate, evaluate_sampled, pairs_of_items
+from dslbench.evaluation.metrics import SELECTION, in_group
 from dslbench.report.columns import COLUMNS, Record, seconds
 from dslbench.report.tables import MISSING, Cell, TableModel, group
-from dslbench.train import SELECTION_METRIC
 
 Float32 = npt.NDArray[np.float32]
 Score = Callable[[npt.NDArray[np.int64]], Float32]
@@ -36,7 +36,7 @@ Score = Callable[[npt.NDArray[np.int64]], Float32]
 NEIGHBOURS = (20, 100, 400)
 LAMBDAS = (50.0, 200.0, 1000.0)
 DEFAULT_NEIGHBOURS, DEFAULT_LAMBDA = 100, 200.0
-QUALITY = ("recall", "ndcg", "hr")
+QUALITY = in_group("quality")
 
 
 def popularity(train: sparse.csr_matrix) -> Float32:
@@ -136,7 +136,7 @@ def _table(record: Record) -> TableModel:
             rows.append([Cell(label.partition(" (")[0]), *(Cell(MISSING) for _ in range(4))])
             continue
         spent = time.perf_counter() - began
-        means = [result.means[column.path[-1]] for column in columns]
+        means = [result.mean(column.path[-1]) for column in columns]
         rows.append(
             [
                 Cell(label.format(chosen)),
@@ -169,24 +169,24 @@ def _best(
     """The setting best on validation, and its result on test."""
     chosen = choices[0] if data.valid.nnz else default
     if data.valid.nnz and len(choices) > 1:
-        chosen = max(
-            choices, key=lambda c: _evaluate(data, fit(data, c), "valid").means[SELECTION_METRIC]
-        )
+        chosen = max(choices, key=lambda c: _evaluate(data, fit(data, c), "valid").mean(SELECTION))
     return chosen, _evaluate(data, fit(data, chosen), "test")
 
 
 def _evaluate(data: Interactions, score: Score, part: str) -> Evaluation:
     truth = data.valid if part == "valid" else data.test
     seen = data.seen_before_valid if part == "valid" else data.seen_before_test
+    counts = pairs_of_items(data.train)
 
     def full(users: Tensor) -> Tensor:
         return torch.from_numpy(score(users.numpy()))
 
     if data.negatives is not None:
         return evaluate_sampled(
-            lambda users, items: full(users).gather(1, items), truth, data.negatives
-        )
-    return evaluate(full, truth, seen)
+            lambda users, items: full(users).gather(1, items), truth, data.negatives,
+            popularity=counts,
+        )  # fmt: skip
+    return evaluate(full, truth, seen, popularity=counts)
 
 
 def _fit_popularity(data: Interactions, _: float) -> Score:

@@ -14,11 +14,12 @@ from dslbench import data as datasets
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.output import warn_once
 from dslbench.report.columns import Record
+from dslbench.report.comparable import footer, label, rows, setting
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import footer, label, rows, setting
 from dslbench.report.tables import group
 from dslbench.runs import store
+from dslbench.runs.assemble import rebuild
 
 Float64 = npt.NDArray[np.float64]
 GROUPS = 10
@@ -74,7 +75,7 @@ def entity_rows(run_id: str) -> dict[str, EntityRows]:
     not the same.
     """
     packed = artefact.from_bytes(store.model_bytes(run_id), f"the model of run {run_id}")
-    model = artefact.rebuild(packed)
+    model = rebuild(packed)
     spec = packed.spec
     data = datasets.load(spec["dataset"], protocol=spec["protocol"])
     found = {}
@@ -84,11 +85,11 @@ def entity_rows(run_id: str) -> dict[str, EntityRows]:
             if table.spec.role != "embedding":
                 continue
             start, kept = 0, packed.tables[name]
-            mask = np.ones(kept.shape, dtype=bool) if kept.mask is None else kept.mask
+            mask, full = kept.live(), kept.unpack()
             for segment, n in table.spec.segments:
                 if segment == entity:
                     live.append(mask[start : start + n])
-                    weights.append(kept.unpack()[start : start + n])
+                    weights.append(full[start : start + n])
                 start += n
         popularity = np.asarray(data.train.sum(axis=axis)).ravel().astype(np.int64)
         if live and all(len(part) == len(popularity) for part in live):

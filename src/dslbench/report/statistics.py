@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from dslbench.evaluation.metrics import in_group
 from dslbench.report.columns import COLUMNS, Column, Record
+from dslbench.report.comparable import footer, label, rows, setting
 from dslbench.report.relative import setting_of
-from dslbench.report.settings import footer, label, rows, setting
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, group, heading, mean
 from dslbench.runs import store
 
@@ -130,7 +131,7 @@ def compare(runs: Sequence[Record], other: Sequence[Record], column: Column) -> 
     return Comparison(over_seeds, paired_t(mine[1], others[1]), wilcoxon(mine[1], others[1]))
 
 
-METRICS = ("recall", "ndcg")
+METRICS = tuple(in_group("compared"))
 
 
 def table(records: Sequence[Record]) -> list[TableModel]:

@@ -29,7 +29,8 @@ import dslbench
 from dslbench import home
 from dslbench.cost import measured
 from dslbench.errors import UsageError
-from dslbench.state import SAME, Keeper, Progress, Tree
+from dslbench.training.progress import Keeper, Progress
+from dslbench.training.state import SAME, Tree
 
 _FORMAT = "dslbench-checkpoint-1"
 _DIGEST_BYTES = 32

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dslbench.evaluation.metrics import METRICS, SELECTION
 from dslbench.runs import store
 from dslbench.spec import RunSpec
 
@@ -129,8 +130,8 @@ class _Bar:
         note = (
             f"{event['phase']} epoch {int(done + 0.999)}/{event['epochs']} loss {event['loss']:.4f}"
         )
-        if "recall@20" in event:
-            note += f" R@20 {event['recall@20']:.4f}"
+        if SELECTION in event:
+            note += f" {METRICS[SELECTION].label} {METRICS[SELECTION].show(event[SELECTION])}"
         completed = self._phase * self._epochs + done
         self.share = min(1.0, completed / (self._epochs * len(self._phases)))
         self._bars.update(self.task, completed=completed, note=note)
@@ -142,8 +143,9 @@ def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
         return f"{spec.title}: FAILED: {failed}"
     record = store.read(run_id)
     seconds = record["cost"]["measured"]["train_seconds"]
+    reached = METRICS[SELECTION].show(record["quality"][SELECTION])
     return (
-        f"{spec.title}: recall@20 {record['quality']['recall@20']:.4f}, "
+        f"{spec.title}: {SELECTION} {reached}, "
         f"trained {seconds:.0f} s, epoch {record['selection']['epoch']} selected"
     )
 

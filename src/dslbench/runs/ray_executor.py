@@ -19,8 +19,8 @@ from typing import Any
 
 import dslbench
 from dslbench import home
+from dslbench.data import library as data_store
 from dslbench.data import loading
-from dslbench.data import store as data_store
 from dslbench.errors import DslbenchError, RunError, UsageError
 from dslbench.runs import store
 from dslbench.runs.local import CancelledError, Event, OnEvent, Process, error_of

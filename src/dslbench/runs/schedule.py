@@ -13,8 +13,8 @@ from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.runs import checkpoint, failures, store
 from dslbench.runs.claims import Claim, Claims
 from dslbench.runs.local import CancelledError, Event, Executor
-from dslbench.runs.plan import PlannedRun
 from dslbench.runs.progress import Quiet
+from dslbench.runs.stock import WantedRun
 from dslbench.words import number
 
 LOOK_AGAIN = 1.0  # seconds until a run that another process holds is looked at again
@@ -22,7 +22,7 @@ LOOK_AGAIN = 1.0  # seconds until a run that another process holds is looked at 
 
 @dataclass
 class _Active:
-    run: PlannedRun
+    run: WantedRun
     claim: Claim
     thread: threading.Thread
 
@@ -34,7 +34,7 @@ class Schedule:
     """
 
     def __init__(
-        self, missing: Sequence[PlannedRun], executor: Executor, claims: Claims, show: Quiet,
+        self, missing: Sequence[WantedRun], executor: Executor, claims: Claims, show: Quiet,
         warn: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._pending = list(missing)
@@ -84,7 +84,7 @@ class Schedule:
         if not self._active:
             self._announce()
 
-    def _try(self, run: PlannedRun) -> None:
+    def _try(self, run: WantedRun) -> None:
         if run.teacher in self._failed:
             self._settle(run, None, RunError("the run of its teacher failed"))
             return
@@ -111,7 +111,7 @@ class Schedule:
         self._show.begin(slot, run.spec)
         thread.start()
 
-    def _make(self, run: PlannedRun, slot: int) -> None:
+    def _make(self, run: WantedRun, slot: int) -> None:
         """In a thread of its own."""
         try:
             self._executor.make(
@@ -153,7 +153,7 @@ class Schedule:
 
     def _settle(
         self,
-        run: PlannedRun,
+        run: WantedRun,
         slot: int | None,
         error: DslbenchError | None,
         elsewhere: bool = False,

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from dslbench import home
 from dslbench.errors import RunError
 from dslbench.output import warn_once
-from dslbench.runs import failures, records
-from dslbench.runs.records import FORMAT
+from dslbench.runs import failures
+from dslbench.runs.record import FORMAT, read_history, read_per_user, read_record
 
 __all__ = ["FORMAT"]
 FILES = ("run.json", "history.json", "users.npz", "model.safetensors")
@@ -140,7 +140,7 @@ def history(run_id: str) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
-        return records.history(path)
+        return read_history(path)
     except ValueError as error:
         warn_once(f"{error}; left out")
         return None
@@ -152,7 +152,7 @@ def per_user(run_id: str) -> dict[str, npt.NDArray[Any]] | None:
     if not path.exists():
         return None
     try:
-        return records.per_user(path)
+        return read_per_user(path)
     except ValueError as error:
         warn_once(f"{error}; left out")
         return None
@@ -161,7 +161,7 @@ def per_user(run_id: str) -> dict[str, npt.NDArray[Any]] | None:
 def read(run_id: str) -> dict[str, Any]:
     """A stored record; raises `ValueError` in one line when it is damaged or not one of ours."""
     path = folder(run_id) / "run.json"
-    record = records.record(path)
+    record = read_record(path)
     if record["id"] != run_id:
         raise ValueError(f"{path}: a copy of run {record['id']}, under another name")
     return record

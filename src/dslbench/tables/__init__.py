@@ -1,19 +1,19 @@
 """Embedding tables: the one seam between methods and backbones."""
 
-from dslbench.tables.base import MakeTable, MaskScope, StoredTable, Table, TableSpec, keep_count
+from dslbench.tables.base import MakeTable, Stored, Table
 from dslbench.tables.candidates import CandidateTable
 from dslbench.tables.dense import DenseTable
 from dslbench.tables.masked import (
     DenseMaskedTable,
     MaskedTable,
-    PackedTable,
     WarmMaskedTable,
     random_masks,
     segment_slices,
 )
 from dslbench.tables.mixed import MixedTable
-from dslbench.tables.rows import StoredRows
+from dslbench.tables.packed import PackedTable
 from dslbench.tables.select import select_largest
+from dslbench.tables.spec import MaskScope, TableSpec, keep_count
 
 __all__ = [
     "CandidateTable",
@@ -24,8 +24,7 @@ __all__ = [
     "MaskedTable",
     "MixedTable",
     "PackedTable",
-    "StoredRows",
-    "StoredTable",
+    "Stored",
     "Table",
     "TableSpec",
     "WarmMaskedTable",

@@ -1,97 +1,19 @@
-"""What a table is, and how a backbone asks for one."""
+"""What a table is while it is trained or served, and what is kept of it."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-Float32 = npt.NDArray[np.float32]
-MaskScope = Literal["embeddings", "official", "all"]
-Init = Callable[[np.random.Generator, int, int], Float32]
+from dslbench.tables.spec import Float32, TableSpec
 
-
-def normal(std: float) -> Init:
-    """N(0, std^2), entry by entry."""
-    return lambda rng, n, d: rng.standard_normal((n, d), dtype=np.float32) * np.float32(std)
-
-
-def xavier_uniform(rng: np.random.Generator, n: int, d: int) -> Float32:
-    """Uniform in +-sqrt(6 / (n + d)) over the whole (n, d) matrix."""
-    bound = math.sqrt(6.0 / (n + d))
-    return ((rng.random((n, d), dtype=np.float32) * 2 - 1) * np.float32(bound)).astype(np.float32)
-
-
-def xavier_normal(rng: np.random.Generator, n: int, d: int) -> Float32:
-    """N(0, 2 / (n + d)) over the whole (n, d) matrix."""
-    return normal(math.sqrt(2.0 / (n + d)))(rng, n, d)
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table that a backbone asks for.
-
-    Attributes:
-        name: unique within the model.
-        segments: (entity, rows) in order, for example (("user", N), ("item", M)) for LightGCN's
-            joint table. Rows of one table are ranked together unless a method ranks by segment.
-        dim: embedding size d.
-        init: draws the (n, d) initial values.
-        role: "embedding" (rows belong to users or items) or "layer" (any other weight matrix).
-        official: whether the paper's released code masks it; its choice differs by backbone.
-    """
-
-    name: str
-    segments: tuple[tuple[str, int], ...]
-    dim: int
-    init: Init
-    role: Literal["embedding", "layer"] = "embedding"
-    official: bool = True
-
-    def in_scope(self, scope: MaskScope) -> bool:
-        """Whether a method with this scope makes the table small."""
-        if scope == "all":
-            return True
-        return self.official if scope == "official" else self.role == "embedding"
-
-    @property
-    def n_rows(self) -> int:
-        """Rows over all segments."""
-        return sum(rows for _, rows in self.segments)
-
-
-@dataclass(frozen=True)
-class StoredTable:
-    """A table as it is kept: the live entries of an (n, d) matrix.
-
-    Attributes:
-        shape: (n, d).
-        values: the live values, row by row, float32.
-        mask: (n, d) bool, which entries are live; None when all are.
-    """
-
-    shape: tuple[int, int]
-    values: Float32
-    mask: npt.NDArray[np.bool_] | None
-
-    @property
-    def stored(self) -> int:
-        """Number of stored parameters."""
-        return int(self.values.size)
-
-    def unpack(self) -> Float32:
-        """The (n, d) matrix, zeros where nothing is stored."""
-        if self.mask is None:
-            return self.values.reshape(self.shape).copy()
-        full = np.zeros(self.shape, dtype=np.float32)
-        full[self.mask] = self.values
-        return full
+Array = npt.NDArray[Any]
+Int64 = npt.NDArray[np.int64]
 
 
 class Table(nn.Module, ABC):
@@ -118,20 +40,97 @@ class Table(nn.Module, ABC):
         """Number of stored parameters."""
 
     @abstractmethod
-    def pack(self) -> StoredTable:
+    def pack(self) -> Stored:
         """The table as it would be kept on disk."""
-
-    @abstractmethod
-    def load(self, stored: StoredTable) -> None:
-        """Take the values (and the mask) of a stored table of the same shape."""
 
 
 MakeTable = Callable[[TableSpec, np.random.Generator], Table]
 
 
-def keep_count(parameters: int, sparsity: float) -> int:
-    """Exact number of surviving weights k* = P - floor(s P), at least one.
+class Stored(ABC):
+    """An (n, d) table as it is kept. A form is one subclass in one file, found by its `form`.
 
-    The product is rounded to 9 places first, so that 0.7 * 10 prunes 7, not 6.
+    Attributes:
+        form: its name in model files.
+        shape: (n, d).
     """
-    return max(1, parameters - math.floor(round(sparsity * parameters, 9)))
+
+    form: ClassVar[str]
+    shape: tuple[int, int]
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Number of stored parameters."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Array]:
+        """What lies in the file, by name within the table."""
+
+    def about(self) -> dict[str, Any]:
+        """What the file's header says of the table beside shape and form; plain data."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        """The table of `arrays` and `about`.
+
+        Takes every array out of `parts`. Raises `ValueError`, `KeyError` or `TypeError` for what is
+        not exactly as this form writes it: what is packed again must be what was read.
+        """
+
+    @abstractmethod
+    def entries(self) -> Int64:
+        """(n,) how many entries each row stores."""
+
+    @abstractmethod
+    def live(self) -> npt.NDArray[np.bool_]:
+        """(n, d) which columns of each row hold something."""
+
+    @abstractmethod
+    def unpack(self) -> Float32:
+        """The (n, d) matrix it stands for, zeros where nothing is stored."""
+
+    @abstractmethod
+    def table(self, spec: TableSpec) -> Table:
+        """A table, not to be trained, that looks up what is stored as it is stored."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays, as they lie on disk; the file's header comes on top."""
+        return sum(array.nbytes for array in self.arrays().values())
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes in each form in which the same entries could be kept, this one among them."""
+        return {self.form: self.nbytes, "dense": 4 * self.shape[0] * self.shape[1]}
+
+
+class Parts:
+    """The arrays of one table of a model file, which are taken out one by one.
+
+    Each `take` raises `KeyError` for what is missing, `ValueError` for another type or shape.
+    """
+
+    def __init__(self, name: str, arrays: dict[str, Array]) -> None:
+        self._name, self._arrays = name, arrays
+
+    def take(
+        self, part: str, kind: npt.DTypeLike, shape: tuple[int, ...] | None = None
+    ) -> npt.NDArray[Any]:
+        """An array of this type and shape; `shape` None: of any length, with one axis."""
+        key = f"{self._name}.{part}"
+        array = self._arrays.pop(key)
+        if array.dtype != kind or array.ndim != (1 if shape is None else len(shape)):
+            raise ValueError(f"'{key}' is {array.dtype} with {array.ndim} axes")
+        if shape is not None and array.shape != shape:
+            raise ValueError(f"'{key}' is {_times(array.shape)}, not {_times(shape)}")
+        return array
+
+    def take_any(self, part: str) -> npt.NDArray[Any]:
+        """An array of any type and shape."""
+        return self._arrays.pop(f"{self._name}.{part}")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"

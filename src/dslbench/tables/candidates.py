@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dslbench.ops.affine import MixRows
-from dslbench.tables.base import StoredTable, Table, TableSpec
+from dslbench.tables.base import Stored, Table
 from dslbench.tables.maps import DirectMaps, Sizes, row_norm, start_maps
 from dslbench.tables.masked import segment_slices
+from dslbench.tables.spec import TableSpec
+from dslbench.tables.stored.dense import Dense
 
 
 class CandidateTable(Table):
@@ -85,9 +87,5 @@ class CandidateTable(Table):
     def live(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def pack(self) -> StoredTable:
-        full = self.full().detach().cpu().numpy()
-        return StoredTable((full.shape[0], full.shape[1]), full.reshape(-1), None)
-
-    def load(self, stored: StoredTable) -> None:
-        raise ValueError("a table of candidate sizes is never read: its rows have no one size yet")
+    def pack(self) -> Stored:
+        return Dense.of(self.full().detach().cpu().numpy())

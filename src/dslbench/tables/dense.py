@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dslbench.tables.base import StoredTable, Table, TableSpec
+from dslbench.tables.base import Stored, Table
+from dslbench.tables.spec import TableSpec
+from dslbench.tables.stored.dense import Dense
 
 
 class DenseTable(Table):
@@ -25,10 +27,5 @@ class DenseTable(Table):
     def live(self) -> int:
         return self.weight.numel()
 
-    def pack(self) -> StoredTable:
-        weight = self.weight.detach().cpu().numpy()
-        return StoredTable((weight.shape[0], weight.shape[1]), weight.reshape(-1).copy(), None)
-
-    @torch.no_grad()
-    def load(self, stored: StoredTable) -> None:
-        self.weight.copy_(torch.from_numpy(stored.unpack()))
+    def pack(self) -> Stored:
+        return Dense.of(self.full().detach().cpu().numpy())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dslbench.ops.affine import Affine, RowNorm
+from dslbench.ops.affine import Affine, ComposeMaps, PrincipalAxes, RowNorm
 
 Sizes = tuple[int, ...]
 
@@ -26,6 +26,7 @@ class DirectMaps(nn.Module):
     def __init__(self, sizes: Sizes, dim: int, rng: np.random.Generator) -> None:
         super().__init__()
         self.sizes = sizes
+        self.principal_axes = PrincipalAxes()
         self.steps = nn.ModuleList(Affine(width, dim, rng) for width in sizes)
 
     def forward(self, blocks: Sequence[Tensor]) -> Tensor:
@@ -51,6 +52,7 @@ class ChainMaps(nn.Module):
         super().__init__()
         ends = sizes if sizes[-1] == dim else (*sizes, dim)
         self.dim = dim
+        self.compose, self.principal_axes = ComposeMaps(), PrincipalAxes()
         self.steps = nn.ModuleList(Affine(a, b, rng) for a, b in pairwise(ends))
 
     def forward(self, blocks: Sequence[Tensor]) -> Tensor:
@@ -81,8 +83,10 @@ class ChainMaps(nn.Module):
         bias: Tensor | None = None
         rest: list[Any] = list(self.steps)[place:]
         for step in rest:
-            bias = step.bias if bias is None else bias @ step.weight + step.bias
-            weight = step.weight if weight is None else weight @ step.weight
+            if weight is None or bias is None:
+                weight, bias = step.weight, step.bias
+            else:
+                weight, bias = self.compose(weight, bias, step.weight, step.bias)
         return weight, bias
 
 
@@ -104,12 +108,11 @@ def start_maps(maps: Any, norm: Any, values: Tensor) -> Tensor:
     the scale of embeddings.
     """
     mean, spread = values.mean(dim=0), values.std(dim=0, correction=0)
-    centred = values - mean
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
+    found: tuple[Tensor, Tensor] = maps.principal_axes(values - mean)
+    axes, coordinates = found
     if not len(maps.steps):
-        axes = torch.eye(len(mean), device=values.device)
+        axes, coordinates = torch.eye(len(mean), device=values.device), values - mean
     maps.start(axes)
     norm.scale.copy_(spread)
     norm.shift.copy_(mean)
-    coordinates: Tensor = centred @ axes
     return coordinates

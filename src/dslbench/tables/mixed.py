@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dslbench.ops.affine import ExpandRows
-from dslbench.tables.base import StoredTable, Table, TableSpec
+from dslbench.tables.base import Table
 from dslbench.tables.maps import ChainMaps, DirectMaps, Sizes, map_parameters, row_norm, start_maps
 from dslbench.tables.masked import segment_slices
-from dslbench.tables.rows import StoredRows
+from dslbench.tables.spec import TableSpec
+from dslbench.tables.stored.rows import Rows
 
 
 class MixedTable(Table):
@@ -49,7 +50,6 @@ class MixedTable(Table):
         # Sizes whose maps are stored, by segment.
         self.allowed: list[list[int]] = [list(range(len(sizes))) for _ in spec.segments]
         self._order: tuple[Tensor, list[int], Tensor] | None = None
-        self._read: StoredRows | None = None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -116,7 +116,7 @@ class MixedTable(Table):
 
     def _look_up(self, ids: Tensor | None) -> Tensor:
         order, counts, back = self._arranged(ids)
-        if self.training and self._read is None:
+        if self.training:
             normed = [
                 norm(z) if len(z) else z
                 for z, norm in zip(self._mapped(order, counts), self.norms, strict=True)
@@ -171,12 +171,6 @@ class MixedTable(Table):
 
     def _stored_maps(self) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
         """Weight and bias by segment and width, the norm's running statistics folded in."""
-        if self._read is not None:
-            device = self.weight.device
-            return {
-                key: (torch.tensor(w, device=device), torch.tensor(b, device=device))
-                for key, (w, b) in self._read.maps.items()
-            }
         found = {}
         pairs = zip(self.maps, self.norms, self.allowed, strict=True)
         for segment, (maps, norm, allowed) in enumerate(pairs):
@@ -197,13 +191,12 @@ class MixedTable(Table):
         )
         return int(self.widths.sum()) + maps
 
-    def pack(self) -> StoredRows:
+    def pack(self) -> Rows:
         widths = self.widths
         inside = np.arange(self.spec.dim) < widths[:, None]
-        return StoredRows(
+        return Rows(
             shape=(self.spec.n_rows, self.spec.dim),
             values=self.weight.detach().cpu().numpy()[inside],
-            mask=None,
             widths=widths,
             segments=tuple(rows for _, rows in self.spec.segments),
             maps={
@@ -211,16 +204,3 @@ class MixedTable(Table):
                 for key, (w, b) in self._stored_maps().items()
             },
         )
-
-    @torch.no_grad()
-    def load(self, stored: StoredTable) -> None:
-        """Take rows and folded maps; the table can then be looked up, but not trained further."""
-        if not isinstance(stored, StoredRows):
-            raise ValueError("a table of mixed sizes is read from stored rows of mixed sizes")
-        places = {width: place for place, width in enumerate(self.sizes)}
-        chosen = torch.tensor([places[int(width)] for width in stored.widths])
-        self.resize(chosen.to(self.place.device))
-        padded = np.zeros(stored.shape, dtype=np.float32)
-        padded[np.arange(self.spec.dim) < stored.widths[:, None]] = stored.values
-        self.weight.copy_(torch.from_numpy(padded))
-        self._read = stored

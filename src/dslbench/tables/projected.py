@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dslbench.ops.topology import ProjectRows
-from dslbench.tables.base import StoredTable, Table, TableSpec, xavier_uniform
+from dslbench.tables.base import Stored, Table
+from dslbench.tables.spec import TableSpec, xavier_uniform
+from dslbench.tables.stored.dense import Dense
 
 
 class ProjectedTable(Table):
@@ -46,10 +48,5 @@ class ProjectedTable(Table):
     def live(self) -> int:
         return self.spec.n_rows * self.spec.dim
 
-    @torch.no_grad()
-    def pack(self) -> StoredTable:
-        values = self.full().cpu().numpy()
-        return StoredTable((self.spec.n_rows, self.spec.dim), values.reshape(-1).copy(), None)
-
-    def load(self, stored: StoredTable) -> None:
-        raise NotImplementedError("a projection is stored as an ordinary table")
+    def pack(self) -> Stored:
+        return Dense.of(self.full().detach().cpu().numpy())

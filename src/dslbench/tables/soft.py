@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dslbench.tables.base import StoredTable, TableSpec
+from dslbench.tables.base import Stored
 from dslbench.tables.dense import DenseTable
+from dslbench.tables.spec import TableSpec
+from dslbench.tables.stored.bitmap import Bitmap
 
 Granularity = Literal["global", "dimension", "feature", "feature_dim"]
 
@@ -49,10 +51,9 @@ class SoftThresholdTable(DenseTable):
     def live(self) -> int:
         return int((self.margin() > 0).count_nonzero())
 
-    def pack(self) -> StoredTable:
+    def pack(self) -> Stored:
         full = self.full().detach().cpu().numpy()
-        mask = (self.margin() > 0).cpu().numpy()
-        return StoredTable((full.shape[0], full.shape[1]), full[mask], mask)
+        return Bitmap.of(full, (self.margin() > 0).cpu().numpy())
 
 
 class _SoftThreshold(torch.autograd.Function):

@@ -1,0 +1,85 @@
+"""`dslbench compare`: methods side by side, and their table."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from dslbench.cli import options
+
+
+def compare(
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Recommendation model (or use --plan).")
+    ] = None,
+    dataset: options.Dataset = None,
+    sparsity: Annotated[
+        list[float] | None,
+        typer.Option("--sparsity", help="Share of table weights removed; default: 0.5."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Methods; default: all, dense first.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Runs per method: seeds 0 to N-1.")
+    ] = None,
+    epochs: options.Epochs = None,
+    scale: options.Scale = None,
+    set_: options.Settings = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="default, paper, ...: see data/README.md")
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", help="A plan's name or file; other options replace what it says."),
+    ] = None,
+    device: options.Device = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Runs at once, which share the cores and take the GPUs in turn; default: 1, "
+            "on a cluster as many as fit.",
+        ),
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--executor", help="local: this machine; ray: a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="The Ray cluster's address; default: RAY_ADDRESS, else a new one here.",
+        ),
+    ] = None,
+    budget_by: Annotated[
+        Literal["epochs", "macs"],
+        typer.Option(
+            "--budget-by",
+            help="epochs: all train equally long; macs: then again, each for as many epochs as cost "
+            "what the costliest one did.",
+        ),
+    ] = "epochs",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run all from the start, even what is stored.")
+    ] = False,
+    references: options.References = False,
+    format_: options.Format = "terminal",
+) -> None:
+    """Run the methods side by side, skip what is stored, and end with the table."""
+    from dslbench.cli import runner as implementation
+    from dslbench.runs.plan import Chosen
+
+    chosen = Chosen(
+        dataset=dataset, backbone=backbone, method=method, sparsity=sparsity, seeds=seeds,
+        epochs=epochs, scale=scale, protocol=protocol, settings=tuple(set_ or ()),
+    )  # fmt: skip
+    implementation.compare(
+        plan, chosen, format_, budget_by=budget_by,
+        where=implementation.Where(device, workers, executor, address), force=force,
+        dry_run=dry_run, references=references,
+    )  # fmt: skip

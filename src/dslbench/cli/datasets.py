@@ -1,0 +1,270 @@
+"""What `dslbench download` and `dslbench list datasets` do.
+
+Results go to stdout, progress and warnings to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dslbench.data import library
+from dslbench.data.entries import DatasetEntry, catalog
+from dslbench.errors import DataError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from dslbench.data.fetch import Advance
+    from dslbench.data.library import Manifest, StoredFile
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """One line of `list datasets`; None where not known before the data set is at hand."""
+
+    name: str
+    title: str
+    users: int | None
+    items: int | None
+    interactions: int | None
+    density: float | None
+    on_disk: bool
+    verified: bool
+    problem: str | None
+    default_protocol: str
+    own: bool
+
+
+def download(names: list[str], all_: bool, source: Path | None, verify: bool, force: bool) -> None:
+    """Get data sets by download, or from `source`; with `verify` check what is at hand instead.
+
+    Prints what came, how it was verified, its terms of use and what to cite. Raises UsageError for
+    a name that is not known, DataError where something cannot be had or proves wrong; with several
+    names the others are still done.
+    """
+    wanted = _wanted(names, all_, source, verify)
+    failures: list[tuple[str, DataError]] = []
+    for entry in wanted:
+        try:
+            _obtain(entry, source, verify, force)
+        except DataError as error:
+            if len(wanted) == 1:
+                raise
+            print(f"{entry.name}: {error.message}", file=sys.stderr)
+            failures.append((entry.name, error))
+    if failures:
+        failed = ", ".join(name for name, _ in failures)
+        raise DataError(
+            f"{len(failures)} of {len(wanted)} data sets failed: {failed}", hint=failures[0][1].hint
+        )
+
+
+def _wanted(names: list[str], all_: bool, source: Path | None, verify: bool) -> list[DatasetEntry]:
+    known = {**library.own_entries(), **catalog()}
+    if all_ or (verify and not names):
+        entries = [entry for entry in known.values() if entry.files_of is None and entry.files]
+        entries = [entry for entry in entries if not entry.generated]
+        if verify:
+            entries = [entry for entry in entries if library.folder(entry.name).is_dir()]
+        elif source is not None:
+            entries = [entry for entry in entries if (source / entry.name).is_dir()]
+        else:
+            entries = [entry for entry in entries if not entry.own]
+        if not entries:
+            raise DataError("no data set there", hint="dslbench list datasets")
+        return entries
+    if not names:
+        raise UsageError("no data set named", hint=f"one of: {', '.join(sorted(catalog()))}")
+    found: list[DatasetEntry] = []
+    for name in names:
+        if name in known and not (source is not None and known[name].own):
+            found.append(known[name])
+        elif source is not None:
+            from dslbench.data.own import entry_for_import
+
+            found.append(entry_for_import(name, source))
+            hint = did_you_mean(name, catalog())
+            if hint.startswith("did you mean"):
+                print(
+                    f"'{name}' is not in the catalog ({hint}), so this is data of your own",
+                    file=sys.stderr,
+                )
+        else:
+            raise UsageError(f"unknown data set '{name}'", hint=did_you_mean(name, known))
+    return found
+
+
+def _obtain(entry: DatasetEntry, source: Path | None, verify: bool, force: bool) -> None:
+    from dslbench.data import obtain
+
+    if entry.generated:
+        print(f"{entry.name}: embedded, nothing to download")
+        return
+    if verify:
+        _describe(entry, obtain.verify_stored(entry), "intact")
+        return
+    if source is not None:
+        _describe(entry, obtain.import_entry(entry, source), f"imported from {source.name}")
+        return
+    if not force and library.read_manifest(entry.store_name) is not None:
+        library.require(entry)
+        library.mark_requested(entry.name, entry.store_name)
+        _describe(entry, library.require(entry), "already here")
+        return
+    if entry.own:
+        raise DataError(
+            f"'{entry.name}' is data of your own, with no address to download it from",
+            hint=f"dslbench download {entry.name} --from PATH",
+        )
+    print(f"{entry.name}: terms of use: {entry.terms}", file=sys.stderr)
+    with _progress(entry.name) as advance:
+        manifest, warnings = obtain.download_entry(entry, advance)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    _describe(entry, manifest, "downloaded")
+
+
+def _describe(entry: DatasetEntry, manifest: Manifest, how: str) -> None:
+    stats = manifest.stats
+    state = "verified" if manifest.verified else "your own data, nothing to verify it against"
+    print(
+        f"{entry.name}: {how}, {state}: {stats['users']:,} users, {stats['items']:,} items,"
+        f" {stats['interactions']:,} interactions"
+        + (f" (files of {manifest.name})" if manifest.name != entry.name else "")
+    )
+    for file in manifest.files:
+        pairs = f"{file.pairs:,} pairs; " if file.pairs is not None else ""
+        print(f"  {file.name}: {pairs}{_checks(file, entry)}")
+    if entry.terms:
+        print(f"  terms of use: {entry.terms}")
+    if entry.citation:
+        print(f"  cite: {entry.citation}")
+
+
+def _checks(file: StoredFile, entry: DatasetEntry) -> str:
+    if file.checks and file.same_bytes is False:
+        return (
+            "passed: digest of the pairs (the bytes differ from the published file,"
+            " the data are the same)"
+        )
+    if file.checks:
+        return f"passed: {', '.join(file.checks)}"
+    return "no published checksum" if not entry.own else "digest recorded"
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Advance]:
+    """A progress bar on stderr with size and speed, where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def dataset_status() -> list[DatasetStatus]:
+    """State of every data set known or at hand; cheap (manifests and sizes, no hashing)."""
+    known = {**catalog(), **library.own_entries()}
+    rows = [_status(entry) for entry in known.values()]
+    for name in library.stored_names():
+        if name not in known:
+            rows.append(_damaged(name))
+    return rows
+
+
+def _damaged(name: str) -> DatasetStatus:
+    try:
+        library.read_manifest(name)
+        problem = f"data set '{name}' is not in the catalog of this version"
+    except DataError as error:
+        problem = error.message
+    return DatasetStatus(name, "", None, None, None, None, True, False, problem, "", True)
+
+
+def _status(entry: DatasetEntry) -> DatasetStatus:
+    manifest, problem = None, None
+    if not entry.generated:
+        try:
+            manifest = library.read_manifest(entry.store_name)
+            if manifest is not None:
+                library.require(entry)
+        except DataError as error:
+            problem = error.message
+    expect = entry.expect
+    users, items, count = expect.users, expect.items, expect.interactions
+    if count is None and expect.train is not None and expect.test is not None:
+        count = expect.train + expect.test
+    if manifest is not None and entry.files_of is None:
+        stats = manifest.stats
+        users, items = users or stats["users"], items or stats["items"]
+        count = count or stats["interactions"]
+    density = count / (users * items) if users and items and count else None
+    return DatasetStatus(
+        name=entry.name,
+        title=entry.title,
+        users=users,
+        items=items,
+        interactions=count,
+        density=density,
+        on_disk=entry.generated or manifest is not None or problem is not None,
+        verified=entry.generated
+        or (manifest is not None and manifest.verified and problem is None),
+        problem=problem,
+        default_protocol=entry.default_protocol,
+        own=entry.own,
+    )
+
+
+def list_datasets(as_json: bool) -> None:
+    """Print the data sets known and at hand, as a table or (`as_json`) as JSON."""
+    rows = dataset_status()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    table.add_column("name", overflow="fold")
+    for column in ("users", "items", "interactions", "density"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("on disk", "verified", "protocol"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.name,
+            *("-" if value is None else f"{value:,}" for value in _counts(row)),
+            "-" if row.density is None else f"{row.density:.3%}",
+            "built in" if row.name == "toy" else "yes" if row.on_disk else "no",
+            _verified(row),
+            row.default_protocol,
+        )
+    Console().print(table)
+    for row in rows:
+        if row.problem:
+            print(f"{row.name}: {row.problem}", file=sys.stderr)
+
+
+def _counts(row: DatasetStatus) -> tuple[int | None, int | None, int | None]:
+    return row.users, row.items, row.interactions
+
+
+def _verified(row: DatasetStatus) -> str:
+    if row.problem:
+        return "DAMAGED"
+    if row.verified:
+        return "yes"
+    return "own data" if row.own else "no" if row.on_disk else "-"

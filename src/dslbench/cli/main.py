@@ -1,0 +1,83 @@
+"""The command line: arguments in, calls out. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from dslbench import __version__
+from dslbench.cli import compare, doctor, download, list_, report, reproduce, train
+from dslbench.errors import DslbenchError
+from dslbench.output import say
+
+app = typer.Typer(
+    name="dslbench",
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Compare ways of making recommenders small and cheap, and what each one really costs.",
+    epilog="Start with `dslbench compare --backbone lightgcn --sparsity 0.5`: with no data "
+    "downloaded it runs on an embedded data set.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"dslbench {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options common to all commands."""
+
+
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("download", download.download, "download gowalla --from ~/LightGCN-PyTorch/data/gowalla"),
+    ("train", train.train, "train --backbone lightgcn --method dsl --sparsity 0.8"),
+    ("compare", compare.compare, "compare --backbone lightgcn --sparsity 0.5 --seeds 3"),
+    ("reproduce", reproduce.reproduce, "reproduce --scale quick --import ~/data"),
+    ("report", report.report, "report --table 3 --output table3.tex"),
+    ("list", list_.list_, "list methods"),
+    ("doctor", doctor.doctor, "doctor"),
+)
+for name, command, example in COMMANDS:
+    app.command(name, epilog=f"Example: `dslbench {example}`")(command)
+
+
+def main() -> None:
+    """Entry point: errors become one line and their exit code."""
+    try:
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="dslbench")
+    except DslbenchError as error:
+        say(f"error: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone; without this the interpreter complains once more while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"error: {where}{error.strerror or error}\n  try: DSLBENCH_HOME names where to store")
+        sys.exit(1)
+    except Exception as error:
+        # The argument parser's own errors; where their classes live depends on Typer's version.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "dslbench"
+        say(f"error: {explain()}\n  try: {command} --help")
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,226 @@
+"""What `dslbench train` and `compare` do: make the runs that are missing, and show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import typer
+
+from dslbench import data
+from dslbench.errors import RunError, UsageError
+from dslbench.output import console, deliver, say, warn
+from dslbench.report import build, command
+from dslbench.report.columns import seconds
+from dslbench.report.formats import render
+from dslbench.report.relative import setting_of
+from dslbench.report.tables import group
+from dslbench.runs import (
+    checkpoint,
+    claims,
+    equal_cost,
+    failures,
+    local,
+    making,
+    plan,
+    stock,
+    store,
+)
+from dslbench.spec import RunSpec
+from dslbench.words import number
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where runs are made: the device, and how many at once on this machine or on a Ray cluster.
+
+    `workers` None: one on this machine, as many as fit on a cluster. `address` is the cluster's.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for what makes no sense."""
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"unknown device '{self.device}'", "use auto, cpu or cuda")
+        if self.address is not None and self.executor != "ray":
+            raise UsageError("--address is that of a Ray cluster", "add --executor ray")
+        if self.executor == "ray":
+            from dslbench.runs import ray_executor
+
+            ray_executor.check_installed()
+
+    def open(self) -> local.Executor:
+        """The executor; raises `RunError` where a cluster cannot be reached."""
+        if self.executor == "local":
+            return local.LocalExecutor(self.device, self.workers or 1)
+        from dslbench.runs.ray_executor import RayExecutor
+
+        return RayExecutor(self.device, self.workers, self.address)
+
+
+def compare(
+    plan_name: str | None,
+    chosen: plan.Chosen,
+    format_name: str,
+    *,
+    budget_by: Literal["epochs", "macs"],
+    where: Where,
+    force: bool,
+    dry_run: bool,
+    references: bool,
+) -> None:
+    """Make the runs of a plan, or of what the command line names, and print its table or figure."""
+    render.check_format(format_name)
+    if plan_name is not None:
+        file = plan.read(plan_name)
+        check_shown(file)
+        if chosen.dataset is None:
+            plan.check_datasets(file)
+        if file.plan.figure is not None:
+            render.check_format(format_name, render.FIGURE_FORMATS)
+    elif chosen.backbone is not None:
+        file = plan.of_command_line(chosen.backbone)
+    else:
+        raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
+    needs_default = chosen.dataset is None and any(grid.dataset is None for grid in file.plan.grid)
+    specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
+    for line in left_out:
+        say(f"left out: {line}")
+    records = make(specs, where=where, force=force, dry_run=dry_run)
+    if dry_run:
+        return
+    if budget_by == "macs":
+        records = at_equal_macs(records, where=where, force=force)
+    if file.plan.figure is not None and format_name != "json":
+        models = build.build_figure(file.plan.figure, records)
+        width = command.looks(to_file=False)[0] or console().width
+        deliver(render.figures(format_name, models, width=width))
+    else:
+        print_table(format_name, file.plan.table or "3", records, reference=references)
+
+
+def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> list[Record]:
+    """Runs at equal training MACs in place of those at equal epochs, for each setting by itself."""
+
+    def longer(wanted: list[tuple[Record, int]]) -> list[Record]:
+        specs = [RunSpec.of_record(r["spec"]).at_epochs(epochs) for r, epochs in wanted]
+        # A teacher's run comes before its students, so the order is not that of the specs.
+        made = [
+            (RunSpec.of_record(r["spec"]).decisive(), r)
+            for r in make(specs, where=where, force=force, dry_run=False)
+        ]
+        return [next(r for own, r in made if own == spec.decisive()) for spec in specs]
+
+    return [
+        record
+        for part in group(records, setting_of)
+        for record in equal_cost.equal_macs([dict(r) for r in part], longer)
+    ]
+
+
+def make(
+    specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True
+) -> list[Record]:
+    """Make the runs that are missing and return the records of all, in order.
+
+    Where some fail, `show` prints the table of the others before the error.
+    """
+    where.check()
+    if not dry_run:
+        store.put_back_replaced()
+        claims.tidy_stored_runs()
+    planned = stock.take_stock(specs, force, warn)
+    missing = [run for run in planned if not run.done]
+    for run in missing:
+        if not run.asked:
+            say(f"not stored, made first as the teacher of the others: {run.spec.title}")
+    for run in missing:
+        if (failed := failures.read_or_none(run.id)) is not None:
+            say(f"failed last time, tried again: {run.spec.title} ({failed.reason})")
+    trainings = sum(run.trainings for run in missing)
+    summary = f"{number(len(planned), 'run')}: {len(planned) - len(missing)} stored, {len(missing)} to make"
+    if missing:
+        checkpoint.share_of_time()  # a setting that makes no sense is found out before training
+        if not dry_run:
+            store.check_writable()
+        say("timing a few steps of each kind of run ...")
+        workers = where.workers or 1 if where.executor == "local" else 1
+        try:
+            expected = making.estimate_seconds(missing, where.device, workers)
+        except KeyboardInterrupt:
+            say("interrupted before the first run; nothing was changed")
+            raise typer.Exit(130) from None
+        duration = (
+            "a trial failed, how long it takes is not known"
+            if expected is None
+            else f"about {seconds(expected)} on this machine"
+        )
+        at_once = f", {workers} at once" if workers > 1 else ""
+        summary += f" ({number(trainings, 'training')}, {duration}{at_once})"
+    say(summary)
+    if dry_run:
+        for run in planned:
+            print(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
+        return []
+    try:
+        failed_ones = making.make_missing(missing, where.open, console(), warn)
+    except KeyboardInterrupt:
+        say(
+            f"interrupted: {len(_stored(planned))} of {number(len(planned), 'run')} "
+            f"{'is' if len(planned) == 1 else 'are'} stored; "
+            "the same command goes on from there"
+        )
+        raise typer.Exit(130) from None
+    if failed_ones:
+        made = _stored(planned)
+        if made and show:
+            print_table("terminal", "3", [store.read(run.id) for run in made])
+        raise RunError(
+            f"{len(failed_ones)} of {len(missing)} runs failed, see above"
+            if len(missing) > 1
+            else failed_ones[0]
+        )
+    return [store.read(run.id) for run in planned if run.asked]
+
+
+def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:
+    return [run for run in planned if store.has(run.id, warn)]
+
+
+def print_table(
+    format_name: str, table: str, records: Sequence[Record], *, reference: bool = False
+) -> None:
+    """A table of these runs; json is the records themselves."""
+    if format_name == "json":
+        deliver(render.record_json(records))
+        return
+    width, color = command.looks(to_file=False)
+    found = command.tables(table, records, reference=reference)
+    deliver(render.tables(format_name, found, width=width, color=color))
+
+
+def check_shown(file: plan.PlanFile) -> None:
+    """Raise `UsageError` where the plan ends in a table or figure that does not exist."""
+    try:
+        if file.plan.table is not None:
+            build.check_table(file.plan.table)
+        if file.plan.figure is not None:
+            build.check_figure(file.plan.figure)
+    except UsageError as error:
+        raise file.error(error.message, error.hint, -1) from None
+
+
+def dataset_or_default(name: str | None) -> str:
+    """The data set to use; says so when it was not named."""
+    if name is not None:
+        return name
+    chosen, why = data.default_dataset()
+    say(f"data set: {chosen} ({why})")
+    return chosen

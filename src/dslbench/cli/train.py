@@ -1,0 +1,60 @@
+"""`dslbench train`: one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dslbench.cli import options
+from dslbench.output import check_writable, deliver, write
+
+
+def train(
+    backbone: options.Backbone,
+    method: Annotated[
+        str, typer.Option("--method", help="Method; see `dslbench list methods`.")
+    ] = "dense",
+    dataset: options.Dataset = None,
+    sparsity: Annotated[
+        float, typer.Option("--sparsity", help="Share of table weights removed.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all random streams.")] = 0,
+    epochs: options.Epochs = None,
+    scale: options.Scale = None,
+    set_: options.Settings = None,
+    protocol: options.Protocol = "default",
+    device: options.Device = "auto",
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write the packed model to this file.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train from the start, even if the run is stored.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the run's record.")] = False,
+) -> None:
+    """Train one model with one method and store the run."""
+    from dslbench.cli.runner import Where, dataset_or_default, make, print_table
+    from dslbench.spec import check_length, check_used, resolve
+
+    check_length(epochs, scale)
+    spec = resolve(
+        dataset=dataset_or_default(dataset), backbone=backbone, method=method,
+        sparsity=sparsity, seed=seed, epochs=epochs, scale=scale or "quick", protocol=protocol,
+        settings=set_ or (),
+    )  # fmt: skip
+    check_used(set_ or (), [method])
+    if export is not None:
+        check_writable(export)
+    records = make([spec], where=Where(device), force=fresh, dry_run=False)
+    if export is not None:
+        from dslbench.runs import store
+
+        write(export, store.model_bytes(records[0]["id"]))
+    if json_:
+        import json
+
+        deliver(json.dumps(records[0], indent=1) + "\n")
+    else:
+        print_table("terminal", "3", records)

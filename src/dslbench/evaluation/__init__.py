@@ -1,0 +1,1 @@
+"""Rank all items for each user, and judge the lists."""

@@ -1,1 +1,0 @@
-"""Plans that come with dslbench: one TOML file each; see `dslbench.plan`."""

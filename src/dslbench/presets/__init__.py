@@ -1,1 +1,0 @@
-"""Hyper-parameters per backbone and data set, each recipe with its source."""

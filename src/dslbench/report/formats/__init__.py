@@ -1,0 +1,1 @@
+"""One exporter for each format, and what chooses between them."""

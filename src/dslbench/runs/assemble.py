@@ -1,0 +1,126 @@
+"""A lab, and models, from a spec or from a file."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from dslbench import artefact, registry
+from dslbench import data as datasets
+from dslbench.artefact import StoredModel
+from dslbench.backbones.base import Backbone
+from dslbench.data.interactions import Interactions
+from dslbench.errors import DataError, DslbenchError, RunError, UsageError, reason_of
+from dslbench.runs import store
+from dslbench.spec import RunSpec
+from dslbench.training.hooks import Phase
+from dslbench.training.lab import Lab
+from dslbench.training.progress import Keeper
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda"; raises `UsageError` when it is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device on this machine", "use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def make_lab(
+    spec: RunSpec,
+    data: Interactions,
+    device: torch.device,
+    emit: Any = None,
+    keeper: Keeper | None = None,
+) -> Lab:
+    """The training loop's surroundings for a run."""
+    backbone = registry.backbone(spec.backbone)
+    if data.fold_in is not None and not backbone.folds_in:
+        raise UsageError(
+            f"{spec.backbone} cannot score users it was not trained on, as protocol strong asks",
+            "--protocol default",
+        )
+    if data.test.nnz == 0:
+        raise DataError(
+            f"protocol {spec.protocol} leaves no test pairs in '{spec.dataset}'",
+            "choose another --protocol, or data with more items per user",
+        )
+    if data.valid.nnz == 0 and spec.protocol != "paper":
+        raise DataError(
+            f"protocol {spec.protocol} leaves no validation pairs in '{spec.dataset}': "
+            "its users have too few items",
+            "--protocol paper selects on test, and says so",
+        )
+    full = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
+    dense = spec.teacher
+    return Lab(
+        data, backbone, full if dense is None else full.narrowed(1 - spec.sparsity),
+        epochs=spec.epochs, seed=spec.seed, device=device, emit=emit, full_hyper=full,
+        find_teacher=None if dense is None else partial(stored_teacher, dense, data, device),
+        keeper=keeper,
+    )  # fmt: skip
+
+
+def served(packed: StoredModel, lab: Lab) -> Backbone:
+    """The model of a file on a lab's device, over its tables as they are stored.
+
+    Raises `DataError` where they are not those of the lab's model.
+    """
+    return artefact.serve(packed, lambda make_table: lab.build(make_table, pretrained=False))
+
+
+def rebuild(packed: StoredModel) -> Backbone:
+    """The trained model, over its data set, as it is stored.
+
+    Raises `DataError` when the data are not the same, or the file's spec is none or not that of
+    its tables.
+    """
+    try:
+        spec = RunSpec.model_validate(packed.spec)
+        data = datasets.load(spec.dataset, protocol=spec.protocol)
+        if data.digests != packed.digests:
+            raise DataError(
+                f"{packed.name} was trained on other data than '{spec.dataset}' is here",
+                "dslbench download brings the data sets of the catalog",
+            )
+        return served(packed, make_lab(spec, data, torch.device("cpu")))
+    except (ValidationError, UsageError) as error:
+        reason = f"its spec is not one of this version: {reason_of(error)}"
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+        reason = f"no model can be built by its spec: {reason_of(error)}"
+    raise artefact.misfit(packed, reason)
+
+
+def stored_teacher(
+    spec: RunSpec, data: Interactions, device: torch.device
+) -> tuple[Backbone, Phase]:
+    """The model of a stored run, and the run's whole bill as one phase.
+
+    Raises `RunError` when the store has it no longer.
+    """
+    run_id = spec.identity(data.digests)
+    try:
+        record, packed = store.read(run_id), artefact.from_bytes(store.model_bytes(run_id))
+    except (ValueError, DslbenchError) as error:
+        raise RunError(
+            f"the teacher ({spec.title}, run {run_id}) cannot be read: {error}",
+            f"train it again: dslbench train --backbone {spec.backbone} --fresh, other settings alike",
+        ) from None
+    model = served(packed, make_lab(spec, data, device))
+    phases = record["cost"]["measured"]["phases"]
+    bill = Phase("teacher", sum(phase["epochs"] for phase in phases), run=run_id)
+    bill.steps = sum(phase["steps"] for phase in phases)
+    bill.train_seconds = sum(phase["train_seconds"] for phase in phases)
+    bill.eval_seconds = sum(phase["eval_seconds"] for phase in phases)
+    bill.selected_epoch = record["selection"]["epoch"]
+    bill.joules = record["cost"]["measured"]["energy_joules"]
+    for phase in record["cost"]["counted"]["exact"]["phases"]:
+        bill.ledger.steps += phase["steps"]
+        bill.ledger.dense_steps += phase["dense_gradient_steps"]
+        bill.ledger.train_macs += phase["train_macs"]
+        bill.ledger.eval_macs += phase["eval_macs"]
+    return model, bill

@@ -1,0 +1,93 @@
+"""Which runs a comparison consists of, and which of them are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from dslbench import artefact, registry
+from dslbench import data as datasets
+from dslbench.errors import DslbenchError
+from dslbench.runs import failures, store
+from dslbench.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class WantedRun:
+    """A run with its identity, and whether the store has it already.
+
+    `asked` is false for a run that is made only because others learn from it; it comes before
+    them. `teacher` is the id of the run that it learns from. A `fresh` run is made from its start,
+    whatever checkpoints there are. `stamp` and `failed_at` say what was stored of it when it was
+    planned: what has changed since was made, or tried, by another process.
+    """
+
+    spec: RunSpec
+    id: str
+    done: bool
+    asked: bool = True
+    teacher: str | None = None
+    fresh: bool = False
+    stamp: tuple[int, ...] | None = None
+    failed_at: str | None = None
+
+    @property
+    def trainings(self) -> int:
+        """Trainings of the full number of epochs that the run consists of."""
+        method = registry.method(self.spec.method)
+        return len(method.phases(self.spec.method_options, self.spec.sparsity))
+
+
+def take_stock(
+    specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]
+) -> list[WantedRun]:
+    """Identify the runs; equal ones are planned once.
+
+    A run that is missing and learns from a teacher is preceded by the teacher's dense run: one
+    that is stored with its model stands there as done.
+    """
+    digests: dict[tuple[str, str], dict[str, str | None]] = {}
+
+    def identity(spec: RunSpec) -> str:
+        key = (spec.dataset, spec.protocol)
+        if key not in digests:
+            digests[key] = datasets.load(spec.dataset, protocol=spec.protocol).digests
+        return spec.identity(digests[key])
+
+    stamps: dict[str, tuple[int, ...] | None] = {}
+
+    @cache
+    def is_stored(run_id: str) -> bool:
+        return stamp(run_id) is not None and store.has(run_id, warn)
+
+    def stamp(run_id: str) -> tuple[int, ...] | None:
+        """Taken once, before it is looked whether the run is stored."""
+        return stamps.setdefault(run_id, store.stamp(run_id))
+
+    @cache
+    def model_is_readable(run_id: str) -> bool:
+        try:
+            artefact.from_bytes(store.model_bytes(run_id), f"the model of run {run_id}")
+        except DslbenchError as error:
+            warn(f"{error.message}; the run will be made again")
+            return False
+        return True
+
+    asked = {identity(spec): spec for spec in specs}
+    planned: dict[str, WantedRun] = {}
+    for run_id, spec in asked.items():
+        done = not force and is_stored(run_id)
+        if not done and spec.teacher is not None:
+            teacher = identity(spec.teacher)
+            again = force and teacher in asked
+            has_model = not again and is_stored(teacher) and model_is_readable(teacher)
+            planned[teacher] = WantedRun(
+                spec.teacher, teacher, has_model, teacher in asked, fresh=again
+            )
+            planned.setdefault(run_id, WantedRun(spec, run_id, done, teacher=teacher, fresh=force))
+        planned.setdefault(run_id, WantedRun(spec, run_id, done, fresh=force))
+    return [
+        replace(run, stamp=stamp(run.id), failed_at=failures.time_of(run.id))
+        for run in planned.values()
+    ]

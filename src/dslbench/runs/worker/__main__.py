@@ -1,0 +1,82 @@
+"""`python -m dslbench.runs.worker`: a job on stdin, events on stdout.
+
+A process per run keeps peak memory honest and one crash from taking others along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import Any
+
+import torch
+
+from dslbench.errors import DslbenchError
+from dslbench.runs.assemble import choose_device
+from dslbench.runs.worker.probe import probe
+from dslbench.runs.worker.run import make_run
+from dslbench.spec import RunSpec
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of stdin, which the parent holds open, and go: nobody wants the run any more."""
+    while os.read(sys.stdin.fileno(), 1 << 10):
+        pass
+    os._exit(1)
+
+
+def main() -> int:
+    """Do the job read from stdin; every line on stdout is one JSON event."""
+    # The parent decides what an interrupt means; a half-done run goes on from its checkpoints.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A network that regularisation drives to zero would else compute hundreds of times slower.
+    torch.set_flush_denormal(True)
+    job = json.loads(sys.stdin.readline())
+    if job.get("attached"):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def emit(event: dict[str, Any]) -> None:
+        print(json.dumps(event), flush=True)
+
+    try:
+        spec = RunSpec.model_validate(job["spec"])
+        device = choose_device(job["device"])
+        if job["task"] == "probe":
+            emit({"event": "probe"} | probe(spec, device))
+        else:
+            record = make_run(spec, device, emit)
+            emit({"event": "done", "id": record["id"]})
+    except BrokenPipeError:
+        return 1  # nobody is listening any more
+    except DslbenchError as error:
+        emit(
+            {
+                "event": "error",
+                "message": error.message,
+                "hint": error.hint,
+                "code": error.exit_code,
+                "kind": type(error).__name__,
+            }
+        )
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        text = str(error).partition("\n")[0]
+        emit(
+            {
+                "event": "error",
+                "message": f"{type(error).__name__}: {text}",
+                "hint": None,
+                "code": 1,
+            }
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

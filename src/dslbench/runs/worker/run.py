@@ -1,0 +1,111 @@
+"""One run from its spec to its record in the store."""
+
+from __future__ import annotations
+
+import gc
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from dslbench import data as datasets
+from dslbench.artefact import sizes_by_form
+from dslbench.cost import counted, measured, paper
+from dslbench.runs import store
+from dslbench.runs.record import FORMAT, written
+from dslbench.runs.worker.judge import judge
+from dslbench.runs.worker.pack import pack
+from dslbench.runs.worker.train import train_on
+from dslbench.spec import RunSpec
+from dslbench.training.hooks import Phase
+
+
+def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
+    """Make one run, judge the model as it is stored, and return its record.
+
+    A run that was broken off goes on from its last checkpoint.
+    """
+    started, energy = datetime.now(UTC), measured.Energy()
+    counted.engine()
+    data = datasets.load(spec.dataset, protocol=spec.protocol)
+    (model, method, lab), kept = train_on(spec, data, device, emit)
+    packed = pack(model, method, lab, spec.model_dump(mode="json"), data.digests)
+    diagnostics = method.diagnostics()
+    del model, method  # so that the peak of memory is that of training, not of two models
+    gc.collect()
+    judged = judge(packed.content, lab)
+    # A run in several processes has been counted in the last of them only.
+    joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
+    record = written({
+        "format": FORMAT,
+        "id": spec.identity(data.digests),
+        "versions": spec.versions(),
+        "spec": spec.model_dump()
+        | {"embedding_size": spec.hyper["embedding_size"], "layers": spec.hyper.get("layers")},
+        "data": data.summary(),
+        "quality": judged.result.means | {"tied_users": judged.result.ties},
+        "selection": {"epoch": lab.phases[-1].selected_epoch, "on": lab.selects_on},
+        "budget": packed.budget,
+        "diagnostics": diagnostics,
+        "cost": {
+            "counted": {
+                "paper": paper.paper_costs(spec, data)._asdict(),
+                "exact": {
+                    "train_macs": sum(phase.ledger.train_macs for phase in lab.phases),
+                    "infer_macs": judged.infer_macs,
+                    "infer_users_counted": judged.infer_users,
+                    "phases": [
+                        {"phase": phase.name} | phase.ledger.summary() for phase in lab.phases
+                    ],
+                },
+            },
+            "measured": {
+                "train_seconds": sum(phase.train_seconds for phase in lab.phases),
+                "eval_seconds": sum(phase.eval_seconds for phase in lab.phases),
+                "test_seconds": judged.test_seconds,
+                **kept.peaks(),
+                "resumed": kept.resumed,
+                "top_k_latency": judged.latency,
+                "energy_joules": _sum_of_known(joules),
+                "stored_bytes": sizes_by_form(packed.model),
+                "phases": [_phase_summary(phase) for phase in lab.phases],
+            },
+        },
+        "environment": measured.environment(device),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    })  # fmt: skip
+    history = [row for phase in lab.phases for row in phase.history]
+    values = {"users": judged.result.users} | judged.result.values
+    store.save(record, history, values, packed.content)
+    kept.remove()
+    return record
+
+
+def _sum_of_known(values: list[float | None]) -> float | None:
+    """The sum; None where a part is not known."""
+    return None if None in values else sum(value for value in values if value is not None)
+
+
+def _step_seconds(phase: Phase) -> dict[str, float] | None:
+    """Quartiles of a step's seconds: medians of each epoch's own."""
+    quartiles = [row["step_seconds"] for row in phase.history if "step_seconds" in row]
+    if not quartiles:
+        return None
+    q1, median, q3 = np.median(quartiles, axis=0)
+    return {"q1": float(q1), "median": float(median), "q3": float(q3)}
+
+
+def _phase_summary(phase: Phase) -> dict[str, Any]:
+    return {
+        "phase": phase.name,
+        "epochs": phase.epochs,
+        "steps": phase.steps,
+        "step_seconds": _step_seconds(phase),
+        "state_bytes": phase.state_bytes,
+        "train_seconds": phase.train_seconds,
+        "eval_seconds": phase.eval_seconds,
+        "selected_epoch": phase.selected_epoch,
+        "shared_run": phase.run,
+    }

@@ -1,0 +1,56 @@
+"""The training of a run, from where it was kept last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dslbench import registry
+from dslbench.backbones.base import Backbone
+from dslbench.data.interactions import Interactions
+from dslbench.errors import DslbenchError
+from dslbench.methods.base import Method
+from dslbench.runs import checkpoint
+from dslbench.runs.assemble import make_lab
+from dslbench.spec import RunSpec
+from dslbench.training.lab import Lab
+from dslbench.training.progress import Keeper
+
+Trained = tuple[Backbone, Method, Lab]
+
+
+def train(
+    spec: RunSpec, data: Interactions, device: torch.device, emit: Any, keeper: Keeper
+) -> Trained:
+    """Train the run's model, from where it was kept last; model, method and its surroundings."""
+    lab = make_lab(spec, data, device, emit, keeper)
+    method_type = registry.method(spec.method)
+    method = method_type(spec.method_options, spec.sparsity)
+    phases = method_type.phases(method.options, spec.sparsity)
+    emit({"event": "start", "phases": [*lab.backbone.pretraining(lab.hyper), *phases]})
+    return method.run(lab), method, lab
+
+
+def train_on(
+    spec: RunSpec, data: Interactions, device: torch.device, emit: Any
+) -> tuple[Trained, checkpoint.Checkpoints]:
+    """`train` from the run's last checkpoint, or from its start where that does not fit."""
+
+    def checkpoints() -> checkpoint.Checkpoints:
+        return checkpoint.Checkpoints(
+            spec.identity(data.digests), device, lambda text: emit({"event": "note", "text": text}),
+            checkpoint.share_of_time(),
+        )  # fmt: skip
+
+    kept = checkpoints()
+    try:
+        return train(spec, data, device, emit, kept), kept
+    except checkpoint.MisfitError as error:
+        kept.say(f"checkpoints in {kept.folder} do not fit, the run starts over: {error}")
+        kept.remove()
+        kept = checkpoints()
+        return train(spec, data, device, emit, kept), kept
+    except DslbenchError:
+        kept.remove()  # it would come to the same end again
+        raise

@@ -1,0 +1,1 @@
+"""The training loop, what methods do in it, and what it remembers."""
