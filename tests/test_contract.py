@@ -114,9 +114,8 @@ def test_the_budget_is_exact_and_survives_storage(
     own = [packed.tables[name] for name in specs]
     parameters, nbytes = sum(t.parameters for t in own), sum(t.nbytes for t in own)
     trained.allowance(specs, lab.full_hyper).check(parameters, nbytes)
-    if method != "dense":
-        entries = [spec.n_rows * lab.full_hyper.width(name) for name, spec in specs.items()]
-        assert parameters <= sum(keep_count(n, sparsity) for n in entries)
+    entries = [spec.n_rows * lab.full_hyper.width(name) for name, spec in specs.items()]
+    assert parameters <= sum(keep_count(n, trained.sparsity) for n in entries)
     for name, table in packed.tables.items():
         assert table.entries().shape == (table.shape[0],) and type(table).form == table.form
         assert (

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,14 +21,16 @@ import typer
 from conftest import make_interactions
 from dslbench import registry, settings, spec
 from dslbench.cli import main as cli
+from dslbench.evaluation.metrics import METRICS
 from dslbench.runs import making, store
 from dslbench.runs.assemble import make_lab
+from dslbench.runs.record import describe
 from dslbench.tables import DenseTable, Table, TableSpec
+from plugin_helpers import FENCE, ROOT, example, install
+from plugin_helpers import dslbench as in_a_process
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")])
 METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
-FENCE = re.compile(r"^```(\S*) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GENERATED = re.compile(r"(<!-- generated: (\w+) ?(\w*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SMALL = ["--epochs", "1", "--set", "embedding_size=8"]
 
@@ -127,8 +127,24 @@ def tables_of(backbone: str) -> list[TableSpec]:
     return asked
 
 
+def record_fields(_: str) -> str:
+    """Every field of a record."""
+    return table(["field", "meaning, unit"], [[f"`{path}`", text] for path, text in describe()])
+
+
+def known_metrics(_: str) -> str:
+    """Every metric."""
+    rows = []
+    for name, metric in METRICS.items():
+        least, most = metric.range
+        better = {"high": "more", "low": "less", None: "-"}[metric.better]
+        rows.append([f"`{name}`", metric.label, metric.meaning, f"{least:g} to {most:g}", better])
+    return table(["metric", "label", "meaning", "range", "better"], rows)
+
+
 GENERATORS: dict[str, Callable[[str], str]] = {
     "overview": overview, "options": options, "presets": presets, "scopes": scopes,
+    "record": record_fields, "metrics": known_metrics,
 }  # fmt: skip
 
 
@@ -267,8 +283,9 @@ def test_marked_commands_run(
 
 def check_record_fields(records: list[dict[str, Any]]) -> None:
     """Every field of a record is explained."""
-    text = (ROOT / "docs" / "file-format.md").read_text(encoding="utf-8")
-    inside = {"hyper", "options", "changed_hyper", "changed_options", "diagnostics", "environment"}
+    fields = {path.replace("[]", "").split(".")[-1] for path, _ in describe()}
+    inside = {"hyper", "options", "changed_hyper", "changed_options", "diagnostics", "quality"}
+    inside |= {"versions", "top_k_latency", "stored_bytes"}
 
     def names(node: Any) -> Iterator[str]:
         for key, value in node.items() if isinstance(node, dict) else ():
@@ -278,33 +295,27 @@ def check_record_fields(records: list[dict[str, Any]]) -> None:
                     yield from names(part)
 
     found = {name for record in records for name in names(record)}
-    assert len(found) > 40
-    # `recall@10` stands there as "and `@10`".
-    assert not {name for name in found if name.replace("@10", "@20") not in text}
+    sections = {"data", "spec", "budget", "cost", "counted", "paper", "exact", "phases", "measured"}
+    assert len(found) > 40 and found - fields - sections <= {
+        "selection", "environment", "tables", "step_seconds", "diagnostics",
+    }  # fmt: skip
+    assert all(set(record["quality"]) == {*METRICS, "tied_users"} for record in records)
 
 
 def test_the_example_of_a_method_works_from_another_package(own_home: Path, tmp_path: Path) -> None:
+    source, groups = example("extending.md", "A method")
+    package = install(tmp_path / "package", "early", source, **groups)
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    fences = FENCE.findall(page)
-    source = next(content for language, _, content in fences if language == "python")
-    points = next(content for language, _, content in fences if "entry-points" in content)
     shown = next(
-        content for language, _, content in fences if "early" in content and language == "sh"
+        content
+        for language, _, content in FENCE.findall(page)
+        if "early" in content and language == "sh"
     )
-    (name,) = re.findall(r"^early = \"(.*)\"$", points, re.MULTILINE)
-    package = tmp_path / "package"
-    (package / "early-1.0.dist-info").mkdir(parents=True)
-    (package / "early.py").write_text(source)
-    about = package / "early-1.0.dist-info"
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: early\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[dslbench.methods]\nearly = {name}\n")
-    path = os.pathsep.join([str(package), *filter(None, sys.path)])
 
     def call(*args: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "dslbench", *args], env=os.environ | {"PYTHONPATH": path},
-            check=True, capture_output=True, text=True, timeout=240,
-        ).stdout  # fmt: skip
+        done = in_a_process(*args, packages=(package,))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     listed, described, compared = commands(shown)
     assert "early        from early" in call(*listed)

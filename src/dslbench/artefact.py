@@ -77,15 +77,14 @@ def to_bytes(model: StoredModel) -> bytes:
 def sizes_by_form(model: StoredModel) -> dict[str, int | None]:
     """Bytes of all tables' arrays in each form that one of them can have, as they would lie on disk.
 
-    Where a table has not the form, it is counted as it is stored, if another is stored in that form;
-    else the size is None.
+    A table without that form counts as it is stored where another is stored in it, else the size is None.
     """
-    sizes = [(table, table.sizes()) for table in model.tables.values()]
+    tables = list(model.tables.values())
     found: dict[str, int | None] = {}
-    for form in sorted({form for _, own in sizes for form in own}):
-        mixed = any(table.form == form for table, _ in sizes)
-        parts = [own.get(form, table.nbytes if mixed else None) for table, own in sizes]
-        found[form] = None if None in parts else sum(part for part in parts if part is not None)
+    for form in sorted({form for table in tables for form in table.sizes()}):
+        mixed = any(table.form == form for table in tables)
+        parts = [table.sizes().get(form, table.nbytes if mixed else -1) for table in tables]
+        found[form] = None if -1 in parts else sum(parts)
     return found
 
 

@@ -195,7 +195,7 @@ def resolve(
             "backbone": backbone,
             "method": method,
             "variant": variant,
-            "sparsity": 0.0 if method == "dense" else sparsity,
+            "sparsity": sparsity if method_type.uses_sparsity else 0.0,
             "seed": seed,
             "epochs": epochs,
             "scale": scale,

@@ -68,6 +68,8 @@ class Method(Hooks, ABC):
     # Whether the model is built narrower, at a share 1 - s of its embedding size, and learns from
     # the dense run of the same setting.
     distils: ClassVar[bool] = False
+    # Whether a sparsity means anything to it; its runs have sparsity 0 where not.
+    uses_sparsity: ClassVar[bool] = True
     # Time of an epoch, dense's being 1, roughly: for the expected duration that is shown beforehand.
     relative_time: ClassVar[float] = 1.0
     options_type: ClassVar[type[Options]] = Options

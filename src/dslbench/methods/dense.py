@@ -13,6 +13,7 @@ class Dense(Method):
     name = "dense"
     label = "Baseline"
     family = ""
+    uses_sparsity = False
 
     def run(self, lab: Lab) -> Backbone:
         model = lab.build()

@@ -1,29 +1,13 @@
-"""The record of a run, and what else lies in its folder, checked on reading.
-
-Files come from other machines, other versions and bad disks.
-
-Each reader raises `ValueError` in one line that begins with the file's path.
-"""
+"""The record of a run: one model, by which it is written, read and described."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
-
-from dslbench.evaluation.metrics import METRICS, in_group
-from dslbench.output import warn_once
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 FORMAT = 3  # of run.json; raised when a reader of older records would misread newer ones
-_READABLE = (2, FORMAT)  # 2 lacks versions and bytes
-_LARGEST = 10**30  # of any number in a record, far beyond what is counted or measured
-_DEEPEST = 16
 
 Count = Annotated[StrictInt, Field(ge=0)]
 Number = Annotated[float, Field(strict=True)]  # takes whole numbers, too
@@ -32,13 +16,13 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Digest = StrictStr | None
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """A section; what an older or newer version has beside it is kept, but means nothing here."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Spec(_Part):
+class Spec(Part):
     """What was asked for: `dslbench.spec.RunSpec`, and two copies from `hyper`."""
 
     dataset: StrictStr = Field(description="name or path of the data set")
@@ -64,7 +48,7 @@ class Spec(_Part):
     )
 
 
-class Data(_Part):
+class Data(Part):
     """The data as it was split."""
 
     name: StrictStr = Field(description="name of the data set")
@@ -82,14 +66,14 @@ class Data(_Part):
     test_digest: Digest = Field(description="the same of the test pairs")
 
 
-class Selection(_Part):
+class Selection(Part):
     """Which epoch was kept."""
 
     epoch: Count | None = Field(default=None, description="epoch of the last phase that was kept")
     on: Literal["valid", "test"] = Field(description="part of the data that chose it")
 
 
-class StoredPart(_Part):
+class StoredPart(Part):
     """One table as it is stored."""
 
     name: StrictStr = Field(description="the table's name")
@@ -98,7 +82,7 @@ class StoredPart(_Part):
     bytes: Count = Field(description="bytes of its arrays on disk")
 
 
-class Budget(_Part):
+class Budget(Part):
     """How small the model is."""
 
     dense_table_params: Count | None = Field(
@@ -128,7 +112,7 @@ class Budget(_Part):
     )
 
 
-class CountedPhase(_Part):
+class CountedPhase(Part):
     """MACs of one phase."""
 
     phase: StrictStr = Field(description="name of the phase")
@@ -141,7 +125,7 @@ class CountedPhase(_Part):
     eval_macs: Amount | None = Field(default=None, description="MACs of choosing the epoch")
 
 
-class Exact(_Part):
+class Exact(Part):
     """MACs from realised non-zeros."""
 
     train_macs: Amount | None = Field(
@@ -156,7 +140,7 @@ class Exact(_Part):
     phases: list[CountedPhase] | None = Field(default=None, description="the bill by phase")
 
 
-class Paper(_Part):
+class Paper(Part):
     """Costs by the paper's convention."""
 
     train_macs: Amount | None = Field(
@@ -165,14 +149,14 @@ class Paper(_Part):
     infer_macs: Amount | None = Field(default=None, description="the same for inference")
 
 
-class Counted(_Part):
+class Counted(Part):
     """What was counted."""
 
     paper: Paper = Field(default=Paper(), description="by the paper's convention")
     exact: Exact = Field(default=Exact(), description="from realised non-zeros")
 
 
-class StepSeconds(_Part):
+class StepSeconds(Part):
     """Quartiles of the duration of a step."""
 
     q1: Amount = Field(description="lower quartile, seconds")
@@ -180,7 +164,7 @@ class StepSeconds(_Part):
     q3: Amount = Field(description="upper quartile, seconds")
 
 
-class MeasuredPhase(_Part):
+class MeasuredPhase(Part):
     """Time and memory of one phase."""
 
     phase: StrictStr = Field(description="name of the phase")
@@ -198,14 +182,14 @@ class MeasuredPhase(_Part):
     )
 
 
-class Latency(_Part):
+class Latency(Part):
     """Duration of ranking the 20 best items."""
 
     p50_seconds: Amount = Field(description="median, seconds")
     p95_seconds: Amount = Field(description="95th percentile, seconds")
 
 
-class Measured(_Part):
+class Measured(Part):
     """What was measured."""
 
     train_seconds: Amount | None = Field(default=None, description="seconds of all phases")
@@ -237,14 +221,14 @@ class Measured(_Part):
     phases: list[MeasuredPhase] | None = Field(default=None, description="the bill by phase")
 
 
-class Cost(_Part):
+class Cost(Part):
     """What the run cost."""
 
     counted: Counted = Field(default=Counted(), description="counted costs")
     measured: Measured = Field(description="measured costs")
 
 
-class Diagnostics(_Part):
+class Diagnostics(Part):
     """What the method found out; each method adds its own."""
 
     reached: StrictBool | None = Field(
@@ -259,7 +243,7 @@ class Diagnostics(_Part):
     )
 
 
-class Environment(_Part):
+class Environment(Part):
     """The machine; nothing that names a person or a host."""
 
     cpu: StrictStr = Field(description="name of the processor")
@@ -276,7 +260,7 @@ class Environment(_Part):
     machine: StrictStr | None = Field(default=None, description="architecture")
 
 
-class Record(_Part):
+class Record(Part):
     """All that is known of a finished run. A missing number is null, never 0."""
 
     format: StrictInt = Field(default=FORMAT, description="of the record; 2 is read, too")
@@ -311,19 +295,19 @@ def written(record: Mapping[str, Any]) -> dict[str, Any]:
     return found.model_dump(mode="json", exclude_unset=True)
 
 
-def _parts(part: _Part, path: str = "") -> Iterator[tuple[str, _Part]]:
+def _parts(part: Part, path: str = "") -> Iterator[tuple[str, Part]]:
     yield path, part
     for name in type(part).model_fields:
         inner = getattr(part, name)
         for each in inner if isinstance(inner, list) else [inner]:
-            if isinstance(each, _Part):
+            if isinstance(each, Part):
                 yield from _parts(each, f"{path}{name}.")
 
 
 def describe(part: type[BaseModel] = Record, path: str = "") -> Iterator[tuple[str, str]]:
     """Every field of a record in order, and what it means."""
     for name, field in part.model_fields.items():
-        inner = next((t for t in _types(field.annotation) if issubclass(t, _Part)), None)
+        inner = next((t for t in _types(field.annotation) if issubclass(t, Part)), None)
         if inner is None:
             yield f"{path}{name}", field.description or ""
         else:
@@ -341,125 +325,3 @@ def _types(annotation: Any) -> Iterator[type]:
         yield annotation
     for part in get_args(annotation):
         yield from _types(part)
-
-
-def markdown() -> str:
-    """The table of `describe`, for docs/file-format.md."""
-    rows = [f"| `{path}` | {text} |" for path, text in describe()]
-    return "\n".join(["| field | meaning, unit |", "|---|---|", *rows])
-
-
-class _Epoch(_Part):
-    phase: StrictStr
-    epoch: Count
-    loss: Number
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A run's record."""
-    found = _json(path)
-    if not isinstance(found, dict) or found.get("format") not in _READABLE:
-        other = found.get("format") if isinstance(found, dict) else None
-        newer = isinstance(other, int) and other > FORMAT
-        raise ValueError(
-            f"{path}: record format {other!r:.40}, this version reads {_READABLE[0]} to {FORMAT}"
-            + ("; a newer dslbench wrote it" if newer else "")
-        )
-    if "equal_cost" in found or "relative" in found:
-        raise ValueError(f"{path}: not a stored record, but one made for a table")
-    _check(path, Record, found)
-    for key in in_group("quality"):
-        if found["quality"].get(key) is None:
-            raise ValueError(f"{path}: 'quality.{key}' is missing")
-    strange = sorted(key for key in found["quality"] if key not in METRICS and key != "tied_users")
-    if strange:
-        warn_once(f"{path}: this version does not know the metric '{strange[0]}'; it is not shown")
-    for key, value in found["quality"].items():
-        least, most = METRICS[key].range if key in METRICS else (-math.inf, math.inf)
-        if value is not None and not least <= value <= most:
-            raise ValueError(
-                f"{path}: 'quality.{key}' is {value}, not between {least:g} and {most:g}"
-            )
-    return found
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """A row per epoch."""
-    found = _json(path)
-    if not isinstance(found, list):
-        raise ValueError(f"{path}: not a list of epochs")
-    for row in found:
-        _check(path, _Epoch, row)
-    return found
-
-
-def read_per_user(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """`users` (U,) ids, ascending, and (U,) values of each metric."""
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            found = dict(kept)
-    except Exception as error:  # of the zip, the compression or the arrays: any kind
-        raise ValueError(f"{path}: cannot be read ({type(error).__name__})") from None
-    users = found.get("users")
-    if (
-        users is None
-        or users.ndim != 1
-        or users.dtype.kind not in "iu"
-        or (np.diff(users) <= 0).any()
-    ):
-        raise ValueError(f"{path}: has no users in ascending order")
-    for name, values in found.items():
-        if values.shape != users.shape or values.dtype.kind not in "iufb":
-            raise ValueError(f"{path}: {name!r} does not have a number for each user")
-        if not np.isfinite(values).all():
-            raise ValueError(f"{path}: {name!r} is not a number for each user")
-    return found
-
-
-def _json(path: Path) -> Any:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        _check_values(found, _DEEPEST)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply, not a run record") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return found
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is not a number")
-
-
-def _check_values(node: Any, depth: int) -> None:
-    """What would break a table or a terminal wherever it stood."""
-    if depth < 0:
-        raise ValueError("nested too deeply")
-    if isinstance(node, str) and not node.isprintable():
-        raise ValueError("has text that cannot be printed")
-    if isinstance(node, int | float) and not -_LARGEST <= node <= _LARGEST:  # NaN is neither
-        raise ValueError("has a number out of range")
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            _check_values(key, depth - 1)
-            _check_values(value, depth - 1)
-    if isinstance(node, list):
-        for value in node:
-            _check_values(value, depth - 1)
-
-
-def _check(path: Path, kind: type[BaseModel], found: Any) -> None:
-    try:
-        kind.model_validate(found)
-    except ValidationError as error:
-        where = [str(part) for part in error.errors()[0]["loc"]]
-        if not where:
-            raise ValueError(f"{path}: not of the right shape") from None
-        what = f"'{'.'.join(where)}'" if len(where) > 1 else f"section '{where[0]}'"
-        raise ValueError(f"{path}: {what} is missing or damaged") from None

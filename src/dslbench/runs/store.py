@@ -24,7 +24,8 @@ from dslbench import home
 from dslbench.errors import RunError
 from dslbench.output import warn_once
 from dslbench.runs import failures
-from dslbench.runs.record import FORMAT, read_history, read_per_user, read_record
+from dslbench.runs.checks import read_history, read_per_user, read_record
+from dslbench.runs.record import FORMAT
 
 __all__ = ["FORMAT"]
 FILES = ("run.json", "history.json", "users.npz", "model.safetensors")

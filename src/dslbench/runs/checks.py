@@ -1,0 +1,140 @@
+"""What lies in a run's folder, checked: files come from other machines, other versions and bad disks.
+
+Each reader raises `ValueError` in one line that begins with the file's path.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, StrictStr, ValidationError
+
+from dslbench.evaluation.metrics import METRICS, in_group
+from dslbench.output import warn_once
+from dslbench.runs.record import FORMAT, Count, Number, Part, Record
+
+_READABLE = (2, FORMAT)  # 2 lacks versions and bytes
+_LARGEST = 10**30  # of any number in a record, far beyond what is counted or measured
+_DEEPEST = 16
+
+
+class _Epoch(Part):
+    phase: StrictStr
+    epoch: Count
+    loss: Number
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's record."""
+    found = _json(path)
+    if not isinstance(found, dict) or found.get("format") not in _READABLE:
+        other = found.get("format") if isinstance(found, dict) else None
+        newer = isinstance(other, int) and other > FORMAT
+        raise ValueError(
+            f"{path}: record format {other!r:.40}, this version reads {_READABLE[0]} to {FORMAT}"
+            + ("; a newer dslbench wrote it" if newer else "")
+        )
+    if "equal_cost" in found or "relative" in found:
+        raise ValueError(f"{path}: not a stored record, but one made for a table")
+    _check(path, Record, found)
+    for key in in_group("quality"):
+        if found["quality"].get(key) is None:
+            raise ValueError(f"{path}: 'quality.{key}' is missing")
+    strange = sorted(key for key in found["quality"] if key not in METRICS and key != "tied_users")
+    if strange:
+        warn_once(f"{path}: this version does not know the metric '{strange[0]}'; it is not shown")
+    for key, value in found["quality"].items():
+        least, most = METRICS[key].range if key in METRICS else (-math.inf, math.inf)
+        if value is not None and not least <= value <= most:
+            raise ValueError(
+                f"{path}: 'quality.{key}' is {value}, not between {least:g} and {most:g}"
+            )
+    return found
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """A row per epoch."""
+    found = _json(path)
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: not a list of epochs")
+    for row in found:
+        _check(path, _Epoch, row)
+    return found
+
+
+def read_per_user(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """`users` (U,) ids, ascending, and (U,) values of each metric."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            found = dict(kept)
+    except Exception as error:  # of the zip, the compression or the arrays: any kind
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__})") from None
+    users = found.get("users")
+    if (
+        users is None
+        or users.ndim != 1
+        or users.dtype.kind not in "iu"
+        or (np.diff(users) <= 0).any()
+    ):
+        raise ValueError(f"{path}: has no users in ascending order")
+    for name, values in found.items():
+        if values.shape != users.shape or values.dtype.kind not in "iufb":
+            raise ValueError(f"{path}: {name!r} does not have a number for each user")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}: {name!r} is not a number for each user")
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        _check_values(found, _DEEPEST)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply, not a run record") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a number")
+
+
+def _check_values(node: Any, depth: int) -> None:
+    """What would break a table or a terminal wherever it stood."""
+    if depth < 0:
+        raise ValueError("nested too deeply")
+    if isinstance(node, str) and not node.isprintable():
+        raise ValueError("has text that cannot be printed")
+    if isinstance(node, int | float) and not -_LARGEST <= node <= _LARGEST:  # NaN is neither
+        raise ValueError("has a number out of range")
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _check_values(key, depth - 1)
+            _check_values(value, depth - 1)
+    if isinstance(node, list):
+        for value in node:
+            _check_values(value, depth - 1)
+
+
+def _check(path: Path, kind: type[BaseModel], found: Any) -> None:
+    try:
+        kind.model_validate(found)
+    except ValidationError as error:
+        where = [str(part) for part in error.errors()[0]["loc"]]
+        if not where:
+            raise ValueError(f"{path}: not of the right shape") from None
+        what = f"'{'.'.join(where)}'" if len(where) > 1 else f"section '{where[0]}'"
+        raise ValueError(f"{path}: {what} is missing or damaged") from None
