@@ -24,6 +24,7 @@ from dslbench.backbones.base import Backbone
 from dslbench.errors import DataError, UsageError, reason_of
 from dslbench.tables import MakeTable, Table, TableSpec
 from dslbench.tables.stored import Parts, Stored, find
+from dslbench.words import times
 
 Arrays = dict[str, npt.NDArray[Any]]
 _FORMAT = "dslbench-model-1"
@@ -136,7 +137,7 @@ def serve(packed: StoredModel, build: Callable[[MakeTable], Backbone]) -> Backbo
         if (stored := packed.tables.get(spec.name)) is None:
             raise misfit(packed, f"it lacks table '{spec.name}'")
         if stored.shape != (expected := (spec.n_rows, spec.dim)):
-            shapes = f"{_times(stored.shape)}, not {_times(expected)}"
+            shapes = f"{times(stored.shape)}, not {times(expected)}"
             raise misfit(packed, f"table '{spec.name}' is {shapes}")
         made.append(spec.name)
         return stored.table(spec)
@@ -151,8 +152,8 @@ def serve(packed: StoredModel, build: Callable[[MakeTable], Backbone]) -> Backbo
         if given[name].shape != weight.shape or given[name].dtype != weight.dtype:
             raise misfit(
                 packed,
-                f"weight '{name}' is {_times(given[name].shape)} {given[name].dtype}, "
-                f"not {_times(weight.shape)} {weight.dtype}",
+                f"weight '{name}' is {times(given[name].shape)} {given[name].dtype}, "
+                f"not {times(weight.shape)} {weight.dtype}",
             )
     model.load_state_dict(given, strict=False)
     return model.eval()
@@ -182,10 +183,6 @@ def _same_names(
         raise misfit(packed, f"it lacks {what} '{missing[0]}'")
     if foreign:
         raise misfit(packed, f"it has a {what} '{foreign[0]}' that the model has not")
-
-
-def _times(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape)) or "one number"
 
 
 def _metadata(content: bytes) -> dict[str, str]:

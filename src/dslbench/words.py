@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def percent(share: float) -> str:
@@ -23,3 +24,8 @@ def percent_reached(share: float) -> str:
 def number(count: int, noun: str) -> str:
     """`1 run`, `2 runs`, `1,000 runs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def times(shape: Iterable[int]) -> str:
+    """`40 x 64`, of an array's shape; `one number` where it has no axes."""
+    return " x ".join(map(str, shape)) or "one number"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from dslbench.tables.spec import Float32, TableSpec
+from dslbench.words import times
 
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
@@ -124,13 +125,9 @@ class Parts:
         if array.dtype != kind or array.ndim != (1 if shape is None else len(shape)):
             raise ValueError(f"'{key}' is {array.dtype} with {array.ndim} axes")
         if shape is not None and array.shape != shape:
-            raise ValueError(f"'{key}' is {_times(array.shape)}, not {_times(shape)}")
+            raise ValueError(f"'{key}' is {times(array.shape)}, not {times(shape)}")
         return array
 
     def take_any(self, part: str) -> npt.NDArray[Any]:
         """An array of any type and shape."""
         return self._arrays.pop(f"{self._name}.{part}")
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "one number"
