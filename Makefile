@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_HOME ?= $(CURDIR)/.demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench reproduce clean
+.PHONY: help setup demo test lint check bench reproduce clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,11 +30,13 @@ demo: $(READY)  ## The main job on embedded data: dense, rp and dsl at 50 %, and
 test: $(READY)  ## The test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: $(READY)  ## Lint, types and tests, as CI does
+lint: $(READY)  ## Style and types, for every Python that is supported
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/mypy --python-version 3.14
+
+check: lint test  ## Style, types and tests, as CI does
 
 bench: $(READY)  ## Speed against references, as ratios measured in one run
 	$(BIN)/python benchmarks/run.py
