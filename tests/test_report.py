@@ -13,8 +13,10 @@ import pytest
 from dslbench import home
 from dslbench.errors import RunError
 from dslbench.report.build import build
+from dslbench.report.comparable import latest
 from dslbench.report.formats import render
 from dslbench.runs import equal_cost, store
+from dslbench.spec import current_versions
 
 
 def record(
@@ -29,6 +31,7 @@ def record(
     } | spec_changes  # fmt: skip
     return {
         "format": store.FORMAT,
+        "versions": current_versions("lightgcn", "dense"),
         "id": f"{method}{seed}{spec['epochs']}{spec['protocol']}",
         "spec": spec,
         "data": {
@@ -59,6 +62,25 @@ RUNS = [
 
 def show(number: str, format_name: str, records: list[dict[str, Any]]) -> str:
     return render.tables(format_name, build(number, records), width=160, color=False)
+
+
+def test_rows_of_other_versions_of_the_code_are_named() -> None:
+    current, older, oldest = record("dense", 0.1), record("dsl", 0.09), record("rp", 0.08)
+    older["versions"] = older["versions"] | {"ops": 0}
+    del oldest["versions"]
+    text = show("3", "markdown", [current, older, oldest])
+    assert "(ops 0, now 1): DSL 50%." in text and "(before runs kept versions): RP 50%." in text
+    assert "other versions" not in show("3", "markdown", [current])
+
+
+def test_a_later_run_of_older_code_does_not_push_out_a_current_one() -> None:
+    current, older = record("dense", 0.1), record("dense", 0.2)
+    older["versions"] = older["versions"] | {"training": 0}
+    older["finished"] = "2026-02-01T00:00:00"
+    lines: list[str] = []
+    assert latest([current, older], lines.append) == [current]
+    assert latest([older, older | {"id": "b"}], lines.append)[0]["id"] == "b"
+    assert len(lines) == 2
 
 
 def test_table_3_in_markdown() -> None:

@@ -99,11 +99,7 @@ class RunSpec(BaseModel):
 
     def versions(self) -> dict[str, int]:
         """Versions of the code that decides the result."""
-        return {
-            "backbone": registry.backbone(self.backbone).version,
-            "method": registry.method(self.method).version,
-            **SHARED,
-        }
+        return current_versions(self.backbone, self.method)
 
     def identity(self, data_digests: Mapping[str, Any]) -> str:
         """Hash over the resolved spec, the data's digests and the versions of the code.
@@ -117,6 +113,18 @@ class RunSpec(BaseModel):
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def current_versions(backbone: str, method: str) -> dict[str, int]:
+    """Versions of the code that decides the result of a run, part by part.
+
+    Raises `UsageError` for a backbone or method that is not here.
+    """
+    return {
+        "backbone": registry.backbone(backbone).version,
+        "method": registry.method(method).version,
+        **SHARED,
+    }
 
 
 def resolve(

@@ -11,6 +11,7 @@ from dslbench.errors import UsageError
 from dslbench.report.columns import Record
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
+from dslbench.spec import current_versions
 from dslbench.words import number, percent
 
 
@@ -21,10 +22,28 @@ def row_key(record: Record) -> tuple[Any, ...]:
     return spec["method"], spec["variant"], spec["sparsity"], options
 
 
+def other_versions(record: Record) -> str:
+    """Which parts of the code are others than made the run, in words; empty where none is."""
+    made_by, spec = record.get("versions"), record["spec"]
+    try:
+        now = current_versions(spec["backbone"], spec["method"])
+    except UsageError:
+        return "its backbone or method is not here"
+    if made_by is None:
+        return "before runs kept versions"
+    parts = [
+        f"{part} {made_by.get(part)}, now {now.get(part)}"
+        for part in sorted({*made_by, *now})
+        if made_by.get(part) != now.get(part)
+    ]
+    return "; ".join(parts)
+
+
 def latest(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
-    """The newest run of each setting, row and seed; older ones come from other code and are left out."""
+    """One run of each setting, row and seed: the newest by today's code, else the newest of all."""
     newest: dict[tuple[Any, ...], Record] = {}
-    for record in records:  # the store gives them oldest first
+    # The store gives them oldest first; what today's code made comes after all others.
+    for record in sorted(records, key=lambda r: not other_versions(r)):
         newest[setting_of(record), row_key(record), record["spec"]["seed"]] = record
     if left := len(records) - len(newest):
         warn(
@@ -245,7 +264,19 @@ def _measurement(records: Sequence[Record]) -> list[str]:
         + "; ".join(f"{cpu}, {cores} cores, {device}" for cpu, cores, device in sorted(machines))
         + (". Compare times only within one of them." if len(machines) > 1 else ".")
     )
-    versions = sorted({str(r["environment"].get("dslbench")) for r in records} - {"None"})
-    if len(versions) > 1:
-        lines.append(f"Made by dslbench {' and '.join(versions)}.")
-    return lines
+    return lines + _versions(records)
+
+
+def _versions(records: Sequence[Record]) -> list[str]:
+    """Rows that today's code would not make, or would make otherwise."""
+    found: dict[str, list[str]] = {}
+    for part in group(records, setting_of):
+        for runs in rows(part):
+            for reason in dict.fromkeys(other_versions(run) for run in runs):
+                if reason and label(runs) not in found.setdefault(reason, []):
+                    found[reason].append(label(runs))
+    return [
+        f"Made by other versions of the code ({reason}): {', '.join(labels)}. "
+        "Compare them with current rows with care; --force makes them again."
+        for reason, labels in found.items()
+    ]
