@@ -165,7 +165,7 @@ def test_coins_are_tossed_for_blocks_and_the_official_variant_keeps_its_own_coun
     assert isinstance(method, DynamicSparseLearning)
     (table,) = method.masked
     assert split(table.mask, 16) == (table.live() // 16, [])
-    assert table.live() == method.budget[0] and method.diagnostics()["explorations"] > 3
+    assert table.live() == method.budget[0] and method.diagnostics()["explorations_in_all"] > 3
 
 
 def test_without_exploration_no_block_moves() -> None:
@@ -193,8 +193,11 @@ def test_a_checkerboard_is_learned(backbone: str, block: int) -> None:
 def test_rows_that_are_no_multiple_of_a_block_are_one_clear_error(
     interactions: Interactions,
 ) -> None:
-    with pytest.raises(UsageError, match=r"'embedding' have 20 .* dsl\.block=16") as found:
-        train(interactions, "lightgcn", "dsl", 0.5, 1, "dsl.block=16", "embedding_size=20")
+    with pytest.raises(UsageError, match=r"rows of 20 entries .* dsl\.block=16") as found:
+        resolve(  # before anything is trained
+            dataset="toy", backbone="lightgcn", method="dsl", sparsity=0.5, seed=0, epochs=1,
+            settings=["dsl.block=16", "embedding_size=20"],
+        )  # fmt: skip
     assert found.value.hint == "--set embedding_size=32 or --set dsl.block=none"
     own = ["dsl.block=8", "dsl.mask_scope=all", "embedding_size=8", "hidden=[12]"]
     with pytest.raises(UsageError, match=r"dsl\.block=8") as found:

@@ -14,6 +14,7 @@ from dslbench.methods import _masked, lth_mrs
 from dslbench.methods.lth_mrs import IterativePruning, LotteryTickets, TicketOptions
 from dslbench.methods.omp import OneShotOptions, OneShotPruning
 from dslbench.methods.pep import SoftThresholds
+from dslbench.spec import resolve
 from dslbench.tables import MaskedTable, PackedTable, Table, TableSpec, keep_count
 from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
@@ -213,6 +214,22 @@ def test_pep_retrains_the_first_weights_under_the_mask(
 
 def test_select_greatest_counts_signs_and_is_exact_under_ties() -> None:
     score = torch.tensor([[-3.0, 1.0, 1.0], [-1.0, 1.0, 5.0]])
-    assert select_greatest(score, 3).tolist() == [[False, True, True], [False, False, True]]
-    assert int(select_greatest(torch.zeros(4, 4), 7).sum()) == 7
-    assert select_greatest(score, 10).all()
+    rng = np.random.default_rng(0)
+    assert select_greatest(score, 4, rng).tolist() == [[False, True, True], [False, True, True]]
+    several = [select_greatest(score, 2, rng) for _ in range(50)]
+    assert all(kept[1, 2] and int(kept.sum()) == 2 for kept in several)
+    assert 5 < sum(int(kept[0, 1]) for kept in several) < 30  # a third, by lot
+    assert int(select_greatest(torch.zeros(4, 4), 7, rng).sum()) == 7
+    assert select_greatest(score, 10, rng).all()
+
+
+def test_an_epoch_that_no_round_has_is_refused() -> None:
+    def spec(epochs: int, *settings: str) -> object:
+        return resolve(
+            dataset="toy", backbone="lightgcn", method="lth_mrs", sparsity=0.5, seed=0,
+            epochs=epochs, settings=settings,
+        )  # fmt: skip
+
+    with pytest.raises(UsageError, match=r"rewind_epoch=100 has no effect: a round has 2 epochs"):
+        spec(2, "lth_mrs.rewind_epoch=100")
+    spec(101, "lth_mrs.rewind_epoch=100")

@@ -175,7 +175,7 @@ def test_store_round_trip_and_damage(own_home: Path) -> None:
             "'quality.recall@20' is missing",
         ),
         ('{"format": 99}', "format 99"),
-        (f'{{"format": {store.FORMAT}}}', "section 'spec' is missing"),
+        (f'{{"format": {store.FORMAT}}}', "section 'id' is missing"),
         ("", "line 1"),
     ]:
         damaged.write_text(content)
@@ -307,10 +307,10 @@ def test_a_mask_that_was_never_updated_is_named_in_the_footer() -> None:
         return record("dsl", 0.05, seed=seed) | {"diagnostics": found}
 
     def lines(records: list[dict[str, Any]]) -> list[str]:
-        return [x for x in build("3", records)[0].footer if "never explored" in x]
+        return [x for x in build("3", records)[0].footer if "did not explore" in x]
 
     assert lines(RUNS) == lines([*RUNS, explored(5, 1)]) == []
     assert lines([*RUNS, explored(5, 0), explored(6, 0)]) == [
-        "DSL 50% on toy, LightGCN, never explored: training ended before the mask's first update "
-        "(delta_t is 2,000), so this is a random mask."
+        "DSL 50% on toy, LightGCN, did not explore: the epoch that was kept lies before the mask's "
+        "first update (delta_t is 2,000), so this is a random mask."
     ]

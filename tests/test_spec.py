@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from conftest import make_interactions
+from dslbench import versions
+from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.spec import RunSpec, resolve
 
@@ -130,3 +134,22 @@ def test_the_same_run_at_other_epochs() -> None:
     assert kept.at_epochs(11) == neumf(11, "pretrain_epochs=3")
     record = kept.model_dump() | {"embedding_size": 8, "layers": None}
     assert RunSpec.of_record(record) == kept
+
+
+def test_what_is_folded_in_for_held_out_users_is_part_of_the_identity() -> None:
+    data = make_interactions()
+    fold_in = [pairs_to_csr([0, 1], [2, item], data.train.shape) for item in (3, 4)]
+    digests = [replace(data, fold_in=part).digests for part in fold_in]
+    assert set(data.digests) == {"train", "valid", "test"}  # as ever without
+    spec = resolve(dataset="toy", backbone="cdae", method="dense", sparsity=0, seed=0, epochs=1)
+    assert len({spec.identity(found) for found in (*digests, data.digests)}) == 3
+
+
+def test_a_shared_numeric_that_changes_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = resolve(dataset="toy", backbone="lightgcn", method="rp", sparsity=0.5, seed=0, epochs=1)
+    before = spec.identity({})
+    for part in versions.SHARED:
+        monkeypatch.setitem(versions.SHARED, part, versions.SHARED[part] + 1)
+        assert spec.identity({}) != before
+        monkeypatch.setitem(versions.SHARED, part, versions.SHARED[part] - 1)
+    assert spec.identity({}) == before and set(versions.SHARED) < set(spec.versions())

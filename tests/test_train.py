@@ -108,7 +108,7 @@ def test_exploring_iterations_take_no_step(monkeypatch: pytest.MonkeyPatch) -> N
         )  # fmt: skip
         method = kind(kind.options_type.model_validate(spec.options), 0.5)
         method.run(lab)
-        explored = method.diagnostics()["explorations"]
+        explored = method.diagnostics()["explorations_in_all"]
         assert explored == lab.phases[0].steps // 2
         assert len(steps) == lab.phases[0].steps - (explored if skipped else 0)
 

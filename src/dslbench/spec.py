@@ -186,6 +186,7 @@ def resolve(
     hyper = _validated(backbone_type.hyper_type, values | own, backbone)
     if method_type.distils and sparsity:
         backbone_type.hyper_type.model_validate(hyper).narrowed(1 - sparsity)  # raises if too small
+    resolved_hyper = backbone_type.hyper_type.model_validate(hyper)
     full_epochs = hyper.pop("epochs")
     if epochs is None:
         share, least = _SCALES[scale]
@@ -197,6 +198,9 @@ def resolve(
     for key in backbone_type.hyper_type.follows_epochs:
         if key not in own and hyper[key]:
             hyper[key] = max(1, round(hyper[key] * epochs / full_epochs))
+    method_type.check(
+        method_type.options_type.model_validate(options), resolved_hyper, epochs, sparsity
+    )
     return RunSpec.model_validate(
         {
             "dataset": dataset,

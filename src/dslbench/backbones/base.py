@@ -52,6 +52,10 @@ class Hyper(BaseModel):
         """Width of the rows of an embedding table, by the table's name."""
         return self.embedding_size
 
+    def widths_of_rows(self) -> tuple[int, ...]:
+        """Widths of the rows of all embedding tables, each once."""
+        return (self.embedding_size,)
+
     def narrowed(self, share: float) -> Self:
         """The same model with embedding rows of `share` of their width, rounded down.
 

@@ -70,6 +70,9 @@ class NeuMFHyper(Hyper):
         """Embedding size of each MLP table."""
         return self.mlp_embedding_size or self.embedding_size << (self.hidden_layers - 1)
 
+    def widths_of_rows(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys((self.embedding_size, self.mlp_size)))
+
     def width(self, table: str) -> int:
         return self.mlp_size if table.startswith("mlp") else self.embedding_size
 

@@ -108,8 +108,10 @@ class Interactions:
 
     @cached_property
     def digests(self) -> dict[str, str | None]:
-        """Digest of each part; None for an empty part."""
+        """Digest of each part that decides a result; None for an empty part."""
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        if self.fold_in is not None:
+            parts["fold_in"] = self.fold_in
         return {name: digest(part) if part.nnz else None for name, part in parts.items()}
 
     @cached_property
@@ -143,5 +145,6 @@ class Interactions:
             "train_digest": self.digests["train"],
             "valid_digest": self.digests["valid"],
             "test_digest": self.digests["test"],
+            "fold_in_digest": self.digests.get("fold_in"),
             "notes": list(self.notes),
         }

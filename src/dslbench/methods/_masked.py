@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from dslbench.tables import (
 )
 from dslbench.tables.stored import Bitmap
 from dslbench.training.hooks import Loop
+from dslbench.training.lab import Lab
 
 Weights = dict[str, Tensor]
 
@@ -52,6 +53,17 @@ class MaskedMethod(Method):
     """A method over masked tables: gradients are masked before each step."""
 
     model: Backbone
+
+    def __init__(self, options: Any, sparsity: float) -> None:
+        super().__init__(options, sparsity)
+        # Decides between entries of equal size; a run has a stream for it.
+        self.lots = np.random.default_rng(0)
+
+    def start(self, lab: Lab) -> Backbone:
+        """The model, every entry live; the first thing a run does."""
+        self.lots = lab.streams["lots"]
+        self.model = lab.build(self.make_table)
+        return self.model
 
     def make_table(self, spec: TableSpec, rng: np.random.Generator) -> Table:
         """A masked table where the scope has it, else a dense one."""
@@ -110,7 +122,9 @@ class MaskedMethod(Method):
             values, before = table.dense(), table.mask
             mask = torch.zeros_like(before)
             for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
-                mask[rows] = select_largest(values[rows], before[rows], keep_count(size, sparsity))
+                mask[rows] = select_largest(
+                    values[rows], before[rows], keep_count(size, sparsity), self.lots
+                )
             table.set_mask(mask)
 
     def after_backward(self, loop: Loop) -> bool:

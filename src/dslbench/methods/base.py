@@ -85,6 +85,13 @@ class Method(Hooks, ABC):
         """Names of the trainings a run consists of, each of the full number of epochs."""
         return ["train"]
 
+    @classmethod
+    def check(cls, options: Any, hyper: Hyper, epochs: int, sparsity: float) -> None:
+        """Raise `UsageError` for options that could not take effect, or not go together with the model.
+
+        Called before anything is trained.
+        """
+
     @abstractmethod
     def run(self, lab: Lab) -> Backbone:
         """Train, and return the model that is to be stored and judged."""

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dslbench.backbones.base import Backbone
+from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UsageError
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.tables import (
@@ -123,8 +123,19 @@ class DynamicSparseLearning(RandomPruning):
         },
     }
 
+    @classmethod
+    def check(cls, options: Any, hyper: Hyper, epochs: int, sparsity: float) -> None:
+        block = 1 if options.block == "none" else int(options.block)
+        for width in hyper.widths_of_rows():
+            if width % block:
+                raise UsageError(
+                    f"rows of {width} entries are not a multiple of dsl.block={options.block}",
+                    f"--set embedding_size={-(-hyper.embedding_size // block) * block} "
+                    "or --set dsl.block=none",
+                )
+
     def run(self, lab: Lab) -> Backbone:
-        self.model = model = lab.build(self.make_table)
+        model = self.start(lab)
         self.mask_at_random(lab.streams)
         self.growth = lab.streams["growth"]
         lab.fit(model, "train", self)
@@ -166,6 +177,7 @@ class DynamicSparseLearning(RandomPruning):
         self.sums: list[Tensor] | None = None
         self.window = self.score_window(loop)
         self.explorations = self.grown = self.grown_without_gradient = 0
+        self.kept: dict[str, Any] = {}
 
     def score_window(self, loop: Loop) -> int:
         """Iterations up to an exploration whose gradients score the growth; 0: none are needed."""
@@ -234,7 +246,11 @@ class DynamicSparseLearning(RandomPruning):
             self.explore(loop)
 
     def explore(self, loop: Loop) -> bool:
-        """Prune and grow in every table; returns whether any weight was up for replacement."""
+        """Prune and grow in every table; returns whether there was a mask to move at all.
+
+        Where rho comes to nothing (linear decay in the last iteration) nothing moves, and there is no
+        step either: Algorithm 1 has none in an exploring iteration, whatever it exchanges.
+        """
         rho = self.update_ratio(loop.t, loop.total)
         replaced = 0
         for number, (table, budget) in enumerate(zip(self.masked, self.budget, strict=True)):
@@ -261,7 +277,7 @@ class DynamicSparseLearning(RandomPruning):
         if replaced:
             self.explorations += 1
             loop.note("update_ratio", rho)
-        return replaced > 0
+        return self.can_move
 
     @torch.no_grad()
     def prune_and_grow(
@@ -318,9 +334,20 @@ class DynamicSparseLearning(RandomPruning):
             kept = torch.zeros_like(mask)
             for side in (mask & (size >= 0), mask & (size < 0)):
                 of_side = int(side.count_nonzero())
-                kept |= select_largest(size, side, of_side - round(rho * of_side))
+                kept |= select_largest(size, side, of_side - round(rho * of_side), self.lots)
             return kept
-        return select_largest(size, mask, live - round(rho * live))
+        return select_largest(size, mask, live - round(rho * live), self.lots)
+
+    @property
+    def can_move(self) -> bool:
+        """Whether any mask leaves something out."""
+        return self.sparsity > 0 and any(
+            live < table.spec.n_rows * table.spec.dim
+            for live, table in zip(self.budget, self.masked, strict=True)
+        )
+
+    def selected(self, loop: Loop) -> None:
+        self.kept = self.progress_so_far()
 
     def itop_rate(self, number: int) -> float:
         """Share of a table's entries that were ever live."""
@@ -328,6 +355,11 @@ class DynamicSparseLearning(RandomPruning):
         return float(np.bitwise_count(self.ever_active[number]).sum(dtype=np.int64)) / entries
 
     def diagnostics(self) -> dict[str, Any]:
+        """Explorations, ITOP rate and growth up to the epoch that is stored, and explorations in all."""
+        found = self.kept or self.progress_so_far()
+        return found | {"explorations_in_all": self.explorations}
+
+    def progress_so_far(self) -> dict[str, Any]:
         """Explorations, ITOP rate (share of entries ever live), growth without a gradient."""
         rates = [self.itop_rate(number) for number in range(len(self.masked))]
         sizes = [table.spec.n_rows * table.spec.dim for table in self.masked]

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dslbench.backbones.base import Backbone
+from dslbench.backbones.base import Backbone, Hyper
+from dslbench.errors import UsageError
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
 from dslbench.training.hooks import Loop
@@ -64,7 +65,7 @@ class IterativePruning(MaskedMethod):
         return [f"round {r}" for r in range(options.round_count(sparsity) + 1)]
 
     def run(self, lab: Lab) -> Backbone:
-        self.model = lab.build(self.make_table)
+        self.start(lab)
         self.initial = copy_weights(self.model)
         self.kept: list[int] = []
         for number, phase in enumerate(self.phases(self.options, self.sparsity)):
@@ -91,6 +92,15 @@ class LotteryTickets(IterativePruning):
     label = "LTH-MRS"
     family = "MP"
     options_type: ClassVar[type[Options]] = TicketOptions
+
+    @classmethod
+    def check(cls, options: Any, hyper: Hyper, epochs: int, sparsity: float) -> None:
+        if sparsity and options.rewind_epoch >= epochs:
+            raise UsageError(
+                f"{cls.name}.rewind_epoch={options.rewind_epoch} has no effect: a round has "
+                f"{epochs} epochs",
+                f"an epoch below {epochs}, or --epochs {options.rewind_epoch + 1} or more",
+            )
 
     def start_again(self, lab: Lab, number: int) -> None:
         restore_weights(self.model, self.initial)

@@ -48,7 +48,7 @@ class OneShotPruning(MaskedMethod):
         return ["dense"] if options.init == "none" or sparsity == 0 else ["dense", "retrain"]
 
     def run(self, lab: Lab) -> Backbone:
-        self.model = model = lab.build(self.make_table)
+        model = self.start(lab)
         initial = copy_weights(model)
         lab.fit(model, "dense", self)
         if self.sparsity == 0:
@@ -83,5 +83,5 @@ class OneShotPruning(MaskedMethod):
                         f"min_per_row {least} keeps more than sparsity {self.sparsity:g} allows",
                         f"--set omp.min_per_row={int(least + left / len(part))}",
                     )
-                mask[rows] = safe | select_largest(part, ~safe, left)
+                mask[rows] = safe | select_largest(part, ~safe, left, self.lots)
             table.set_mask(mask)

@@ -71,7 +71,7 @@ class SoftThresholds(MaskedMethod):
         return ["search", "retrain"] if sparsity else ["retrain"]
 
     def run(self, lab: Lab) -> Backbone:
-        self.model = lab.build(self.make_table)
+        self.start(lab)
         if self.sparsity:
             self.search(lab)
         lab.fit(self.model, "retrain", self)
@@ -156,7 +156,7 @@ class _Search(Hooks):
             margin = table.margin()
             mask = torch.zeros_like(margin, dtype=torch.bool)
             for rows, count in zip(self.method.groups(own), counts, strict=True):
-                mask[rows] = select_greatest(margin[rows], count)
+                mask[rows] = select_greatest(margin[rows], count, self.method.lots)
             masks.append(mask)
         return masks
 

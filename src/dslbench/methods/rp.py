@@ -36,7 +36,7 @@ class RandomPruning(MaskedMethod):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "trained": {"when": "trained"}}
 
     def run(self, lab: Lab) -> Backbone:
-        self.model = model = lab.build(self.make_table)
+        model = self.start(lab)
         if self.options.when == "trained":
             lab.fit(model, "train")
             self.mask_at_random(lab.streams)

@@ -193,15 +193,19 @@ def _searches(records: Sequence[Record]) -> list[str]:
 
 
 def _explorations(records: Sequence[Record]) -> list[str]:
-    """Rows whose mask was to be updated, in runs that ended before the first time."""
-    found = [r for r in records if (r.get("diagnostics") or {}).get("explorations") == 0]
+    """Rows whose mask was to be updated, and was not before the epoch that is stored."""
+    found = [
+        r
+        for r in records
+        if (r.get("diagnostics") or {}).get("explorations") == 0 and r["spec"]["sparsity"]
+    ]
     lines = []
     for runs in group(found, lambda r: (setting_of(r), row_key(r))):
         spec, delta_t = runs[0]["spec"], runs[0]["diagnostics"].get("delta_t")
         after = f" (delta_t is {delta_t:,})" if isinstance(delta_t, int) else ""
         lines.append(
-            f"{label(runs)} on {spec['dataset']}, {backbone_label(spec['backbone'])}, never explored: "
-            f"training ended before the mask's first update{after}, so this is a random mask."
+            f"{label(runs)} on {spec['dataset']}, {backbone_label(spec['backbone'])}, did not explore: "
+            f"the epoch that was kept lies before the mask's first update{after}, so this is a random mask."
         )
     return lines
 

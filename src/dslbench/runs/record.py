@@ -64,6 +64,9 @@ class Data(Part):
     )
     valid_digest: Digest = Field(description="the same of the validation pairs")
     test_digest: Digest = Field(description="the same of the test pairs")
+    fold_in_digest: Digest = Field(
+        default=None, description="the same of what is folded in for users held out of training"
+    )
 
 
 class Selection(Part):
@@ -234,7 +237,12 @@ class Diagnostics(Part):
     reached: StrictBool | None = Field(
         default=None, description="whether a search came down to the budget by itself"
     )
-    explorations: Count | None = Field(default=None, description="moves of the mask")
+    explorations: Count | None = Field(
+        default=None, description="moves of the mask up to the epoch that is stored"
+    )
+    explorations_in_all: Count | None = Field(
+        default=None, description="moves of the mask in the whole training"
+    )
     exact_share: StrictBool = Field(
         default=True, description="whether a student has exactly its share of columns"
     )

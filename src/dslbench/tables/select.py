@@ -46,13 +46,11 @@ def _by_thread(n: int) -> tuple[int, np.ndarray]:
     return step, np.append(np.arange(0, n, step), n)
 
 
-def select_largest(
-    score: Tensor, among: Tensor, count: int, rng: np.random.Generator | None = None
-) -> Tensor:
+def select_largest(score: Tensor, among: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     """Mask of exactly `count` of the chosen entries, those of largest magnitude.
 
-    Of equal magnitudes at the cut the lowest flat index is taken, or with `rng` a random choice:
-    by position would favour low user and item ids. All are taken where there are not more.
+    Of equal magnitudes at the cut lots are drawn: by position would favour low user and item ids. All
+    are taken where there are not more.
 
     Args:
         score: (n, d) float32; its sign is ignored.
@@ -68,10 +66,7 @@ def select_largest(
     if surplus:
         tied = (chosen & (score.detach().abs() == threshold)).reshape(-1).nonzero().squeeze(1)
         missing = len(tied) - surplus
-        if rng is not None:
-            lot = rng.permutation(len(tied))
-            tied = tied[torch.from_numpy(lot).to(tied.device)]
-        chosen.view(-1)[tied[missing:]] = False
+        chosen.view(-1)[_shuffled(tied, rng)[missing:]] = False
     return chosen
 
 
@@ -91,13 +86,18 @@ def _at_least(score: Tensor, among: Tensor, threshold: float, count: int) -> tup
     return chosen, int(found.sum()) - count
 
 
-def select_greatest(score: Tensor, count: int) -> Tensor:
-    """Mask of exactly `count` entries of greatest value, signs counted; ties by lowest flat index."""
+def _shuffled(x: Tensor, rng: np.random.Generator) -> Tensor:
+    return x[torch.from_numpy(rng.permutation(len(x))).to(x.device)]
+
+
+def select_greatest(score: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """Mask of exactly `count` entries of greatest value, signs counted; ties by lot."""
     flat = score.reshape(-1)
     if count >= flat.numel():
         return torch.ones_like(score, dtype=torch.bool)
     threshold = torch.kthvalue(flat, flat.numel() - count + 1).values
     chosen = flat > threshold
     tied = (flat == threshold).nonzero().squeeze(1)
-    chosen[tied[: count - int(chosen.count_nonzero())]] = True
+    missing = count - int(chosen.count_nonzero())
+    chosen[tied if missing == len(tied) else _shuffled(tied, rng)[:missing]] = True
     return chosen.view_as(score)

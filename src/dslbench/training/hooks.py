@@ -50,6 +50,9 @@ class Hooks:
     def after_step(self, loop: Loop) -> None:
         """The optimiser has stepped (or was left out)."""
 
+    def selected(self, loop: Loop) -> None:
+        """The model as it is now is the best so far, and will be stored if none is better."""
+
     def remembered(self, loop: Loop) -> dict[str, Tree]:
         """What a checkpoint keeps of the hooks at the end of an epoch.
 

@@ -206,6 +206,7 @@ class Lab:
                 if record.selected_value is None or reached > record.selected_value:
                     record.selected_epoch, record.selected_value = loop.epoch, reached
                     progress.keep_best()
+                    hooks.selected(loop)
             record.history.append(row)
             self._report(record)
             self.keeper.offer(progress)
