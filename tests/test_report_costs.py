@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from copy import deepcopy
 from typing import Any
 
@@ -17,7 +18,8 @@ from dslbench.report.build import build
 from dslbench.report.comparable import latest
 from dslbench.report.formats.terminal import terminal
 from dslbench.runs import store
-from dslbench.tables.stored import Bitmap, Dense
+from dslbench.runs.record import describe
+from dslbench.tables.stored import Bitmap, Dense, Rows
 from test_report import RUNS, record
 
 
@@ -39,7 +41,7 @@ def priced(method: str, recall: float = 0.1, **numbers: Any) -> dict[str, Any]:
         "stored_bytes": {"dense": 4000, "csr": 3000, "bitmap": numbers.get("bitmap", 4100)},
         "phases": [
             {"phase": name, "epochs": 10, "steps": 100, "train_seconds": seconds / len(names),
-             "eval_seconds": 1.0}
+             "eval_seconds": 1.0, "step_seconds": {"q1": 0.099, "median": 0.1, "q3": 0.101}}
             for name in names
         ],
     }  # fmt: skip
@@ -148,14 +150,113 @@ def test_table_1_ticks_only_with_evidence() -> None:
     (table,) = build("1", [DENSE, DSL, OMP, counted])
     found = {row[1].text: [c.text for c in row[2:]] for row in table.rows}
     #        training  inference memory stored  end-to-end budget non-uniform performance
-    assert found["DSL 50%"] == ["✓", "✗", "(✓)", "✓", "✓", "✓", "✓", "✓"]
-    assert found["OMP 50%"] == ["✗", "✗", "(✓)", "✓", "✗", "✓", "✗", "✗"]
-    assert found["RP 50%"][0] == "(✓)"
+    assert found["DSL 50%"] == ["✓", "✗", "(c)", "(m)", "✓", "✓", "✓", "✓"]
+    assert found["OMP 50%"] == ["✗", "✗", "(c)", "(m)", "✗", "✓", "✗", "✗"]
+    assert found["RP 50%"][0] == "(c)"
     assert found["RP 50%"][6] == "-"  # its model was not kept
     footer = " ".join(table.footer)
     assert "at least 5%" in footer and "at most 1%" in footer
     (alone,) = build("1", [DSL])
     assert [c.text for c in alone.rows[0][2:6]] == ["-", "-", "-", "-"]
+
+
+def test_a_saving_is_shown_beyond_the_noise_of_its_measurement() -> None:
+    def noisy(run: dict[str, Any]) -> dict[str, Any]:
+        run = copy.deepcopy(run)
+        for phase in run["cost"]["measured"]["phases"]:
+            phase["step_seconds"] = {"q1": 0.08, "median": 0.1, "q3": 0.12}
+        return run
+
+    def first(*runs: dict[str, Any]) -> str:
+        (table,) = build("1", list(runs))
+        return next(row[2].text for row in table.rows if row[1].text == "DSL 50%")
+
+    assert first(DENSE, DSL) == "✓"
+    assert first(DENSE, noisy(DSL)) == first(noisy(DENSE), DSL) == "(c)"  # 20 % saved, 40 % noise
+    dearer = copy.deepcopy(DSL)
+    dearer["cost"]["counted"]["exact"]["train_macs"] = 1840.0
+    assert first(DENSE, dearer) == "(m)"  # a count that rose is no saving
+
+    def seeds(run: dict[str, Any], *seconds: float) -> list[dict[str, Any]]:
+        found = []
+        for seed, value in enumerate(seconds):
+            one = copy.deepcopy(run)
+            one["spec"]["seed"], one["id"] = seed, f"{run['id']}-{seed}"
+            one["cost"]["measured"]["train_seconds"] = value
+            found.append(one)
+        return found
+
+    base = seeds(noisy(DENSE), 10, 10.2, 9.9)
+    assert first(*base, *seeds(noisy(DSL), 8, 8.1, 8.0)) == "✓"  # seeds say more than quartiles
+    assert first(*base, *seeds(DSL, 5, 13, 8)) == "(c)"
+
+
+def test_sizes_of_rows_that_vary_are_not_uniform_whatever_the_form() -> None:
+    rows, widths = record("autoemb", 0.09), np.repeat([1, 8], 50)
+    maps = {(0, w): (np.ones((w, 8), np.float32), np.ones(8, np.float32)) for w in (1, 8)}
+    table = Rows((100, 8), np.ones(int(widths.sum()), np.float32), widths, (100,), maps)
+    model = artefact.StoredModel({"t": table}, {}, {}, {})
+    store.save(rows, [], {}, artefact.to_bytes(model))
+    assert evidence.non_uniform([rows]) == "✓"
+
+
+# What differs between two runs of one table is said, keeps them apart, or is what the table compares.
+COMPARED = ("id", "format", "started", "finished", "quality", "budget", "diagnostics", "cost.")
+# Copies of what else is recorded, labels of it, or one run's own outcome.
+DERIVED = (
+    "spec.scale", "spec.embedding_size", "spec.layers", "spec.changed_hyper", "spec.changed_options",
+    "data.name", "data.protocol", "data.users", "data.items", "data.train_pairs", "data.valid_pairs",
+    "data.test_pairs", "selection.epoch",
+)  # fmt: skip
+DECISIVE = [path for path, _ in describe() if not path.startswith((*COMPARED, *DERIVED))]
+
+
+@pytest.mark.parametrize("path", DECISIVE)
+@pytest.mark.parametrize("table", ["3", "cost"])
+def test_runs_that_differ_in_one_recorded_thing_are_marked_or_kept_apart(
+    path: str, table: str
+) -> None:
+    dense, first, other = (copy.deepcopy(run) for run in (DENSE, DSL, DSL))
+    other["spec"]["seed"], other["id"] = 1, "other"
+    for run in (dense, first, other):
+        run["environment"] |= {"threads": 2, **dict.fromkeys(
+            ("dslbench", "python", "torch", "numpy", "scipy", "numba", "system", "machine"), "1"
+        )}  # fmt: skip
+        run["data"]["fold_in_digest"] = "d" * 64
+    usual = build(table, [dense, first, other])
+    *sections, key = path.split(".")
+    node = other
+    for section in sections:
+        node = node[section]
+    before = node.get(key)
+    node[key] = {
+        str: lambda x: x[::-1] + "x", int: lambda x: x + 1, float: lambda x: x / 2,
+        list: lambda x: [*x, "A sentence."], dict: lambda x: {**x, "more": 1},
+    }[type(before)](before)  # fmt: skip
+    if path == "selection.on":
+        node[key] = "test"
+    changed = build(table, [dense, first, other])
+    apart = len(changed) > len(usual)
+    assert apart or changed[0].footer != usual[0].footer or changed[0].title != usual[0].title or (
+        [row[0].text + row[1].text for row in changed[0].rows]
+        != [row[0].text + row[1].text for row in usual[0].rows]
+    ), path  # fmt: skip
+
+
+def test_times_of_other_threads_or_machines_are_not_compared() -> None:
+    for key, value in (("threads", 1), ("cores", 8), ("cpu", "Other CPU"), ("device", "H200")):
+        dense, other = copy.deepcopy(DENSE), copy.deepcopy(DSL)
+        dense["environment"]["threads"] = 2
+        other["environment"] |= {"threads": 2, key: value}
+        table = build("cost", [dense, other])[0]
+        assert cells(table, "DSL 50%", "training")[4:] == ["-", "-", "-"]
+        assert cells(table, "DSL 50%", "stored size")[5] != "-"  # bytes are bytes
+        (note,) = (line for line in table.footer if line.startswith("Times of"))
+        assert "DSL 50%" in note and "Some CPU, 2 cores, 2 used, cpu" in note
+        (shown,) = build("3", [dense, other])
+        time = shown.headers.index("Train time")
+        assert [row[time].text for row in shown.rows] == ["10.0 s", "-"]
+        assert dense["cost"]["measured"]["train_seconds"] == 10.0  # records stay as they are
 
 
 def test_dispersion_of_a_random_mask_is_about_one() -> None:

@@ -18,7 +18,9 @@ from dslbench.report import (
 )
 from dslbench.report.columns import Record
 from dslbench.report.figures import FigureBuilder, FigureModel
-from dslbench.report.tables import Builder, TableModel
+from dslbench.report.machines import with_comparable_times
+from dslbench.report.relative import setting_of
+from dslbench.report.tables import Builder, TableModel, group
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ FIGURES: dict[str, FigureBuilder] = {
 }
 
 
+def _comparable(records: Sequence[Record]) -> list[Record]:
+    """The records, without times that may not be compared within their setting."""
+    parts = group(records, setting_of)
+    found = {
+        id(r): new
+        for part in parts
+        for r, new in zip(part, with_comparable_times(part), strict=True)
+    }
+    return [found[id(record)] for record in records]
+
+
 def check_table(name: str) -> None:
     """Raise `UsageError` for a table that does not exist."""
     if name not in TABLES:
@@ -64,10 +77,10 @@ def check_figure(name: str) -> None:
 def build(name: str, records: Sequence[Record]) -> list[TableModel]:
     """The tables of the given name from these records; raises `UsageError` where they lack what it needs."""
     check_table(name)
-    return TABLES[name].build(records)
+    return TABLES[name].build(_comparable(records))
 
 
 def build_figure(name: str, records: Sequence[Record]) -> list[FigureModel]:
     """The figures of the given name; raises `UsageError` where the records lack what it needs."""
     check_figure(name)
-    return FIGURES[name](records)
+    return FIGURES[name](_comparable(records))

@@ -9,6 +9,7 @@ from typing import Any
 from dslbench import registry
 from dslbench.errors import UsageError
 from dslbench.report.columns import Record
+from dslbench.report.machines import describe, machine_of
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
 from dslbench.spec import current_versions
@@ -248,7 +249,8 @@ def _data(records: Sequence[Record]) -> list[str]:
             f"{data['name']}: {data['users']:,} users, {data['items']:,} items, "
             f"{data['train_pairs']:,} training pairs; digests: {digests}."
         )
-        lines += [f"{data['name']}: {note}" for note in data.get("notes", [])]
+        notes = dict.fromkeys(note for run in runs for note in run["data"].get("notes", []))
+        lines += [f"{data['name']}: {note}" for note in notes]
     return lines
 
 
@@ -262,12 +264,21 @@ def _measurement(records: Sequence[Record]) -> list[str]:
         lines.append(
             f"Ties: lists of up to {number(tied, 'user')} were in part decided by the seeded tie-break."
         )
-    machines = {(e["cpu"], e["cores"], e["device"]) for e in (r["environment"] for r in records)}
-    lines.append(
-        "Machine: "
-        + "; ".join(f"{cpu}, {cores} cores, {device}" for cpu, cores, device in sorted(machines))
-        + (". Compare times only within one of them." if len(machines) > 1 else ".")
-    )
+    machines = sorted({describe(machine_of(r)) for r in records})
+    lines.append(f"Machine: {'; '.join(machines)}.")
+    for part in group(records, setting_of):
+        elsewhere = [r for r in part if "times_left_out" in r]
+        if elsewhere:
+            names = dict.fromkeys(label([r]) for r in elsewhere)
+            lines.append(
+                f"Times of {', '.join(names)} are left out: they were not taken on the machine, or not with "
+                f"the threads, of those they would be compared with "
+                f"({describe(elsewhere[0]['times_left_out'])})."
+            )
+    for name in ("dslbench", "python", "torch", "numpy", "scipy", "numba", "system", "machine"):
+        found = sorted({str(r["environment"].get(name)) for r in records} - {"None"})
+        if len(found) > 1:
+            lines.append(f"Made with more than one {name}: {', '.join(found)}.")
     return lines + _versions(records)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +14,12 @@ from dslbench.evaluation.metrics import in_group
 from dslbench.output import warn_once
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.comparable import dense_of, footer, label, method_names, rows, setting
-from dslbench.report.costs import TABLE_1, change, promised
+from dslbench.report.costs import TABLE_1, TEST_TIME, CostKind, change, promised
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import MISSING, Cell, TableModel, group
 from dslbench.runs import store
 
-YES, COUNTED, NO = "✓", "(✓)", "✗"
+YES, COUNTED, MEASURED, NO = "✓", "(c)", "(m)", "✗"
 
 LEAST_SAVING = 0.05  # of the dense run's cost
 BUDGET_TOLERANCE = 0.001  # of the table's entries
@@ -46,7 +47,8 @@ def _table1(records: list[Record]) -> TableModel:
         if runs[0]["spec"]["method"] == "dense":
             continue
         savings = [
-            saving(promised(k, runs, dense), change(k.measured, runs, dense)) for k in TABLE_1
+            saving(promised(k, runs, dense), change(k.measured, runs, dense), noise(k, runs, dense))
+            for k in TABLE_1
         ]
         judged = [
             *savings, end_to_end(runs, dense), keeps_budget(runs), non_uniform(runs),
@@ -56,10 +58,12 @@ def _table1(records: list[Record]) -> TableModel:
         table.rows.append([family, Cell(label(runs)), *map(Cell, judged)])
     table.footer = footer(
         records,
-        f"{YES}: measured; {COUNTED}: counted only, the measurement does not show it; {NO}: no; "
+        f"{YES}: counted and measured; {COUNTED}: counted only, no measurement shows it beyond its noise; "
+        f"{MEASURED}: measured only, the count does not show it; {NO}: no; "
         f"{MISSING}: no evidence stored (a dense run with the same settings and seed is needed).",
         f"Savings: at least {LEAST_SAVING:.0%} of the dense run's cost (MACs or parameters counted, "
-        "seconds or bytes measured). End-to-end: no more training phases than dense.",
+        "seconds or bytes measured), and for what is measured more than its noise (over seeds, else the "
+        "quartiles of a step). End-to-end: no more training phases than dense.",
         f"Budget: every run within {BUDGET_TOLERANCE:.1%} of the entries asked for. Non-uniform: live "
         f"entries per row vary at least {LEAST_DISPERSION} times as much as a random mask's "
         "(variance). Performance: at most "
@@ -68,13 +72,46 @@ def _table1(records: list[Record]) -> TableModel:
     return table
 
 
-def saving(counted: float | None, measured: float | None) -> str:
-    """A measured saving, one only counted, or none; changes are relative to dense (-0.5: half)."""
-    if measured is not None and measured <= -LEAST_SAVING:
-        return YES
-    if counted is not None and counted <= -LEAST_SAVING:
-        return COUNTED
-    return MISSING if measured is None else NO
+def saving(counted: float | None, measured: float | None, noise: float | None) -> str:
+    """Whether count and measurement show a saving, one of them does, or none.
+
+    Args:
+        counted, measured: changes relative to dense (-0.5: half).
+        noise: what the measurement has to exceed; None: one timing, which shows nothing by itself.
+    """
+    shown = measured is not None and noise is not None and measured <= -max(LEAST_SAVING, noise)
+    promised_ = counted is not None and counted <= -LEAST_SAVING
+    if shown or promised_:
+        return YES if shown and promised_ else MEASURED if shown else COUNTED
+    return MISSING if measured is None and counted is None else NO
+
+
+def noise(kind: CostKind, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
+    """Half the width of a measured change's interval.
+
+    Two standard errors over the seeds that both have; of a single one, the quartiles of a step for the
+    time of training, nothing for bytes, and None for other times.
+    """
+    column = kind.measured
+    by_seed = [
+        {r["spec"]["seed"]: value for r in part if (value := column.value(r)) is not None}
+        for part in (runs, dense)
+    ]
+    seeds = by_seed[0].keys() & by_seed[1].keys()
+    if len(seeds) > 1:
+        changes = [by_seed[0][seed] / by_seed[1][seed] - 1 for seed in seeds if by_seed[1][seed]]
+        return 2 * statistics.stdev(changes) / len(changes) ** 0.5 if len(changes) > 1 else None
+    if column is TEST_TIME:
+        return None
+    if column is not COLUMNS["train_time"]:
+        return 0.0
+    spreads = [
+        (step["q3"] - step["q1"]) / step["median"]
+        for run in (*runs, *dense)
+        for phase in (run["cost"]["measured"].get("phases") or [])[-1:]
+        if (step := phase.get("step_seconds")) and step["median"]
+    ]
+    return max(spreads) if spreads else None
 
 
 def end_to_end(runs: Sequence[Record], dense: Sequence[Record]) -> str:

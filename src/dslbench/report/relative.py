@@ -97,5 +97,5 @@ def setting_of(record: Record) -> str:
     spec = {k: own.get(k) for k in (
         "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
     )}  # fmt: skip
-    digests = {k: v for k, v in record["data"].items() if k.endswith("_digest")}
+    digests = {k: v for k, v in record["data"].items() if k.endswith("_digest") and v is not None}
     return json.dumps([spec, digests], sort_keys=True)
