@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from dslbench.ops.propagate import Propagate
 from dslbench.optimisers import Adam
 from dslbench.runs import assemble, store
 from dslbench.runs.assemble import rebuild
+from dslbench.runs.record import written
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import resolve
 from dslbench.tables.spec import xavier_uniform
 from dslbench.training.lab import Lab, learning_rate
 
 CPU = torch.device("cpu")
+FIXTURE = next((Path(__file__).parent / "fixtures" / "store-format-2" / "runs").iterdir())
 
 
 def make_lab(data: Interactions, *settings: str, method: str = "dense", epochs: int = 4) -> Lab:
@@ -136,3 +139,12 @@ def test_a_protocol_that_leaves_a_part_empty_is_refused(part: str) -> None:
     parts = {"train": whole.train, "valid": whole.valid, "test": whole.test, part: nothing}
     with pytest.raises(DataError, match=f"leaves no {'test' if part == 'test' else 'validation'}"):
         make_lab(Interactions("mine", "default", **parts))
+
+
+def test_whole_numbers_of_a_record_stay_whole() -> None:
+    found = written(json.loads((FIXTURE / "run.json").read_text()) | {"format": 3})
+    macs = found["cost"]["counted"]["exact"]["train_macs"]
+    assert isinstance(macs, int) and isinstance(found["quality"]["tied_users"], int)
+    assert isinstance(found["quality"]["recall@20"], float)
+    with pytest.raises(ValueError, match=r"budget\.surprise' is described nowhere"):
+        written(found | {"budget": found["budget"] | {"surprise": 1}})

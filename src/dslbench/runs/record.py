@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 FORMAT = 3  # of run.json; raised when a reader of older records would misread newer ones
 
 Count = Annotated[StrictInt, Field(ge=0)]
-Number = Annotated[float, Field(strict=True)]  # takes whole numbers, too
-Amount = Annotated[float, Field(strict=True, ge=0)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Number = StrictInt | StrictFloat  # whole numbers stay whole: MACs are beyond what a float counts
+Amount = Annotated[StrictInt | StrictFloat, Field(ge=0)]
 Digest = StrictStr | None
 
 
