@@ -133,7 +133,8 @@ def _check(path: Path, kind: type[BaseModel], found: Any) -> None:
     try:
         kind.model_validate(found)
     except ValidationError as error:
-        where = [str(part) for part in error.errors()[0]["loc"]]
+        # Of a number that may be whole or not the place has its type as well.
+        where = [str(part) for part in error.errors()[0]["loc"] if part not in ("int", "float")]
         if not where:
             raise ValueError(f"{path}: not of the right shape") from None
         what = f"'{'.'.join(where)}'" if len(where) > 1 else f"section '{where[0]}'"
