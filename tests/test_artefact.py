@@ -17,7 +17,7 @@ from dslbench.errors import DataError, UsageError
 from dslbench.evaluation.ranking import top_k
 from dslbench.runs.assemble import rebuild
 from dslbench.tables.spec import TableSpec, normal
-from dslbench.tables.stored import Bitmap, Csr, Dense, Rows, Stored
+from dslbench.tables.stored import Bitmap, Csr, Dense, Rows, Stored, Values
 
 FORMS = ["dense", "csr", "bitmap"]
 
@@ -148,7 +148,7 @@ def test_entries_of_rows_are_what_is_stored_whatever_the_values() -> None:
             "a": stored([[0, 0, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0]]),
             "b": stored([[0], [1]]),
             "c": Dense.of(np.ones((4, 2))),
-            "d": Rows((2, 3), np.ones(4, np.float32), widths, (2,), maps),
+            "d": Rows((2, 3), Values.of(np.ones(4, np.float32), widths), widths, (2,), maps),
         },
         {}, {}, {},
     )  # fmt: skip

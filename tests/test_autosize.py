@@ -25,7 +25,7 @@ from dslbench.sampling.triples import Triples
 from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
 from dslbench.tables.maps import map_parameters
 from dslbench.tables.spec import normal
-from dslbench.tables.stored import Bitmap, Dense, Rows
+from dslbench.tables.stored import Bitmap, Dense, Rows, Values
 from dslbench.training.hooks import Loop
 from test_contract import checkerboard, train
 
@@ -231,7 +231,7 @@ def test_damaged_rows_are_one_line_or_read(draw: st.DataObject) -> None:
         {"widths": np.full(9, 99)},
         {"widths": np.ones(8, dtype=np.int64)},
         {"segments": (5, 5)},
-        {"values": np.zeros(3, dtype=np.float32)},
+        {"values": Values.of(np.zeros(9), np.ones(9, dtype=np.int64))},
         {"maps": {}},
     ],
 )

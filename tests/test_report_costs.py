@@ -19,7 +19,7 @@ from dslbench.report.comparable import latest
 from dslbench.report.formats.terminal import terminal
 from dslbench.runs import store
 from dslbench.runs.record import describe
-from dslbench.tables.stored import Bitmap, Dense, Rows
+from dslbench.tables.stored import Bitmap, Dense, Rows, Values
 from test_report import RUNS, record
 
 
@@ -194,7 +194,7 @@ def test_a_saving_is_shown_beyond_the_noise_of_its_measurement() -> None:
 def test_sizes_of_rows_that_vary_are_not_uniform_whatever_the_form() -> None:
     rows, widths = record("autoemb", 0.09), np.repeat([1, 8], 50)
     maps = {(0, w): (np.ones((w, 8), np.float32), np.ones(8, np.float32)) for w in (1, 8)}
-    table = Rows((100, 8), np.ones(int(widths.sum()), np.float32), widths, (100,), maps)
+    table = Rows((100, 8), Values.of(np.ones(int(widths.sum())), widths), widths, (100,), maps)
     model = artefact.StoredModel({"t": table}, {}, {}, {})
     store.save(rows, [], {}, artefact.to_bytes(model))
     assert evidence.non_uniform([rows]) == "✓"

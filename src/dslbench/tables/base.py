@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from dslbench.errors import UsageError
 from dslbench.tables.spec import Float32, TableSpec
 from dslbench.words import times
 
@@ -96,6 +97,21 @@ class Stored(ABC):
     @abstractmethod
     def table(self, spec: TableSpec) -> Table:
         """A table, not to be trained, that looks up what is stored as it is stored."""
+
+    @property
+    def precision(self) -> str:
+        """How values are kept: fp32, or as they were rounded."""
+        return "fp32"
+
+    def rounded(self, precision: str) -> Self:
+        """The same entries at another precision (`dslbench.tables.stored.values`).
+
+        Raises `UsageError` for a precision that the form has not, `ValueError` for values that cannot be
+        rounded to it.
+        """
+        if precision == self.precision:
+            return self
+        raise UsageError(f"form '{self.form}' of a table has no precision {precision}")
 
     @property
     def nbytes(self) -> int:

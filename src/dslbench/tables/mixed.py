@@ -15,6 +15,7 @@ from dslbench.tables.maps import ChainMaps, DirectMaps, Sizes, map_parameters, r
 from dslbench.tables.masked import segment_slices
 from dslbench.tables.spec import TableSpec
 from dslbench.tables.stored.rows import Rows
+from dslbench.tables.stored.values import Values
 
 
 class MixedTable(Table):
@@ -196,7 +197,7 @@ class MixedTable(Table):
         inside = np.arange(self.spec.dim) < widths[:, None]
         return Rows(
             shape=(self.spec.n_rows, self.spec.dim),
-            values=self.weight.detach().cpu().numpy()[inside],
+            values=Values.of(self.weight.detach().cpu().numpy()[inside], widths),
             widths=widths,
             segments=tuple(rows for _, rows in self.spec.segments),
             maps={

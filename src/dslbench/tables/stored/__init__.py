@@ -6,5 +6,18 @@ from dslbench.tables.stored.csr import Csr
 from dslbench.tables.stored.dense import Dense
 from dslbench.tables.stored.find import find, forms
 from dslbench.tables.stored.rows import Rows
+from dslbench.tables.stored.values import BITS, Values, check_precision
 
-__all__ = ["Bitmap", "Csr", "Dense", "Parts", "Rows", "Stored", "find", "forms"]
+__all__ = [
+    "BITS",
+    "Bitmap",
+    "Csr",
+    "Dense",
+    "Parts",
+    "Rows",
+    "Stored",
+    "Values",
+    "check_precision",
+    "find",
+    "forms",
+]

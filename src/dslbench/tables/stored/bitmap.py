@@ -1,4 +1,4 @@
-"""Live entries row by row, float32, and a bit for each entry that says whether it is one."""
+"""Live entries row by row, and a bit for each entry that says whether it is one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from dslbench.ops import packed
 from dslbench.tables.base import Array, Int64, Parts, Stored, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
+from dslbench.tables.stored.values import ServedValues, Values
 
 
 @dataclass(frozen=True)
@@ -25,60 +26,69 @@ class Bitmap(Stored):
     form: ClassVar[str] = "bitmap"
 
     shape: tuple[int, int]
-    values: Float32
+    values: Values
     bits: npt.NDArray[np.uint8]
 
     @classmethod
-    def of(cls, full: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> Self:
+    def of(
+        cls, full: npt.NDArray[Any], mask: npt.NDArray[np.bool_], precision: str = "fp32"
+    ) -> Self:
         """The entries of an (n, d) matrix that are live in a mask of its shape."""
         n, d = full.shape
-        values = np.asarray(full[mask], dtype=np.float32)
+        values = Values.of(full[mask], mask.sum(axis=1, dtype=np.int64), precision)
         return cls((n, d), values, np.packbits(mask, axis=1, bitorder="little"))
 
     @staticmethod
     def size(n: int, d: int, live: int) -> int:
-        """Bytes of n rows of d columns with so many live entries."""
+        """Bytes of n rows of d columns with so many live entries, as float32."""
         return 4 * live + n * (-(-d // 8)) + n * np.dtype(unsigned(d)).itemsize
 
     @property
+    def precision(self) -> str:
+        return self.values.precision
+
+    def rounded(self, precision: str) -> Self:
+        values = Values.of(self.values.flat(), self.values.lengths, precision)
+        return type(self)(self.shape, values, self.bits)
+
+    @property
     def parameters(self) -> int:
-        return int(self.values.size)
+        return self.values.count
 
     def arrays(self) -> dict[str, Array]:
         counts = self.entries().astype(unsigned(self.shape[1]))
-        return {"values": self.values, "counts": counts, "bits": self.bits}
+        return self.values.arrays() | {"counts": counts, "bits": self.bits}
+
+    def about(self) -> dict[str, Any]:
+        return self.values.about()
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
         n, d = shape
-        values = parts.take("values", np.float32)
-        counts = parts.take("counts", unsigned(d), (n,))
-        found = cls(shape, values, parts.take("bits", np.uint8, (n, -(-d // 8))))
-        beyond = found.bits[:, -1] >> (d % 8) if d % 8 else np.zeros(1, dtype=np.uint8)
-        if (
-            beyond.any()
-            or not np.array_equal(found.entries(), counts)
-            or counts.sum(dtype=np.int64) != values.size
+        counts = parts.take("counts", unsigned(d), (n,)).astype(np.int64)
+        bits = parts.take("bits", np.uint8, (n, -(-d // 8)))
+        beyond = bits[:, -1] >> (d % 8) if d % 8 else np.zeros(1, dtype=np.uint8)
+        if beyond.any() or not np.array_equal(
+            np.bitwise_count(bits).sum(axis=1, dtype=np.int64), counts
         ):
-            raise ValueError(f"{values.size} values: bits and counts of live entries don't add up")
-        return found
+            raise ValueError("bits and counts of live entries don't add up")
+        return cls(shape, Values.read(about, counts, parts), bits)
 
     def entries(self) -> Int64:
-        found: Int64 = np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
-        return found
+        return self.values.lengths
 
     def live(self) -> npt.NDArray[np.bool_]:
         return np.unpackbits(self.bits, axis=1, count=self.shape[1], bitorder="little").view(bool)
 
     def unpack(self) -> Float32:
         full = np.zeros(self.shape, dtype=np.float32)
-        full[self.live()] = self.values
+        full[self.live()] = self.values.flat()
         return full
 
     def sizes(self) -> dict[str, int]:
         n, d = self.shape
         column = np.dtype(unsigned(d)).itemsize
-        return super().sizes() | {"csr": self.parameters * (4 + column) + n * column}
+        return super().sizes() | {"csr": self.values.nbytes + (self.parameters + n) * column}
 
     def table(self, spec: TableSpec) -> Table:
         return ServedBitmap(spec, self)
@@ -87,25 +97,30 @@ class Bitmap(Stored):
 class ServedBitmap(Table):
     """Spreads the stored rows that are asked for."""
 
-    values: Tensor
     bits: Tensor
     starts: Tensor
 
     def __init__(self, spec: TableSpec, stored: Bitmap) -> None:
         super().__init__(spec)
         self._stored = stored
-        self.register_buffer("values", torch.tensor(stored.values))
+        self.values = ServedValues(stored.values)
         self.register_buffer("bits", torch.tensor(stored.bits))
         self.register_buffer("starts", packed.row_starts(stored.bits))
 
     def full(self) -> Tensor:
-        return packed.spread(self.values, self.bits, self.starts, self.spec.dim)
+        return packed.spread(self.values.all_values(), self.bits, self.starts, self.spec.dim)
 
     def rows(self, ids: Tensor) -> Tensor:
-        return packed.spread_chosen(self.values, self.bits, self.starts, self.spec.dim, ids)
+        d = self.spec.dim
+        if self.values.precision == "fp32":
+            return packed.spread_chosen(self.values.all_values(), self.bits, self.starts, d, ids)
+        flat = ids.reshape(-1)
+        values, begin = self.values.of_rows(flat)
+        rows = packed.spread(values, self.bits[flat], begin.to(torch.int32), d)
+        return rows.view(*ids.shape, d)
 
     def entries(self) -> Tensor:
-        return self.values
+        return self.values.all_values()
 
     def live(self) -> int:
         return self._stored.parameters

@@ -1,4 +1,4 @@
-"""Live entries row by row, float32, with the column of each."""
+"""Live entries row by row, with the column of each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dslbench.tables.base import Array, Int64, Parts, Stored, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
 from dslbench.tables.stored.bitmap import Bitmap, ServedBitmap
+from dslbench.tables.stored.values import Values
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Csr(Stored):
     form: ClassVar[str] = "csr"
 
     shape: tuple[int, int]
-    values: Float32
+    values: Values
     columns: npt.NDArray[np.unsignedinteger[Any]]
     counts: npt.NDArray[np.unsignedinteger[Any]]
 
@@ -31,24 +32,34 @@ class Csr(Stored):
         n, d = full.shape
         kind = unsigned(d)
         columns = np.broadcast_to(np.arange(d, dtype=kind), mask.shape)[mask]
-        values = np.asarray(full[mask], dtype=np.float32)
-        return cls((n, d), values, columns, mask.sum(axis=1).astype(kind))
+        counts = mask.sum(axis=1, dtype=np.int64)
+        return cls((n, d), Values.of(full[mask], counts), columns, counts.astype(kind))
+
+    @property
+    def precision(self) -> str:
+        return self.values.precision
+
+    def rounded(self, precision: str) -> Self:
+        values = Values.of(self.values.flat(), self.values.lengths, precision)
+        return type(self)(self.shape, values, self.columns, self.counts)
 
     @property
     def parameters(self) -> int:
-        return int(self.values.size)
+        return self.values.count
 
     def arrays(self) -> dict[str, Array]:
-        return {"values": self.values, "counts": self.counts, "columns": self.columns}
+        return self.values.arrays() | {"counts": self.counts, "columns": self.columns}
+
+    def about(self) -> dict[str, Any]:
+        return self.values.about()
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
         n, d = shape
-        values = parts.take("values", np.float32)
         counts = parts.take("counts", unsigned(d), (n,))
-        if values.size != counts.sum(dtype=np.int64):
-            raise ValueError(f"{values.size} values for {counts.sum(dtype=np.int64)} entries")
-        found = cls(shape, values, parts.take("columns", unsigned(d), values.shape), counts)
+        values = Values.read(about, counts.astype(np.int64), parts)
+        columns = parts.take("columns", unsigned(d), (values.count,))
+        found = cls(shape, values, columns, counts)
         live = found.live()
         if not np.array_equal(np.nonzero(live)[1], found.columns) or not np.array_equal(
             live.sum(axis=1), counts
@@ -57,7 +68,7 @@ class Csr(Stored):
         return found
 
     def entries(self) -> Int64:
-        return self.counts.astype(np.int64)
+        return self.values.lengths
 
     def live(self) -> npt.NDArray[np.bool_]:
         mask = np.zeros(self.shape, dtype=bool)
@@ -66,11 +77,13 @@ class Csr(Stored):
 
     def unpack(self) -> Float32:
         full = np.zeros(self.shape, dtype=np.float32)
-        full[self.live()] = self.values
+        full[self.live()] = self.values.flat()
         return full
 
     def sizes(self) -> dict[str, int]:
-        return super().sizes() | {"bitmap": Bitmap.size(*self.shape, self.parameters)}
+        n, d = self.shape
+        bits = n * (-(-d // 8)) + self.counts.nbytes
+        return super().sizes() | {"bitmap": self.values.nbytes + bits}
 
     def table(self, spec: TableSpec) -> Table:
         bits = np.packbits(self.live(), axis=1, bitorder="little")

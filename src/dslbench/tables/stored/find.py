@@ -22,7 +22,9 @@ def _own() -> dict[str, str]:
     """Module names of this package's forms."""
     names = (Path(str(entry)).stem for entry in files(_PACKAGE).iterdir())
     return {
-        name: f"{_PACKAGE}.{name}" for name in names if name != "find" and not name.startswith("_")
+        name: f"{_PACKAGE}.{name}"
+        for name in names
+        if name not in ("find", "values") and not name.startswith("_")
     }
 
 

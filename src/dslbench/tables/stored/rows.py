@@ -1,9 +1,9 @@
-"""Rows of different widths, float32, and the maps that bring each to full width."""
+"""Rows of different widths, and the maps, float32, that bring each to full width."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from dslbench.ops.affine import ExpandRows, expand
 from dslbench.tables.base import Array, Int64, Parts, Stored, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
+from dslbench.tables.stored.values import ServedValues, Values
 
 
 @dataclass(frozen=True)
@@ -34,30 +35,39 @@ class Rows(Stored):
     form: ClassVar[str] = "rows"
 
     shape: tuple[int, int]
-    values: Float32
+    values: Values
     widths: Int64
     segments: tuple[int, ...]
     maps: Mapping[tuple[int, int], tuple[Float32, Float32]]
 
     @property
+    def precision(self) -> str:
+        return self.values.precision
+
+    def rounded(self, precision: str) -> Self:
+        """The rows at another precision; maps, which are few, stay float32."""
+        return replace(self, values=Values.of(self.values.flat(), self.widths, precision))
+
+    @property
     def parameters(self) -> int:
         """Rows and maps."""
-        return int(self.values.size) + sum(w.size + b.size for w, b in self.maps.values())
+        return self.values.count + sum(w.size + b.size for w, b in self.maps.values())
 
     def arrays(self) -> dict[str, Array]:
         counts = self.widths.astype(unsigned(self.shape[1]))
-        found: dict[str, Array] = {"values": self.values, "counts": counts}
+        found = self.values.arrays() | {"counts": counts}
         for (segment, width), (weight, bias) in self.maps.items():
             found |= {f"map.{segment}.{width}": weight, f"bias.{segment}.{width}": bias}
         return found
 
     def about(self) -> dict[str, Any]:
-        return {"segments": list(self.segments), "maps": [list(key) for key in self.maps]}
+        shown = {"segments": list(self.segments), "maps": [list(key) for key in self.maps]}
+        return shown | self.values.about()
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
-        values = parts.take("values", np.float32)
         widths = parts.take("counts", unsigned(shape[1]), (shape[0],)).astype(np.int64)
+        values = Values.read(about, widths, parts)
         maps = {
             (int(s), int(w)): (parts.take_any(f"map.{s}.{w}"), parts.take_any(f"bias.{s}.{w}"))
             for s, w in about["maps"]
@@ -77,10 +87,10 @@ class Rows(Stored):
             raise ValueError(f"{self.widths.size} widths in segments {self.segments}, not {n}")
         if len(self.widths) and not (self.widths.min() >= 1 and self.widths.max() <= d):
             raise ValueError(f"widths outside 1 to {d}")
-        if any(x.dtype != np.float32 for pair in self.maps.values() for x in (self.values, *pair)):
-            raise ValueError("values that are not float32")
-        if self.values.shape != (int(self.widths.sum()),):
-            raise ValueError(f"{self.values.size} values for widths of {int(self.widths.sum())}")
+        if any(x.dtype != np.float32 for pair in self.maps.values() for x in pair):
+            raise ValueError("maps that are not float32")
+        if not np.array_equal(self.values.lengths, self.widths):
+            raise ValueError(f"{self.values.count} values for widths of {int(self.widths.sum())}")
         for (_, width), (weight, bias) in self.maps.items():
             if bias.shape != (d,) or (weight.shape != (width, d) and weight.shape != (d,)):
                 raise ValueError(f"a map of shape {weight.shape} for width {width}")
@@ -108,9 +118,9 @@ class Rows(Stored):
     def unpack(self) -> Float32:
         """The (n, d) matrix of mapped rows."""
         full = np.empty(self.shape, dtype=np.float32)
-        starts = np.cumsum(self.widths) - self.widths
+        starts, values = np.cumsum(self.widths) - self.widths, self.values.flat()
         for segment, width, rows in self.blocks():
-            block = self.values[starts[rows][:, None] + np.arange(width)]
+            block = values[starts[rows][:, None] + np.arange(width)]
             weight, bias = (torch.tensor(x) for x in self.maps[segment, width])
             full[rows] = expand(torch.from_numpy(block), weight, bias).numpy()
         return full
@@ -122,8 +132,6 @@ class Rows(Stored):
 class ServedRows(Table):
     """Brings the rows that are asked for to full width; the maps' products are on the bill."""
 
-    values: Tensor
-    starts: Tensor
     block: Tensor
 
     def __init__(self, spec: TableSpec, stored: Rows) -> None:
@@ -133,9 +141,7 @@ class ServedRows(Table):
         block = np.empty(stored.shape[0], dtype=np.int64)
         for number, (_, _, rows) in enumerate(stored.blocks()):
             block[rows] = number
-        starts = np.cumsum(stored.widths) - stored.widths
-        self.register_buffer("values", torch.tensor(stored.values))
-        self.register_buffer("starts", torch.from_numpy(starts))
+        self.values = ServedValues(stored.values)
         self.register_buffer("block", torch.from_numpy(block))
         for number, key in enumerate(self._keys):
             weight, bias = stored.maps[key]
@@ -147,13 +153,12 @@ class ServedRows(Table):
         return self.rows(torch.arange(self.spec.n_rows, device=self.block.device))
 
     def rows(self, ids: Tensor) -> Tensor:
-        out = self.values.new_empty((len(ids), self.spec.dim))
+        out = torch.empty((len(ids), self.spec.dim), device=ids.device)
         of_ids = self.block[ids]
         for number, (_, width) in enumerate(self._keys):
             here = (of_ids == number).nonzero().squeeze(1)
             if len(here):
-                columns = torch.arange(width, device=here.device)
-                vectors = self.values[self.starts[ids[here]].unsqueeze(1) + columns]
+                vectors = self.values.of_rows(ids[here])[0].view(len(here), width)
                 maps = getattr(self, f"map{number}"), getattr(self, f"bias{number}")
                 out[here] = self.expand_rows(vectors, *maps)
         return out
