@@ -15,8 +15,8 @@ def report(
         str | None,
         typer.Option(
             "--table",
-            help="1: what is saved; 2: backbones; 3: methods (default); 4: decays; cost; tail: rare items; "
-            "pareto; stats; "
+            help="1: what is saved; 2: backbones; 3: methods (default); 4: decays; cost; bytes: by "
+            "precision; tail: rare items; pareto; stats; "
             "audit: the paper's own figures.",
         ),
     ] = None,
@@ -24,7 +24,7 @@ def report(
         str | None,
         typer.Option(
             "--figure",
-            help="2: sparsity; 3: update interval; 4: where entries lie; 5: loss; pareto.",
+            help="2: sparsity; 3: update interval; 4: where entries lie; 5: loss; pareto; bytes.",
         ),
     ] = None,
     published: Annotated[

@@ -13,6 +13,7 @@ from dslbench.report import (
     figures,
     paper_tables,
     pareto,
+    sizes,
     sparsity,
     statistics,
 )
@@ -37,6 +38,7 @@ TABLES: dict[str, TableKind] = {
     "3": TableKind(paper_tables.table3),
     "4": TableKind(paper_tables.table4),
     "cost": TableKind(costs.cost),
+    "bytes": TableKind(sizes.table),
     "tail": TableKind(paper_tables.tail),
     "pareto": TableKind(pareto.pareto),
     "stats": TableKind(statistics.table),
@@ -48,6 +50,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "4": sparsity.figure4,
     "5": figures.figure5,
     "pareto": figures.pareto,
+    "bytes": sizes.figure,
 }
 
 

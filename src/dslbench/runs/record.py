@@ -84,6 +84,17 @@ class StoredPart(Part):
     bytes: Count = Field(description="bytes of its arrays on disk")
 
 
+class StoredForm(Part):
+    """The run's model with its embedding tables at one precision, read back and judged as stored."""
+
+    precision: StrictStr = Field(description="fp32, fp16, bf16, int8, int6, int4, int3 or int2")
+    bytes: Count | None = Field(
+        description="bytes of the embedding tables on disk; null where values could not be rounded"
+    )
+    quality: dict[str, Number | None] | None = Field(description="as `quality`, of this model")
+    reason: StrictStr | None = Field(default=None, description="why there is none")
+
+
 class Budget(Part):
     """How small the model is."""
 
@@ -283,6 +294,9 @@ class Record(Part):
     quality: dict[str, Number | None] = Field(
         description="metrics on test of the model read back from its file, see below; `tied_users`: "
         "users whose list the tie-break decided in part"
+    )
+    stored: list[StoredForm] | None = Field(
+        default=None, description="every precision that the stored model was judged at"
     )
     selection: Selection = Field(description="which epoch was kept")
     budget: Budget = Field(description="how small the model is")

@@ -21,11 +21,13 @@ class Packed:
         model: as it lies in the file.
         content: the file.
         budget: section `budget` of the record.
+        embeddings: names of the tables of users and items.
     """
 
     model: StoredModel
     content: bytes
     budget: dict[str, Any]
+    embeddings: tuple[str, ...]
 
 
 def pack(
@@ -54,4 +56,4 @@ def pack(
             for n, t in kept.tables.items()
         ],
     }
-    return Packed(kept, artefact.to_bytes(kept), budget)
+    return Packed(kept, artefact.to_bytes(kept), budget, tuple(specs))

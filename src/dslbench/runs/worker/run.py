@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dslbench import data as datasets
@@ -14,7 +15,7 @@ from dslbench.artefact import sizes_by_form
 from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
 from dslbench.runs.record import FORMAT, written
-from dslbench.runs.worker.judge import judge
+from dslbench.runs.worker.judge import PRECISIONS, Rounded, is_cheap, judge, judge_rounded
 from dslbench.runs.worker.pack import pack
 from dslbench.runs.worker.train import train_on
 from dslbench.spec import RunSpec
@@ -35,6 +36,9 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     del model, method  # so that the peak of memory is that of training, not of two models
     gc.collect()
     judged = judge(packed.content, lab)
+    train_seconds = sum(phase.train_seconds for phase in lab.phases)
+    wanted = PRECISIONS if is_cheap(judged.test_seconds, train_seconds) else ()
+    rounded = judge_rounded(packed.model, packed.embeddings, wanted, lab)
     # A run in several processes has been counted in the last of them only.
     joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
     record = written({
@@ -45,6 +49,14 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         | {"embedding_size": spec.hyper["embedding_size"], "layers": spec.hyper.get("layers")},
         "data": data.summary(),
         "quality": judged.result.means | {"tied_users": judged.result.ties},
+        "stored": [
+            {
+                "precision": "fp32",
+                "bytes": packed.budget["table_bytes"],
+                "quality": judged.result.means | {"tied_users": judged.result.ties},
+            },
+            *(found.row for found in rounded),
+        ],
         "selection": {"epoch": lab.phases[-1].selected_epoch, "on": lab.selects_on},
         "budget": packed.budget,
         "diagnostics": diagnostics,
@@ -61,7 +73,7 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
                 },
             },
             "measured": {
-                "train_seconds": sum(phase.train_seconds for phase in lab.phases),
+                "train_seconds": train_seconds,
                 "eval_seconds": sum(phase.eval_seconds for phase in lab.phases),
                 "test_seconds": judged.test_seconds,
                 **kept.peaks(),
@@ -77,10 +89,20 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     })  # fmt: skip
     history = [row for phase in lab.phases for row in phase.history]
-    values = {"users": judged.result.users} | judged.result.values
+    values = {"users": judged.result.users} | judged.result.values | of_users(rounded)
     store.save(record, history, values, packed.content)
     kept.remove()
     return record
+
+
+def of_users(rounded: list[Rounded]) -> dict[str, npt.NDArray[Any]]:
+    """Values by user of each precision, `METRIC|PRECISION`."""
+    return {
+        f"{name}|{found.row['precision']}": values
+        for found in rounded
+        if found.result is not None
+        for name, values in found.result.values.items()
+    }
 
 
 def _sum_of_known(values: list[float | None]) -> float | None:

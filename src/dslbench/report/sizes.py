@@ -1,0 +1,197 @@
+"""What does a byte buy: every method at every precision that its stored model was judged at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dslbench.errors import UsageError
+from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
+from dslbench.report.columns import COLUMNS, Column, Record
+from dslbench.report.comparable import dense_of, footer, label, rows, setting
+from dslbench.report.costs import STATE, change, size
+from dslbench.report.figures import FigureModel, Panel, Series
+from dslbench.report.pareto import front
+from dslbench.report.relative import setting_of
+from dslbench.report.statistics import holm, p_cell, paired_t, per_user
+from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, cell, group, mean
+from dslbench.words import percent
+
+BYTES = Column("Bytes", ("budget", "table_bytes"), "low", "counted", size)
+LARGEST_LOSS, SIGNIFICANT = 0.01, 0.05
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of runs at one precision.
+
+    Attributes:
+        name: of the row, with the precision.
+        precision: how the tables' values are kept.
+        runs: records with the quality and the bytes of that stored model in place of the run's.
+        p: of the paired test over users against dense at fp32, Holm-corrected; None where there is none.
+    """
+
+    name: str
+    precision: str
+    runs: list[Record]
+    p: float | None = None
+
+    @property
+    def place(self) -> tuple[float, float] | None:
+        """(bytes, quality), means over seeds."""
+        price, quality = mean(BYTES, self.runs), mean(COLUMNS[SELECTION], self.runs)
+        return None if price is None or quality is None else (price, quality)
+
+
+def at_precision(record: Record, precision: str) -> Record | None:
+    """The record as if its model were kept at a precision; None where it was not judged so."""
+    for found in record.get("stored") or []:
+        if found["precision"] == precision and found["quality"] is not None:
+            budget = {**record["budget"], "table_bytes": found["bytes"]}
+            return {**record, "quality": found["quality"], "budget": budget, "precision": precision}
+    return None
+
+
+def points(records: Sequence[Record]) -> list[Point]:
+    """Every row of one setting at every precision that all of its runs were judged at, by bytes."""
+    found = []
+    for runs in rows(records):
+        precisions = dict.fromkeys(s["precision"] for run in runs for s in run.get("stored") or [])
+        for precision in precisions:
+            at = [at_precision(run, precision) for run in runs]
+            kept = [run for run in at if run is not None]
+            if len(kept) == len(runs):
+                found.append(Point(f"{label(runs)}, {precision}", precision, kept))
+    found = [point for point in found if point.place is not None]
+    dense = dense_of(records)
+    corrected = holm([_p_value(point, dense) for point in found])
+    found = [
+        Point(point.name, point.precision, point.runs, p)
+        for point, p in zip(found, corrected, strict=True)
+    ]
+    return sorted(found, key=lambda point: point.place or (0, 0))
+
+
+def _p_value(point: Point, dense: Sequence[Record]) -> float | None:
+    """Of the paired t-test over users against dense at fp32, values averaged over shared seeds."""
+    seeds = sorted({r["spec"]["seed"] for r in point.runs} & {r["spec"]["seed"] for r in dense})
+    if not seeds or (point.precision == "fp32" and point.runs[0]["spec"]["method"] == "dense"):
+        return None
+    metric = SELECTION if point.precision == "fp32" else f"{SELECTION}|{point.precision}"
+    own, theirs = per_user(point.runs, metric, seeds), per_user(dense, SELECTION, seeds)
+    if own is None or theirs is None or not np.array_equal(own[0], theirs[0]):
+        return None
+    return paired_t(own[1], theirs[1])
+
+
+def table(records: Sequence[Record]) -> list[TableModel]:
+    """Methods by precision, the smallest first; raises `UsageError` where no run has bytes recorded."""
+    found = [(part, points(part)) for part in group(records, setting_of)]
+    if not any(of_part for _, of_part in found):
+        raise UsageError(
+            "no stored run was judged by its bytes: older records lack them",
+            "make them again: dslbench compare ... --force",
+        )
+    return [_table(part, of_part) for part, of_part in found if of_part]
+
+
+def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
+    dense = dense_of(records)
+    whole = mean(BYTES, dense)
+    on_front = front([point.place for point in found])
+    quality = [COLUMNS[name] for name in in_group("compared")]
+    table = TableModel(
+        title=f"What a byte buys: {setting(records[0])}",
+        headers=[
+            "Method", "Bytes", "of dense", *(c.title for c in quality), "vs dense", "p (users)",
+            "Front", "Training state",
+        ],
+        rows=[],
+    )  # fmt: skip
+    for point, on in zip(found, on_front, strict=True):
+        price = mean(BYTES, point.runs)
+        lost = change(COLUMNS[SELECTION], point.runs, dense)
+        is_dense = point.runs[0]["spec"]["method"] == "dense" and point.precision == "fp32"
+        table.rows.append(
+            [
+                Cell(point.name),
+                cell(BYTES, point.runs),
+                Cell(f"{price / whole:.3f}", value=price / whole)
+                if price is not None and whole
+                else Cell(MISSING),
+                *(cell(column, point.runs) for column in quality),
+                Cell(NOT_APPLICABLE)
+                if is_dense
+                else Cell(MISSING if lost is None else f"{lost:+.1%}", value=lost),
+                Cell(NOT_APPLICABLE) if is_dense else p_cell(point.p),
+                Cell("yes" if on else ""),
+                cell(STATE, point.runs),
+            ]
+        )
+    table.footer = footer(
+        records,
+        answer(found, dense),
+        "Bytes: of the tables of users and items on disk, scales, bitmaps and maps included; each row was "
+        "rounded, written, read back and ranked as it is stored. fp16, bf16: 16 bits a value; int8 to "
+        "int2: so many bits a value and one scale of 16 bits a row. Other weights stay float32.",
+        f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32, over the seeds that both have. "
+        "p: paired t-test over users, Holm-corrected over the rows. Front: no other row is as small and "
+        "as good, and better in one of the two. Training state: tables and optimiser at the end of the "
+        "last training, which rounding afterwards does not change.",
+    )
+    return table
+
+
+def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
+    """The smallest stored model that is about as good as dense, in one sentence."""
+    whole = mean(BYTES, dense)
+    for point in found:  # the smallest first
+        lost = change(COLUMNS[SELECTION], point.runs, dense)
+        price = mean(BYTES, point.runs)
+        if lost is None or price is None or lost < -LARGEST_LOSS:
+            continue
+        sure = lost < 0 and point.p is not None and point.p < SIGNIFICANT
+        said = "significant over users" if sure else "not significant over users"
+        if point.p is None:
+            said = "not tested over users"
+        share = f", {price / whole:.3f} of dense" if whole else ""
+        return (
+            f"The smallest stored model that loses under {percent(LARGEST_LOSS)} of dense's "
+            f"{METRICS[SELECTION].label}: {point.name}: {size(price)}{share} ({lost:+.1%}, {said})."
+        )
+    return (
+        f"No stored model was compared with dense and loses under {percent(LARGEST_LOSS)} of its "
+        f"{METRICS[SELECTION].label}."
+    )
+
+
+def figure(records: Sequence[Record]) -> list[FigureModel]:
+    """Quality against bytes, a line a method through its precisions, and the front."""
+    figures = []
+    for part in group(records, setting_of):
+        found = points(part)
+        if len(found) < 2:
+            continue
+        places = [point.place for point in found]
+        best = sorted(p for p, on in zip(places, front(places), strict=True) if on and p)
+        lines = [Series("not beaten", [x / 2**20 for x, _ in best], [y for _, y in best])]
+        of_methods: dict[str, list[tuple[float, float]]] = {}
+        for point, place in zip(found, places, strict=True):
+            if place is not None:
+                of_methods.setdefault(point.name.rpartition(", ")[0], []).append(place)
+        lines += [
+            Series(name, [x / 2**20 for x, _ in own], [y for _, y in own], style="points")
+            for name, own in of_methods.items()
+        ]
+        panel = Panel("", "bytes of the tables (MiB)", COLUMNS[SELECTION].title, lines)
+        title = f"What a byte buys: {setting(part[0])}"
+        figures.append(FigureModel(title, [panel], footer(part, answer(found, dense_of(part)))))
+    if not figures:
+        raise UsageError(
+            "the bytes figure needs runs that were judged at two or more precisions",
+            "dslbench compare --backbone lightgcn",
+        )
+    return figures
