@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli_helpers import run
 from dslbench import artefact
 from dslbench.errors import DataError, UsageError
 from dslbench.ops import low_bits
+from dslbench.runs import store
+from dslbench.runs.assemble import rebuild
 from dslbench.tables.spec import TableSpec, normal
 from dslbench.tables.stored import BITS, Bitmap, Csr, Dense, Rows, Stored, Values
 from dslbench.tables.stored.values import ServedValues, values_bytes
@@ -204,3 +209,60 @@ def test_a_file_cut_within_a_byte_of_codes_is_refused() -> None:
     for cut in range(1, 20):
         with pytest.raises(DataError):
             artefact.from_bytes(content[:-cut])
+
+
+def test_a_run_is_judged_at_several_precisions_and_a_stored_one_at_more(tmp_path: Path) -> None:
+    own = [
+        "--dataset",
+        "toy",
+        "--epochs",
+        "2",
+        "--set",
+        "embedding_size=8",
+        "--backbone",
+        "lightgcn",
+    ]
+    code, out, err = run("compare", *own, "--method", "dense", "--method", "rp", "--format", "json")
+    assert code == 0, err
+    dense, masked = json.loads(out)
+    sizes = {s["precision"]: s["bytes"] for s in dense["stored"]}
+    assert sizes == {
+        name: values_bytes(np.full(1800, 8), name) for name in ("fp32", "fp16", "int8", "int4")
+    }
+    assert sizes["fp32"] == dense["budget"]["table_bytes"] == dense["budget"]["dense_table_bytes"]
+    beside = 1800 * (1 + 1)  # a bitmap's byte and a count a row
+    assert masked["stored"][1]["bytes"] == 900 * 8 * 2 + beside
+    for stored in (*dense["stored"], *masked["stored"]):
+        assert set(stored["quality"]) == set(dense["quality"])
+    assert dense["stored"][0]["quality"] == dense["quality"]
+    assert (
+        "bytes" not in dense["spec"]
+        and dense["id"]
+        == json.loads(run("compare", *own, "--method", "dense", "--format", "json")[1])[0]["id"]
+    )
+
+    code, out, err = run(
+        "compare", *own, "--method", "dense", "--precision", "int2", "--precision", "int4", "--format",
+        "json",
+    )  # fmt: skip
+    assert code == 0 and "0 to make" in err and "judging toy lightgcn dense" in err
+    (again,) = json.loads(out)
+    assert again["cost"] == dense["cost"] and again["finished"] == dense["finished"]
+    assert [s["precision"] for s in again["stored"]] == ["fp32", "fp16", "int8", "int4", "int2"]
+    kept = store.per_user(dense["id"])
+    assert kept is not None
+    assert kept["recall@20|int2"].mean() == pytest.approx(
+        again["stored"][-1]["quality"]["recall@20"]
+    )
+
+    file = tmp_path / "m.safetensors"
+    code, _, err = run("train", *own, "--export", str(file), "--precision", "int4")
+    assert code == 0, err
+    model = rebuild(artefact.read(file))
+    assert model.tables()["embedding"].pack().nbytes == sizes["int4"]
+    code, out, _ = run("report", "--table", "bytes", "--format", "csv")
+    assert code == 0 and out.count("Baseline, int2") == 1
+    code, out, _ = run("report", "--table", "bytes")
+    assert "The smallest stored model that loses under 1%" in out or "No stored model" in out
+    for wrong in (["--precision", "int5", "--export", "x"], ["--precision", "int4"]):
+        assert run("train", *own, *wrong)[0] == 2

@@ -34,6 +34,7 @@ def compare(
         str | None,
         typer.Option("--plan", help="A plan's name or file; other options replace what it says."),
     ] = None,
+    precision: options.Precisions = None,
     device: options.Device = "auto",
     workers: Annotated[
         int | None,
@@ -81,5 +82,5 @@ def compare(
     implementation.compare(
         plan, chosen, format_, budget_by=budget_by,
         where=implementation.Where(device, workers, executor, address), force=force,
-        dry_run=dry_run, references=references,
+        dry_run=dry_run, references=references, precisions=tuple(precision or ()),
     )  # fmt: skip

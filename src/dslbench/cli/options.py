@@ -35,6 +35,14 @@ Protocol = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        help="Also judge stored models at fp16, bf16, int8, int6, int4, int3 or int2; by default fp16, "
+        "int8 and int4 where that is cheap. See `dslbench report --table bytes`.",
+    ),
+]
 Format = Annotated[
     str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")
 ]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import typer
 
-from dslbench import data
+from dslbench import artefact, data
 from dslbench.errors import RunError, UsageError
 from dslbench.output import console, deliver, say, warn
 from dslbench.report import build, command
@@ -27,7 +27,9 @@ from dslbench.runs import (
     stock,
     store,
 )
+from dslbench.runs.assemble import rounded
 from dslbench.spec import RunSpec
+from dslbench.tables.stored import check_precision
 from dslbench.words import number
 
 Record = dict[str, Any]
@@ -75,9 +77,12 @@ def compare(
     force: bool,
     dry_run: bool,
     references: bool,
+    precisions: Sequence[str] = (),
 ) -> None:
     """Make the runs of a plan, or of what the command line names, and print its table or figure."""
     render.check_format(format_name)
+    for precision in precisions:
+        check_precision(precision)
     if plan_name is not None:
         file = plan.read(plan_name)
         check_shown(file)
@@ -93,7 +98,7 @@ def compare(
     specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
     for line in left_out:
         say(f"left out: {line}")
-    records = make(specs, where=where, force=force, dry_run=dry_run)
+    records = make(specs, where=where, force=force, dry_run=dry_run, precisions=precisions)
     if dry_run:
         return
     if budget_by == "macs":
@@ -126,8 +131,9 @@ def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> li
 
 
 def make(
-    specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True
-) -> list[Record]:
+    specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True,
+    precisions: Sequence[str] = (),
+) -> list[Record]:  # fmt: skip
     """Make the runs that are missing and return the records of all, in order.
 
     Where some fail, `show` prints the table of the others before the error.
@@ -187,7 +193,40 @@ def make(
             if len(missing) > 1
             else failed_ones[0]
         )
+    judge_missing([store.read(run.id) for run in planned if run.asked], precisions, where)
     return [store.read(run.id) for run in planned if run.asked]
+
+
+def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: Where) -> None:
+    """Judge the stored models of runs at the precisions at which they were not yet; nothing is trained.
+
+    Raises `RunError` where a run is of a version without bytes, or its model is gone.
+    """
+    for record in records:
+        known = {row["precision"] for row in record.get("stored") or []}
+        missing = [name for name in precisions if name not in known]
+        if not missing:
+            continue
+        title = RunSpec.of_record(record["spec"]).title
+        if not known:
+            raise RunError(
+                f"{title}: an older version made it, without bytes", "--force makes it anew"
+            )
+        say(f"judging {title} at {', '.join(missing)} ...")
+        job = {"task": "judge", "id": record["id"], "precisions": missing}
+        local.Process().run(job | {"spec": record["spec"], "device": where.device})
+
+
+def exported(record: Record, precision: str) -> bytes:
+    """The model file of a run at a precision; raises `RunError` where it cannot be rounded to it."""
+    content = store.model_bytes(record["id"])
+    if precision == "fp32":
+        return content
+    try:
+        packed = rounded(artefact.from_bytes(content), precision, record["budget"])
+    except ValueError as error:
+        raise RunError(f"the model cannot be kept at {precision}: {error}") from None
+    return artefact.to_bytes(packed)
 
 
 def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dslbench.cli import options
+from dslbench.errors import UsageError
 from dslbench.output import check_writable, deliver, write
 
 
@@ -29,14 +30,22 @@ def train(
     export: Annotated[
         Path | None, typer.Option("--export", help="Also write the packed model to this file.")
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="How the exported model keeps its tables: fp32, fp16, bf16, int8, int6, int4, int3, int2.",
+        ),
+    ] = "fp32",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train from the start, even if the run is stored.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the run's record.")] = False,
 ) -> None:
     """Train one model with one method and store the run."""
-    from dslbench.cli.runner import Where, dataset_or_default, make, print_table
+    from dslbench.cli.runner import Where, dataset_or_default, exported, make, print_table
     from dslbench.spec import check_length, check_used, resolve
+    from dslbench.tables.stored import check_precision
 
     check_length(epochs, scale)
     spec = resolve(
@@ -45,13 +54,15 @@ def train(
         settings=set_ or (),
     )  # fmt: skip
     check_used(set_ or (), [method])
+    check_precision(precision)
+    if precision != "fp32" and export is None:
+        raise UsageError("--precision is that of an exported model", "add --export FILE")
     if export is not None:
         check_writable(export)
-    records = make([spec], where=Where(device), force=fresh, dry_run=False)
+    extra = () if precision == "fp32" else (precision,)
+    records = make([spec], where=Where(device), force=fresh, dry_run=False, precisions=extra)
     if export is not None:
-        from dslbench.runs import store
-
-        write(export, store.model_bytes(records[0]["id"]))
+        write(export, exported(records[0], precision))
     if json_:
         import json
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -63,6 +65,20 @@ def make_lab(
         find_teacher=None if dense is None else partial(stored_teacher, dense, data, device),
         keeper=keeper,
     )  # fmt: skip
+
+
+def rounded(packed: StoredModel, precision: str, budget: Mapping[str, Any]) -> StoredModel:
+    """A stored model with the tables of users and items at another precision.
+
+    Args:
+        budget: that section of the run's record, which says which tables these are.
+
+    Raises `UsageError` for a precision that there is not, or that a form has not, and `ValueError` for
+    values that cannot be rounded to it.
+    """
+    names = [table["name"] for table in budget["tables"] if table["role"] == "embedding"]
+    tables = {name: packed.tables[name].rounded(precision) for name in names}
+    return replace(packed, tables={**packed.tables, **tables})
 
 
 def served(packed: StoredModel, lab: Lab) -> Backbone:

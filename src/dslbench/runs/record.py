@@ -79,6 +79,7 @@ class StoredPart(Part):
     """One table as it is stored."""
 
     name: StrictStr = Field(description="the table's name")
+    role: StrictStr = Field(description="embedding (rows of users or items) or layer")
     form: StrictStr = Field(description="its form in the model file")
     parameters: Count = Field(description="stored parameters, maps and codebooks included")
     bytes: Count = Field(description="bytes of its arrays on disk")

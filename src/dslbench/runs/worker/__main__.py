@@ -17,6 +17,7 @@ import torch
 
 from dslbench.errors import DslbenchError
 from dslbench.runs.assemble import choose_device
+from dslbench.runs.worker.judge import judge_again
 from dslbench.runs.worker.probe import probe
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import RunSpec
@@ -43,10 +44,13 @@ def main() -> int:
         print(json.dumps(event), flush=True)
 
     try:
-        spec = RunSpec.model_validate(job["spec"])
+        spec = RunSpec.of_record(job["spec"])
         device = choose_device(job["device"])
         if job["task"] == "probe":
             emit({"event": "probe"} | probe(spec, device))
+        elif job["task"] == "judge":
+            judge_again(job["id"], job["precisions"], device)
+            emit({"event": "done", "id": job["id"]})
         else:
             record = make_run(spec, device, emit)
             emit({"event": "done", "id": record["id"]})

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
+import torch
+
 from dslbench import artefact
+from dslbench import data as datasets
 from dslbench.artefact import StoredModel
 from dslbench.cost import counted, measured
 from dslbench.errors import UsageError, reason_of
 from dslbench.evaluation.evaluate import Evaluation
-from dslbench.runs.assemble import served
+from dslbench.runs import store
+from dslbench.runs.assemble import make_lab, rounded, served
+from dslbench.runs.record import written
+from dslbench.spec import RunSpec
 from dslbench.training.lab import Lab
 
 # A run is judged at these, too, where that takes at most so many seconds or this share of its training.
-PRECISIONS = ("fp16", "int8", "int4")
+USUAL = ("fp16", "int8", "int4")
 CHEAP_SECONDS, CHEAP_SHARE = 5.0, 0.1
 
 
@@ -66,26 +73,59 @@ def judge(content: bytes, lab: Lab) -> Judged:
 
 def is_cheap(test_seconds: float, train_seconds: float) -> bool:
     """Whether rankings at the usual precisions are cheap beside the training."""
-    return len(PRECISIONS) * test_seconds <= max(CHEAP_SECONDS, CHEAP_SHARE * train_seconds)
+    return len(USUAL) * test_seconds <= max(CHEAP_SECONDS, CHEAP_SHARE * train_seconds)
 
 
 def judge_rounded(
-    packed: StoredModel, names: Sequence[str], precisions: Sequence[str], lab: Lab
+    packed: StoredModel, budget: Mapping[str, Any], precisions: Sequence[str], lab: Lab
 ) -> list[Rounded]:
-    """The model with its tables of these names at each precision: its bytes, and quality from its file."""
+    """The model at each precision: bytes of its tables of users and items, and quality from its file.
+
+    Args:
+        budget: that section of the run's record.
+    """
     found = []
     for precision in precisions:
         row: dict[str, Any] = {"precision": precision}
         try:
-            tables = {name: packed.tables[name].rounded(precision) for name in names}
+            smaller = rounded(packed, precision, budget)
         except (ValueError, UsageError) as error:
             reason = reason_of(error)
             found.append(Rounded(row | {"bytes": None, "quality": None, "reason": reason}, None))
             continue
-        smaller = replace(packed, tables={**packed.tables, **tables})
         model = served(artefact.from_bytes(artefact.to_bytes(smaller)), lab)
         result = lab.evaluate(model, "test")
-        row["bytes"] = sum(table.nbytes for table in tables.values())
+        row["bytes"] = sum(
+            smaller.tables[table["name"]].nbytes
+            for table in budget["tables"]
+            if table["role"] == "embedding"
+        )
         row["quality"] = result.means | {"tied_users": result.ties}
         found.append(Rounded(row, result))
     return found
+
+
+def judge_again(run_id: str, precisions: Sequence[str], device: torch.device) -> None:
+    """Judge a stored run's model at more precisions, and add them to its record.
+
+    Raises `RunError` where the store has not the run's model any longer.
+    """
+    record, history, users = store.read(run_id), store.history(run_id), store.per_user(run_id)
+    spec = RunSpec.of_record(record["spec"])
+    lab = make_lab(spec, datasets.load(spec.dataset, protocol=spec.protocol), device)
+    content = store.model_bytes(run_id)
+    packed = artefact.from_bytes(content, f"the model of run {run_id}")
+    found = judge_rounded(packed, record["budget"], precisions, lab)
+    kept = [row for row in record["stored"] if row["precision"] not in precisions]
+    record = written(record | {"stored": [*kept, *(one.row for one in found)]})
+    store.save(record, history or [], (users or {}) | of_users(found), content)
+
+
+def of_users(found: Sequence[Rounded]) -> dict[str, npt.NDArray[Any]]:
+    """Values by user of each precision, `METRIC|PRECISION`."""
+    return {
+        f"{name}|{one.row['precision']}": values
+        for one in found
+        if one.result is not None
+        for name, values in one.result.values.items()
+    }

@@ -21,13 +21,11 @@ class Packed:
         model: as it lies in the file.
         content: the file.
         budget: section `budget` of the record.
-        embeddings: names of the tables of users and items.
     """
 
     model: StoredModel
     content: bytes
     budget: dict[str, Any]
-    embeddings: tuple[str, ...]
 
 
 def pack(
@@ -52,8 +50,14 @@ def pack(
         # A row without an entry is all zeros: its user or item is scored as if nothing were known of it.
         "empty_rows": sum(int((table.entries() == 0).sum()) for table in own),
         "tables": [
-            {"name": n, "form": t.form, "parameters": t.parameters, "bytes": t.nbytes}
+            {
+                "name": n,
+                "role": "embedding" if n in specs else "layer",
+                "form": t.form,
+                "parameters": t.parameters,
+                "bytes": t.nbytes,
+            }
             for n, t in kept.tables.items()
         ],
     }
-    return Packed(kept, artefact.to_bytes(kept), budget, tuple(specs))
+    return Packed(kept, artefact.to_bytes(kept), budget)

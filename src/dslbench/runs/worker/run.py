@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dslbench import data as datasets
@@ -15,7 +14,7 @@ from dslbench.artefact import sizes_by_form
 from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
 from dslbench.runs.record import FORMAT, written
-from dslbench.runs.worker.judge import PRECISIONS, Rounded, is_cheap, judge, judge_rounded
+from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of_users
 from dslbench.runs.worker.pack import pack
 from dslbench.runs.worker.train import train_on
 from dslbench.spec import RunSpec
@@ -37,8 +36,8 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     gc.collect()
     judged = judge(packed.content, lab)
     train_seconds = sum(phase.train_seconds for phase in lab.phases)
-    wanted = PRECISIONS if is_cheap(judged.test_seconds, train_seconds) else ()
-    rounded = judge_rounded(packed.model, packed.embeddings, wanted, lab)
+    wanted = USUAL if is_cheap(judged.test_seconds, train_seconds) else ()
+    rounded = judge_rounded(packed.model, packed.budget, wanted, lab)
     # A run in several processes has been counted in the last of them only.
     joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
     record = written({
@@ -93,16 +92,6 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     store.save(record, history, values, packed.content)
     kept.remove()
     return record
-
-
-def of_users(rounded: list[Rounded]) -> dict[str, npt.NDArray[Any]]:
-    """Values by user of each precision, `METRIC|PRECISION`."""
-    return {
-        f"{name}|{found.row['precision']}": values
-        for found in rounded
-        if found.result is not None
-        for name, values in found.result.values.items()
-    }
 
 
 def _sum_of_known(values: list[float | None]) -> float | None:
