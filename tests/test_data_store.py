@@ -6,12 +6,13 @@ import json
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from data_helpers import N_ITEMS, N_USERS, entry_text, install_catalog, write_dataset
-from dslbench import data
+from dslbench import data, home
 from dslbench.cli import datasets
 from dslbench.data import library
 from dslbench.data.interactions import digest, pairs_to_csr
@@ -127,11 +128,18 @@ def test_links_in_archives(tmp_path: Path) -> None:
         bring("small", tmp_path / "bad.tar")
 
 
-def test_archive_members_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dslbench.data.archives.MAX_MEMBER_BYTES", 100)
-    source = make_zip(tmp_path / "a.zip", write_dataset(tmp_path / "files"), "")
-    with pytest.raises(DataError, match="more than 100 bytes"):
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_archive_members_are_bounded_by_what_the_catalog_expects(
+    make: Callable[[Path, Path, str], Path], tmp_path: Path
+) -> None:
+    """A member of 3 MB, packed into a few kB, for a data set of a few kB."""
+    folder = write_dataset(tmp_path / "files")
+    with (folder / "train.txt").open("ab") as file:
+        file.write(b"\n" * 3_000_000)
+    source = make(tmp_path / ("a.zip" if make is make_zip else "a.tar.gz"), folder, "")
+    with pytest.raises(DataError, match=r"train.txt unpacks to more than 1,[\d,]+ bytes"):
         bring("small", source)
+    assert not list(home.data_dir().glob("**/train.txt"))
 
 
 def test_broken_archive(tmp_path: Path) -> None:

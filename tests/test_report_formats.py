@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -14,11 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dslbench import output
 from dslbench.errors import UsageError
 from dslbench.report import command
 from dslbench.report.build import TABLES, build
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.formats import render
+from dslbench.report.formats.escapes import csv_cell
 from dslbench.report.formats.html import page
 from dslbench.report.formats.latex import escape, latex
 from dslbench.report.formats.terminal import terminal
@@ -183,7 +186,7 @@ def test_every_csv_line_stands_by_itself(name: str) -> None:
                 # What the terminal leaves empty is what the row above has.
                 previous[place] = row[place].text or previous[place]
                 expected = "" if previous[place] == "-" else previous[place]  # missing
-                assert line[model.headers[place]] == expected
+                assert line[model.headers[place]] == csv_cell(expected)
                 assert shown[model.headers[place]]["text"] == previous[place]
 
 
@@ -314,3 +317,89 @@ def test_every_table_in_every_format(name: str, format_name: str) -> None:
     ]
     text = render.tables(format_name, build(name, runs), width=60, color=False)
     assert ("toy" if TABLES[name].needs_runs else "Audit") in text and text.endswith("\n")
+
+
+NASTY = TableModel(
+    title="<img src=x> [a](http://x) | b",
+    headers=["Model", "a|b.csv Recall@20", "<img src=x> MACs", "=1+1"],
+    rows=[
+        [Cell("=cmd()|x"), Cell("-0.5", value=-0.5), Cell("-50.0%"), Cell("@SUM(A1)")],
+        [Cell("`a` *b* [c](http://x)"), Cell("-"), Cell("+1"), Cell("-2+3")],
+    ],
+    footer=["[link](http://x) <b> $x$ | y", "# no heading", "1. no list", "- no item"],
+)
+
+
+def test_markdown_shows_names_as_they_are() -> None:
+    title, _, head, rule, *rows, _, one, two, three, four = render.markdown([NASTY]).splitlines()
+    assert title == r"**&lt;img src=x> \[a\](http://x) | b**"
+    for line in (head, rule, *rows):  # a bar within a name makes no column
+        assert len(re.findall(r"(?<!\\)\|", line)) == len(NASTY.headers) + 1
+    assert r"a\|b.csv Recall@20" in head and "&lt;img src=x> MACs" in head
+    assert r"\`a\` \*b\* \[c\](http://x)" in rows[1]
+    assert one == r"- \[link\](http://x) &lt;b> \$x\$ | y"
+    assert [two, three, four] == [r"- \# no heading", r"- 1\. no list", r"- \- no item"]
+
+
+def test_csv_has_no_formulas_and_keeps_its_numbers() -> None:
+    model = TableModel("=title()", NASTY.headers, NASTY.rows)
+    for text in (render.csv([model]), render.figures("csv", [FORMULAS], width=80)):
+        for row in csv.reader(io.StringIO(text)):
+            for cell in row:
+                assert not re.match(r"[=+@\t\r-](?![\d.,]*%?$)", cell), cell
+    line = pd.read_csv(io.StringIO(render.csv([model]))).to_dict("records")[0]
+    assert line["a|b.csv Recall@20"] == -0.5 and line["<img src=x> MACs"] == "-50.0%"
+    assert line["Model"] == "'=cmd()|x" and line["'=1+1"] == "'@SUM(A1)"
+
+
+FORMULAS = FigureModel(
+    "=f()", [Panel("", "@x", "+y()", [Series("-s()", [-1.0], [-2.0])])], ["Seeds: 0."]
+)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_fit_a_narrow_terminal(name: str) -> None:
+    long = "/a/folder/with_a_name_of_no_end/and_a_file_of_interactions.csv"
+    runs = [*RUNS, *(record("dsl", 0.1, dataset=long, seed=s) | {"id": f"l{s}"} for s in (0, 1))]
+    try:
+        models = build(name, runs)
+    except UsageError:
+        pytest.skip("these runs don't make that table")
+    for width in (40, 60, 80):
+        for color in (False, True):
+            text = re.sub(r"\x1b\[[0-9;]*m", "", terminal(models, width, color=color))
+            assert max(map(len, text.splitlines())) <= width
+        words = {word for model in models for line in model.footer for word in line.split()}
+        assert {word for word in words if len(word) < width} <= set(text.split())
+
+
+def test_what_matters_most_comes_first_where_not_all_fits() -> None:
+    text = terminal(build("3", RUNS), 60, color=False)
+    assert text.index("Recall@20") < text.index("Exact") and text.index("HR@20") < text.index(
+        "time"
+    )
+    wide = terminal(build("3", RUNS), 160, color=False)
+    assert wide.index("params") < wide.index("Recall@20")
+
+
+def test_the_width_of_a_pipe_is_that_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert command.looks(to_file=False) == (60, False)
+    assert command.looks(to_file=True) == (render.PIPE_WIDTH, False)
+    monkeypatch.setenv("COLUMNS", "")
+    assert command.looks(to_file=False) == (render.PIPE_WIDTH, False)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii", "utf-8"])
+def test_marks_in_encodings_that_lack_them(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = terminal(build("1", RUNS), 100, color=False) + text_figure(FIGURE, 60)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    output.deliver(text)
+    shown = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "?" not in shown
+    assert [len(line) for line in shown.splitlines()] == [len(line) for line in text.splitlines()]
+    if encoding == "utf-8":
+        assert shown == text
+    else:
+        assert "y: measured; (y): counted only" in shown and " n: no" in shown

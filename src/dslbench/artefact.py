@@ -1,9 +1,8 @@
 """The model file: every table as it is stored, with what is needed to rebuild the model.
 
-A safetensors file (no code is executed on reading). A table `t` lies in arrays `t.PART`; which parts
-there are is the affair of its form (`dslbench.tables.stored`). Other weights are `rest.NAME`. The
-metadata holds the format, the run's resolved spec, the data's digests, and for each table its shape,
-its form and what the form has to say.
+A safetensors file (no code is executed on reading). A table `t` lies in arrays `t.PART`, as its form
+has them (`dslbench.tables.stored`). Other weights are `rest.NAME`. The metadata holds the format, the
+run's resolved spec, the data's digests, and for each table its shape, form and what the form says.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from dslbench import paths
 from dslbench.backbones.base import Backbone
 from dslbench.errors import DataError, UsageError, reason_of
 from dslbench.tables import MakeTable, Table, TableSpec
@@ -92,7 +92,7 @@ def sizes_by_form(model: StoredModel) -> dict[str, int | None]:
 def read(path: Path | str) -> StoredModel:
     """Read a model file; raises `DataError` for one that is missing, damaged or not ours."""
     try:
-        return from_bytes(Path(path).read_bytes(), str(path))
+        return from_bytes(paths.read_bytes(Path(path)), str(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 

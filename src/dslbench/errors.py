@@ -7,7 +7,10 @@ Exit codes are part of the command line's contract: 0 done, 1 a run failed, 2 wr
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+_JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
 
 
 class DslbenchError(Exception):
@@ -64,4 +67,32 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, KeyError):
         text = f"{error} is missing"
     line = (text or type(error).__name__).partition("\n")[0]
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:200])
+    return printable(line[:200])
+
+
+def printable(text: str) -> str:
+    """Any text in one line of a message: what could not be seen in it is spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def harmless(text: str) -> bool:
+    """Whether a text may be stored and shown as it is.
+
+    It has nothing that steers a terminal, breaks a line, turns the direction of reading, or is half
+    a character. Spaces of any width, and characters newer than this Python, are harmless.
+    """
+    return text.isprintable() or all(map(_harmless, text))
+
+
+def without_harm(text: str) -> str:
+    """A text with what is not `harmless` spelled out; line ends stay."""
+    if harmless(text):
+        return text
+    return "".join(c if c == "\n" or _harmless(c) else repr(c)[1:-1] for c in text)
+
+
+def _harmless(character: str) -> bool:
+    kinds = ("Zs", "Co", "Cn")
+    return (
+        character.isprintable() or character in _JOINERS or unicodedata.category(character) in kinds
+    )

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import platformdirs
 
-from dslbench.errors import StoreError
+from dslbench.errors import StoreError, UsageError
 
 # EFBIG: the process may not write files of this size (ulimit -f).
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -21,13 +21,20 @@ _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def home() -> Path:
-    """Root of everything stored; read anew on each call so that tests and shells can move it."""
+    """Root of everything stored; read anew on each call so that tests and shells can move it.
+
+    Raises `UsageError` where DSLBENCH_HOME begins with the home of a user who does not exist.
+    """
     configured = os.environ.get("DSLBENCH_HOME")
-    return (
-        Path(configured).expanduser()
-        if configured
-        else Path(platformdirs.user_data_dir("dslbench"))
-    )
+    if not configured:
+        return Path(platformdirs.user_data_dir("dslbench"))
+    try:
+        return Path(configured).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"DSLBENCH_HOME is {configured}, but that home is not known on this machine",
+            "write the folder's whole path",
+        ) from None
 
 
 def data_dir() -> Path:
@@ -87,7 +94,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, put in place of `path` whole; on any error nothing changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Shortened: with what is added a name that a file can have would be too long.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

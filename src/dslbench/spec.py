@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dslbench import registry
 from dslbench.data.protocols import PROTOCOLS
-from dslbench.errors import UnsuitableError, UsageError, did_you_mean
+from dslbench.errors import UnsuitableError, UsageError, did_you_mean, harmless
 from dslbench.versions import SHARED
 from dslbench.words import percent
 
@@ -149,6 +149,11 @@ def resolve(
         UsageError: for anything unknown or out of range, with the closest known name.
         UnsuitableError: for a method that makes no sense for the backbone or at the sparsity.
     """
+    if not harmless(dataset):
+        raise UsageError(
+            f"data set '{dataset}': its name has a character that cannot be printed",
+            "rename the file or folder; a record with that name could not be read",
+        )
     if not 0 <= sparsity < 1:
         raise UsageError(f"sparsity {sparsity:g} is outside [0, 1)", "--sparsity 0.5")
     if scale not in _SCALES:

@@ -6,16 +6,17 @@ Results go to stdout, progress and warnings to stderr.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dslbench import paths
 from dslbench.data import library
 from dslbench.data.entries import DatasetEntry, catalog
-from dslbench.errors import DataError, UsageError, did_you_mean
+from dslbench.errors import DataError, UsageError, did_you_mean, printable
+from dslbench.output import console, deliver, result, say, warn
 
 if TYPE_CHECKING:
     from dslbench.data.fetch import Advance
@@ -54,7 +55,7 @@ def download(names: list[str], all_: bool, source: Path | None, verify: bool, fo
         except DataError as error:
             if len(wanted) == 1:
                 raise
-            print(f"{entry.name}: {error.message}", file=sys.stderr)
+            say(f"{entry.name}: {error.message}")
             failures.append((entry.name, error))
     if failures:
         failed = ", ".join(name for name, _ in failures)
@@ -71,7 +72,7 @@ def _wanted(names: list[str], all_: bool, source: Path | None, verify: bool) -> 
         if verify:
             entries = [entry for entry in entries if library.folder(entry.name).is_dir()]
         elif source is not None:
-            entries = [entry for entry in entries if (source / entry.name).is_dir()]
+            entries = [entry for entry in entries if paths.kind(source / entry.name) == "folder"]
         else:
             entries = [entry for entry in entries if not entry.own]
         if not entries:
@@ -89,10 +90,7 @@ def _wanted(names: list[str], all_: bool, source: Path | None, verify: bool) -> 
             found.append(entry_for_import(name, source))
             hint = did_you_mean(name, catalog())
             if hint.startswith("did you mean"):
-                print(
-                    f"'{name}' is not in the catalog ({hint}), so this is data of your own",
-                    file=sys.stderr,
-                )
+                say(f"'{name}' is not in the catalog ({hint}), so this is data of your own")
         else:
             raise UsageError(f"unknown data set '{name}'", hint=did_you_mean(name, known))
     return found
@@ -102,7 +100,7 @@ def _obtain(entry: DatasetEntry, source: Path | None, verify: bool, force: bool)
     from dslbench.data import obtain
 
     if entry.generated:
-        print(f"{entry.name}: embedded, nothing to download")
+        result(f"{entry.name}: embedded, nothing to download")
         return
     if verify:
         _describe(entry, obtain.verify_stored(entry), "intact")
@@ -120,29 +118,29 @@ def _obtain(entry: DatasetEntry, source: Path | None, verify: bool, force: bool)
             f"'{entry.name}' is data of your own, with no address to download it from",
             hint=f"dslbench download {entry.name} --from PATH",
         )
-    print(f"{entry.name}: terms of use: {entry.terms}", file=sys.stderr)
+    say(f"{entry.name}: terms of use: {entry.terms}")
     with _progress(entry.name) as advance:
         manifest, warnings = obtain.download_entry(entry, advance)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     _describe(entry, manifest, "downloaded")
 
 
 def _describe(entry: DatasetEntry, manifest: Manifest, how: str) -> None:
     stats = manifest.stats
     state = "verified" if manifest.verified else "your own data, nothing to verify it against"
-    print(
+    result(
         f"{entry.name}: {how}, {state}: {stats['users']:,} users, {stats['items']:,} items,"
         f" {stats['interactions']:,} interactions"
         + (f" (files of {manifest.name})" if manifest.name != entry.name else "")
     )
     for file in manifest.files:
         pairs = f"{file.pairs:,} pairs; " if file.pairs is not None else ""
-        print(f"  {file.name}: {pairs}{_checks(file, entry)}")
+        result(f"  {file.name}: {pairs}{_checks(file, entry)}")
     if entry.terms:
-        print(f"  terms of use: {entry.terms}")
+        result(f"  terms of use: {entry.terms}")
     if entry.citation:
-        print(f"  cite: {entry.citation}")
+        result(f"  cite: {entry.citation}")
 
 
 def _checks(file: StoredFile, entry: DatasetEntry) -> str:
@@ -159,18 +157,17 @@ def _checks(file: StoredFile, entry: DatasetEntry) -> str:
 @contextmanager
 def _progress(name: str) -> Iterator[Advance]:
     """A progress bar on stderr with size and speed, where stderr is a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    shown = console()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=None)
+    with Progress(*columns, console=shown, disable=not shown.is_terminal) as progress:
+        task = progress.add_task(printable(name), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
@@ -231,35 +228,39 @@ def list_datasets(as_json: bool) -> None:
     """Print the data sets known and at hand, as a table or (`as_json`) as JSON."""
     rows = dataset_status()
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        deliver(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
         return
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-    table.add_column("name", overflow="fold")
-    for column in ("users", "items", "interactions", "density"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("on disk", "verified", "protocol"):
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row.name,
-            *("-" if value is None else f"{value:,}" for value in _counts(row)),
-            "-" if row.density is None else f"{row.density:.3%}",
-            "built in" if row.name == "toy" else "yes" if row.on_disk else "no",
-            _verified(row),
-            row.default_protocol,
-        )
-    Console().print(table)
+    from dslbench.report.formats.terminal import terminal
+    from dslbench.report.tables import Cell, TableModel
+
+    table = TableModel(
+        title="",
+        headers=["name", *_COUNTS, "density", "on disk", "verified", "protocol"],
+        rows=[[Cell(text) for text in _shown(row)] for row in rows],
+        first=[5, 6],
+    )
+    screen = Console()
+    deliver(terminal([table], screen.width, screen.is_terminal and not screen.no_color))
     for row in rows:
         if row.problem:
-            print(f"{row.name}: {row.problem}", file=sys.stderr)
+            say(f"{row.name}: {row.problem}")
 
 
-def _counts(row: DatasetStatus) -> tuple[int | None, int | None, int | None]:
-    return row.users, row.items, row.interactions
+_COUNTS = ("users", "items", "interactions")
+
+
+def _shown(row: DatasetStatus) -> list[str]:
+    counts = (getattr(row, name) for name in _COUNTS)
+    return [
+        row.name,
+        *("-" if count is None else f"{count:,}" for count in counts),
+        "-" if row.density is None else f"{row.density:.3%}",
+        "built in" if row.name == "toy" else "yes" if row.on_disk else "no",
+        _verified(row),
+        row.default_protocol,
+    ]
 
 
 def _verified(row: DatasetStatus) -> str:

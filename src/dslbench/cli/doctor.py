@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 from dslbench import home
 from dslbench.errors import RunError
+from dslbench.output import result
 from dslbench.words import number
 
 
 def doctor() -> None:
     """Say what this machine is, which kernels and devices are used, and what data is at hand."""
     for name, value in _facts():
-        print(f"{name:14} {value}")
+        result(f"{name:14} {value}")
 
 
 def _facts() -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dslbench.errors import UsageError
-from dslbench.output import warn
+from dslbench.output import deliver, result, warn
 
 
 def list_(
@@ -38,13 +38,13 @@ def list_(
         from dslbench.runs import plan
 
         for name in plan.names():
-            print(f"{name:12} {plan.read(name).plan.title}")
+            result(f"{name:12} {plan.read(name).plan.title}")
     else:
         from dslbench import registry
 
         kind: registry.Kind = "method" if what == "methods" else "backbone"
         for name in registry.names(kind):
-            print(f"{name:12} {registry.summary(kind, name)}")
+            result(f"{name:12} {registry.summary(kind, name)}")
 
 
 def _list_settings(name: str | None, as_json: bool) -> None:
@@ -55,9 +55,9 @@ def _list_settings(name: str | None, as_json: bool) -> None:
     owners = [name] if name else [*registry.working("backbone"), *registry.working("method")]
     if as_json:
         found = [dataclasses.asdict(s) for owner in owners for s in settings.of(owner)]
-        print(json.dumps(found, indent=1))
+        deliver(json.dumps(found, indent=1) + "\n")
         return
-    print("\n\n".join("\n".join(settings.lines(owner)) for owner in owners))
+    deliver("\n\n".join("\n".join(settings.lines(owner)) for owner in owners) + "\n")
 
 
 def _list_runs(as_json: bool) -> None:
@@ -71,15 +71,15 @@ def _list_runs(as_json: bool) -> None:
             {"id": r["id"], "spec": r["spec"], "failed": None} for r in records
         ]
         found += [{"id": f.id, "spec": f.spec.model_dump(), "failed": f.reason} for f in failed]
-        print(json.dumps(found, indent=1))
+        deliver(json.dumps(found, indent=1) + "\n")
         return
     for r in records:
         reached = METRICS[SELECTION].show(r["quality"][SELECTION])
-        print(f"{r['id']}  {_described(r['spec'])}  {SELECTION} {reached}")
+        result(f"{r['id']}  {_described(r['spec'])}  {SELECTION} {reached}")
     for f in failed:
         hint = f" ({f.hint})" if f.hint else ""
         described = _described(f.spec.model_dump())
-        print(f"{f.id}  {described}  FAILED {f.time[:19]}: {f.reason}{hint}")
+        result(f"{f.id}  {described}  FAILED {f.time[:19]}: {f.reason}{hint}")
 
 
 def _described(spec: dict[str, Any]) -> str:

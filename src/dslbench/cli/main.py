@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from dslbench import __version__
 from dslbench.cli import compare, doctor, download, list_, report, reproduce, train
 from dslbench.errors import DslbenchError
-from dslbench.output import say
+from dslbench.output import leave_stdout, occupy_closed, result, say
 
 app = typer.Typer(
     name="dslbench",
@@ -26,7 +25,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"dslbench {__version__}")
+        result(f"dslbench {__version__}")
         raise typer.Exit()
 
 
@@ -55,22 +54,20 @@ for name, command, example in COMMANDS:
 
 def main() -> None:
     """Entry point: errors become one line and their exit code."""
+    occupy_closed()
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="dslbench")
     except DslbenchError as error:
-        say(f"error: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
-        sys.exit(error.exit_code)
+        _fail(error.message, error.hint, error.exit_code)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        # The reader has gone; without this the interpreter complains once more while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_stdout()  # the reader has gone
         sys.exit(0)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        say(f"error: {where}{error.strerror or error}\n  try: DSLBENCH_HOME names where to store")
-        sys.exit(1)
+        _fail(f"{where}{error.strerror or error}", "DSLBENCH_HOME names where to store", 1)
     except Exception as error:
         # The argument parser's own errors; where their classes live depends on Typer's version.
         explain = getattr(error, "format_message", None)
@@ -78,6 +75,12 @@ def main() -> None:
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "dslbench"
-        say(f"error: {explain()}\n  try: {command} --help")
-        sys.exit(2)
+        _fail(str(explain()), f"{command} --help", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, hint: str | None, code: int) -> NoReturn:
+    say(f"error: {message}")
+    if hint:
+        say(f"  try: {hint}")
+    sys.exit(code)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dslbench import home
+from dslbench import home, paths
 from dslbench.cli import datasets
 from dslbench.errors import DataError, DslbenchError, RunError, UsageError, did_you_mean
+from dslbench.output import put
 from dslbench.report import build, command, references
 from dslbench.report.formats import draw, render
 from dslbench.runs import plan, stock, store
@@ -39,7 +40,7 @@ class _Sources:
         if name not in self.known:
             try:
                 own = self.folder / name if self.folder else None
-                source = own if own is not None and own.exists() else None
+                source = own if own is not None and paths.kind(own) != "nothing" else None
                 datasets.download([name], False, source, False, False)
                 self.known[name] = True
             except DataError as error:
@@ -75,7 +76,7 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
     """
     if scale not in PLANS:
         raise UsageError(f"unknown scale '{scale}'", did_you_mean(scale, PLANS))
-    if source is not None and not source.is_dir():
+    if source is not None and paths.kind(source) != "folder":
         raise DataError(
             f"{source} is not a folder", "IMPORT names a folder with gowalla/, ml-1m/, ..."
         )
@@ -83,8 +84,9 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
         (output / "tables").mkdir(parents=True, exist_ok=True)
         home.write_atomic(output / "tables" / ".write-test", b"")
         (output / "tables" / ".write-test").unlink()
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {output}: {reason}", "--output names a folder") from None
     sources = _Sources(source, say)
     failures: list[str] = []
     records: dict[str, Any] = {}
@@ -93,7 +95,8 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
         # A plan of this scale's own has the epochs that suit it.
         chosen = Chosen() if scale == "quick" else Chosen(scale=scale)
         specs, left_out = plan.runs(file, chosen, FALLBACK)
-        say(f"\n== {file.plan.title} (plan {name}): {len(specs)} runs")
+        say("")
+        say(f"== {file.plan.title} (plan {name}): {len(specs)} runs")
         for line in left_out:
             say(f"left out: {line}")
         try:
@@ -112,10 +115,10 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
 def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
     """The report's files: report.html, tables/*.md and figures/*.svg."""
     title = f"dslbench reproduce, scale {scale}"
-    home.write_atomic(
-        output / "report.html", command.whole(title, records, reference=True).encode("utf-8")
-    )
-    say(f"\nwritten: {output / 'report.html'}")
+    page = command.whole(title, records, reference=True)
+    put(output / "report.html", page.encode("utf-8"))
+    say("")
+    say(f"written: {output / 'report.html'}")
     for name in build.TABLES:
         try:
             text = render.markdown(build.build(name, records))
@@ -123,10 +126,10 @@ def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
             say(f"no table {name}: {error.message}")
             continue
         path = output / "tables" / f"table-{name}.md"
-        home.write_atomic(path, text.encode("utf-8"))
+        put(path, text.encode("utf-8"))
         say(f"written: {path}")
     text = render.markdown(references.table(records))
-    home.write_atomic(output / "tables" / "references.md", text.encode("utf-8"))
+    put(output / "tables" / "references.md", text.encode("utf-8"))
     say(f"written: {output / 'tables' / 'references.md'}")
     for name in build.FIGURES:
         try:
@@ -136,5 +139,5 @@ def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
             continue
         first = output / "figures" / f"figure-{name}.svg"
         for path, model in zip(command.numbered(first, len(models)), models, strict=True):
-            home.write_atomic(path, draw.draw(model, "svg"))
+            put(path, draw.draw(model, "svg"))
             say(f"written: {path}")

@@ -10,7 +10,7 @@ import typer
 
 from dslbench import artefact, data
 from dslbench.errors import RunError, UsageError
-from dslbench.output import console, deliver, say, warn
+from dslbench.output import console, deliver, result, say, warn
 from dslbench.report import build, command
 from dslbench.report.columns import seconds
 from dslbench.report.formats import render
@@ -173,7 +173,7 @@ def make(
     say(summary)
     if dry_run:
         for run in planned:
-            print(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
+            result(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
         return []
     try:
         failed_ones = making.make_missing(missing, where.open, console(), warn)

@@ -16,6 +16,7 @@ from scipy import sparse
 
 import dslbench
 from dslbench.backbones.base import Backbone
+from dslbench.errors import printable
 from dslbench.evaluation.ranking import Ranker
 from dslbench.ops.threads import thread_count
 
@@ -155,7 +156,7 @@ def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+                return printable(line.partition(":")[2].strip())
     except OSError:
         pass
     return platform.processor() or platform.machine()

@@ -10,15 +10,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from dslbench.errors import DataError
-
-MAX_MEMBER_BYTES = 4 << 30
 
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError)
 
@@ -44,12 +42,18 @@ def is_archive(path: Path) -> bool:
 
 
 def extract(
-    archive: Path, wanted: dict[str, tuple[str, ...]], target: Path, *, prefer: str
+    archive: Path,
+    wanted: dict[str, tuple[str, ...]],
+    target: Path,
+    *,
+    prefer: str,
+    most: Mapping[str, int],
 ) -> dict[str, str]:
     """Write members to `target`; returns member path by name written.
 
     `wanted` maps the name to write to the base names or paths it may have in the archive, best
     first; where several folders of the archive have one, the folder called `prefer` decides.
+    `most` is how many bytes each may unpack to.
     What is not there is left out. Raises DataError for a broken or unsafe archive.
     """
     found: dict[str, str] = {}
@@ -59,7 +63,7 @@ def extract(
             for name, aliases in wanted.items():
                 member = _choose(archive, members, aliases, prefer)
                 if member is not None:
-                    _copy(archive, box, member, target / name)
+                    _copy(archive, box, member, target / name, most[name])
                     found[name] = member.path
     except _BROKEN as error:
         raise DataError(f"{archive.name} is a broken archive: {error}") from None
@@ -85,20 +89,21 @@ def _choose(
     return None
 
 
-def _copy(archive: Path, box: _Box, member: _Member, target: Path) -> None:
+def _copy(archive: Path, box: _Box, member: _Member, target: Path, most: int) -> None:
     path = PurePosixPath(member.path.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{archive.name}: unsafe path {member.path!r} in the archive")
     if not member.regular:
         raise DataError(f"{archive.name}: {member.path} is a link or special file, not data")
+    too_large = f"{archive.name}: {member.path} unpacks to more than {most:,} bytes"
+    if member.size > most:
+        raise DataError(too_large)
     written = 0
     with box.open(member) as source, target.open("wb") as out:
         while chunk := source.read(1 << 20):
             written += len(chunk)
-            if written > MAX_MEMBER_BYTES:
-                raise DataError(
-                    f"{archive.name}: {member.path} unpacks to more than {MAX_MEMBER_BYTES:,} bytes"
-                )
+            if written > most:
+                raise DataError(too_large)
             out.write(chunk)
 
 

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from dslbench import paths
+from dslbench.data.arrays import read_npz
 from dslbench.data.entries import Columns, DatasetEntry
 from dslbench.data.interactions import Int32
 from dslbench.data.labels import rank_ids, sort_labels
@@ -57,7 +60,7 @@ def read_table(path: Path, entry: DatasetEntry) -> Raw:
         return _read_npz(path)
     if entry.format == "parquet":
         return _read_parquet(path, entry)
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    content = paths.read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise DataError(f"{path.name} is empty")
     if entry.format == "ratings":
@@ -329,8 +332,11 @@ def _explain(content: bytes, name: str, layout: _Layout, otherwise: str) -> NoRe
 
 def _read_npz(path: Path) -> Raw:
     try:
-        matrix = sparse.coo_matrix(sparse.load_npz(path))
-    except (ValueError, KeyError, zipfile.BadZipFile, EOFError, TypeError) as error:
+        matrix = sparse.coo_matrix(sparse.load_npz(read_npz(path)))
+    except MemoryError:
+        raise DataError(f"{path.name}: there is not enough memory for its arrays") from None
+    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, TypeError,
+            IndexError, AttributeError, NotImplementedError) as error:  # fmt: skip
         raise DataError(f"{path.name} is not a sparse matrix saved by scipy: {error}") from None
     values = np.asarray(matrix.data)
     if values.dtype.kind not in "biuf" or not np.isfinite(values.astype(np.float64)).all():

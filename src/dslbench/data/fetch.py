@@ -6,6 +6,7 @@ hashes decide at the end whether the whole is right.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import time
@@ -23,7 +24,8 @@ from dslbench.errors import DataError
 ATTEMPTS = 4
 BACKOFF_SECONDS = 0.5
 TIMEOUT_SECONDS = (10, 30)
-MAX_BYTES = 4 << 30
+MAX_BYTES = 4 << 30  # of what nothing is known
+BYTES_PER_PAIR = 64  # two ids, a rating, a time, separators
 CHUNK_BYTES = 1 << 14
 
 Check = Callable[[Path, str, Sequence[str]], None]  # (file, URL, checks its archive passed)
@@ -111,6 +113,20 @@ def _fetch_from(
         return
 
 
+def most_bytes(entry: DatasetEntry, spec: FileSpec) -> int:
+    """Bytes that a published file may have: a few times what the catalog says of it, or of its pairs."""
+    expect = entry.expect
+    pairs = spec.pairs or expect.interactions or expect.train
+    if spec.bytes is None and pairs is None:
+        return MAX_BYTES
+    return min(MAX_BYTES, _room(spec.bytes or (pairs or 0) * BYTES_PER_PAIR))
+
+
+def _room(expected: int) -> int:
+    """Another copy may be larger than the published one: other line ends, more columns."""
+    return 4 * expected + (1 << 20)
+
+
 def partial_path(entry: DatasetEntry, what: FileSpec | Archive) -> Path:
     """Where a download in progress is kept."""
     if isinstance(what, FileSpec):
@@ -146,7 +162,10 @@ def _unpack(
     from dslbench.data.archives import extract
 
     try:
-        found = extract(whole, {spec.name: (archive.member,)}, target.parent, prefer=entry.name)
+        found = extract(
+            whole, {spec.name: (archive.member,)}, target.parent, prefer=entry.name,
+            most={spec.name: most_bytes(entry, spec)},
+        )  # fmt: skip
     except OSError as error:
         raise _Unwritable(target, error) from None
     if not found:
@@ -185,7 +204,7 @@ class _PartFile:
 
     def __init__(self, file: IO[bytes], path: Path, total: int | None, advance: Advance) -> None:
         self.file, self.path, self.total, self.advance = file, path, total, advance
-        self.limit = MAX_BYTES if total is None else 4 * total + (1 << 20)
+        self.limit = MAX_BYTES if total is None else _room(total)
         self.done = file.tell()
 
     def write(self, chunk: bytes) -> int:
@@ -215,6 +234,8 @@ def _request(url: str, part: Path, expected: int | None, advance: Advance) -> No
     from pooch import HTTPDownloader
 
     try:
+        if part.exists() and not part.is_file():
+            raise OSError(errno.EINVAL, "not a plain file")  # a pipe would be waited for
         file = part.open("ab")
     except OSError as error:
         raise _Unwritable(part, error) from None

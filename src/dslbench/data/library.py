@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from dslbench import home
+from dslbench import home, paths
 from dslbench.data.entries import DatasetEntry, catalog, first_problem
 from dslbench.errors import DataError
 
@@ -92,11 +92,11 @@ def read_manifest(store_name: str) -> Manifest | None:
     """Manifest of a data set at hand; None where it is not there; DataError where damaged."""
     where = folder(store_name)
     try:
-        text = (where / MANIFEST).read_text(encoding="utf-8")
+        text = paths.read_text(where / MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(store_name, str(error)) from None
+        raise _damaged(store_name, getattr(error, "strerror", None) or str(error)) from None
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -156,7 +156,8 @@ def stored_names() -> list[str]:
     return sorted(
         path.name
         for path in root.iterdir()
-        if not path.name.startswith(".") and (path / MANIFEST).is_file()
+        if not path.name.startswith(".")
+        and paths.kind(path / MANIFEST) not in ("nothing", "folder")
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dslbench import paths
 from dslbench.data import library, protocols, synthetic
 from dslbench.data.entries import DatasetEntry, catalog, entry
 from dslbench.data.interactions import Interactions
@@ -49,7 +50,12 @@ def locate(name: str) -> tuple[DatasetEntry, Path | None]:
 
 def looks_like_path(name: str) -> bool:
     """Whether a data set's name is meant as a path."""
-    return "/" in name or "\\" in name or Path(name).suffix != "" or Path(name).exists()
+    return (
+        "/" in name
+        or "\\" in name
+        or Path(name).suffix != ""
+        or paths.kind(Path(name)) != "nothing"
+    )
 
 
 def read_published(
@@ -89,7 +95,11 @@ def _with_original_ids(found: DatasetEntry, published: Published, folder: Path) 
 def _id_list(path: Path, size: int) -> Labels:
     """Original id of each number, from lines `org_id remap_id` below a header."""
     ids = np.full(size, "", dtype=object)
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = paths.read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise DataError(f"{path.name} cannot be read: {reason}") from None
     for number, line in enumerate(lines[1:], start=2):
         fields = line.split()
         if not fields:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dslbench import home
+from dslbench import home, paths
 from dslbench.data import fetch, library
 from dslbench.data.accept import accept
 from dslbench.data.archives import extract, is_archive
@@ -59,8 +59,9 @@ def download_entry(entry: DatasetEntry, advance: fetch.Advance) -> tuple[Manifes
 
 def import_entry(entry: DatasetEntry, source: Path) -> Manifest:
     """Take the files from a folder, a file or an archive at hand; verify and store them."""
-    if not source.exists():
-        raise DataError(f"{source} does not exist", hint="give a folder, a file or an archive")
+    if (found := paths.kind(source)) in ("nothing", "other"):
+        what = "does not exist" if found == "nothing" else "is not a plain file"
+        raise DataError(f"{source} {what}", hint="give a folder, a file or an archive")
     files: list[StoredFile] = []
     with _staged(entry) as staging:
         unpacked = staging / "unpacked"
@@ -105,7 +106,8 @@ def _candidates(entry: DatasetEntry, source: Path, unpacked: Path) -> dict[str, 
         if is_archive(source):
             wanted = {spec.name: _names(spec) for spec in entry.files}
             vouched = _vouched(entry, source)
-            found = extract(source, wanted, unpacked, prefer=entry.store_name)
+            sizes = {spec.name: fetch.most_bytes(entry, spec) for spec in entry.files}
+            found = extract(source, wanted, unpacked, prefer=entry.store_name, most=sizes)
             return {
                 name: _Candidate(unpacked / name, f"{source.name}/{member}", vouched)
                 for name, member in found.items()

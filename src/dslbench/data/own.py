@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dslbench import paths
 from dslbench.data.entries import (
     Columns,
     DatasetEntry,
@@ -18,7 +19,7 @@ from dslbench.data.entries import (
     catalog,
     first_problem,
 )
-from dslbench.errors import DataError, UsageError
+from dslbench.errors import DataError, UsageError, harmless
 
 OwnFormat = Literal["adjacency", "counted", "ratings", "csv", "tsv", "inter", "npz", "parquet"]
 _BY_SUFFIX: dict[str, OwnFormat] = {
@@ -56,9 +57,12 @@ class Description(BaseModel):
 
 def describe(path: Path) -> tuple[DatasetEntry, Path]:
     """(entry, folder of its files) for a path. Raises DataError naming what is wrong."""
-    if not path.exists():
+    found = paths.kind(path)
+    if found == "nothing":
         raise DataError(f"{path} does not exist", hint="dslbench list datasets")
-    if path.is_dir():
+    if found == "other":
+        raise DataError(f"{path} is not a plain file", hint="copy what it gives into a file")
+    if found == "folder":
         inner = path / "dataset.toml"
         if inner.is_file():
             return _from_toml(inner, default_name=path.resolve().name)
@@ -66,7 +70,7 @@ def describe(path: Path) -> tuple[DatasetEntry, Path]:
     if path.suffix == ".toml":
         return _from_toml(path, default_name=path.stem)
     beside = path.with_suffix(".toml")
-    if beside.is_file():
+    if paths.kind(beside) == "file":
         entry, folder = _from_toml(beside, default_name=path.stem, default_file=path.name)
         if path.name in {file.name for file in entry.files}:
             return entry, folder
@@ -113,7 +117,7 @@ def _from_toml(
     path: Path, *, default_name: str, default_file: str | None = None
 ) -> tuple[DatasetEntry, Path]:
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(paths.read_text(path))
         description = Description.model_validate(values)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name}: not valid TOML: {error}") from None
@@ -144,8 +148,14 @@ def _entry(description: Description, folder: Path, name: str) -> DatasetEntry:
             f"data set '{name}': filters ({', '.join(filters)}) need all interactions in one file"
         )
     for file in named.values():
-        if not (folder / file).is_file():
-            raise DataError(f"{file} does not exist in {folder}")
+        if paths.kind(folder / file) != "file":
+            missing = paths.kind(folder / file) == "nothing"
+            what = "does not exist" if missing else "is not a plain file"
+            raise DataError(f"{file} {what} in {folder}")
+        if not harmless(file):
+            raise DataError(
+                f"the name of {file} has a character that cannot be printed", hint="rename it"
+            )
     format_, separator = description.format, description.separator
     if format_ is None:
         format_, found = sniff(folder / (description.file or description.train or ""))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dslbench import paths
 from dslbench.data.delimited import read_table
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
@@ -25,7 +26,7 @@ def read(path: Path, entry: DatasetEntry) -> Raw:
     """Read one data file in the entry's format. Raises DataError naming the file and the line."""
     try:
         if entry.format in ("adjacency", "counted"):
-            return read_lists(path.read_bytes(), path.name, counted=entry.format == "counted")
+            return read_lists(paths.read_bytes(path), path.name, counted=entry.format == "counted")
         return read_table(path, entry)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from dslbench import paths
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.output import console, deliver, warn, write
 from dslbench.report import audit_tables, build, published_tables, statistics
@@ -19,6 +20,7 @@ from dslbench.report.formats.html import page
 from dslbench.report.tables import TableModel
 from dslbench.runs import failures, store
 
+LEAST_WIDTH = 30
 PICTURES = ("png", "svg", "pdf")
 _SUFFIXES = {
     "md": "markdown", "tex": "latex", "csv": "csv", "html": "html", "htm": "html", "json": "json",
@@ -69,6 +71,11 @@ def report(
     if figure is not None and chosen in PICTURES:
         assert output is not None
         contents = pictures(figure, chosen, records)
+        if len(contents) > 1 and paths.kind(output) == "other":
+            raise UsageError(
+                f"{len(contents)} pictures do not go into {output}",
+                "name a file, or choose one setting: --dataset, --backbone",
+            )
         for path, content in zip(numbered(output, len(contents)), contents, strict=True):
             write(path, content)
         return
@@ -195,7 +202,10 @@ def numbered(path: Path, count: int) -> list[Path]:
 
 
 def looks(to_file: bool) -> tuple[int | None, bool]:
-    """Width (None: the terminal's own) and colour of what is printed."""
-    if to_file or not sys.stdout.isatty():
+    """Width (None: the terminal's own) and colour of what is printed; a pipe has that of COLUMNS."""
+    if to_file:
         return render.PIPE_WIDTH, False
+    if sys.stdout is None or not sys.stdout.isatty():
+        asked = os.environ.get("COLUMNS", "")
+        return max(LEAST_WIDTH, int(asked)) if asked.isdecimal() else render.PIPE_WIDTH, False
     return None, not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

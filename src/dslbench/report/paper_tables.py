@@ -71,6 +71,8 @@ def by_method(title: str, shown: Sequence[str], records: Sequence[Record]) -> Ta
         rows=[],
         left_columns=2,
     )
+    quality = {*in_group("quality"), *in_group("tail")}
+    table.first = [2, *(3 + place for place, name in enumerate(shown) if name in quality)]
     previous: str | None = None
     for place, runs in enumerate(of_rows):
         spec = runs[0]["spec"]

@@ -52,6 +52,7 @@ class TableModel:
     footer: list[str] = field(default_factory=list)
     left_columns: int = 1  # columns of text at the left; the others hold numbers
     rules: list[int] = field(default_factory=list)  # rows after which a rule is drawn
+    first: list[int] = field(default_factory=list)  # columns that come first where all don't fit
     legend: str = "*: best, ': second best of the column."  # of marks that are characters
 
 

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import dslbench
-from dslbench import home
+from dslbench import home, paths
 from dslbench.cost import measured
 from dslbench.errors import UsageError
 from dslbench.training.progress import Keeper, Progress
@@ -258,6 +258,8 @@ def read(path: Path, expected: dict[str, str]) -> tuple[dict[str, Any], Tree]:
 
     Raises `ValueError` where it is not whole, or written by others than expected.
     """
+    if paths.kind(path) != "file":  # a pipe would be waited for
+        raise ValueError("not a plain file")
     if _digest_of(path) != _stored_digest(path):
         raise ValueError("damaged")
     try:

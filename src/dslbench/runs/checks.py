@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, StrictStr, ValidationError
 
+from dslbench import paths
+from dslbench.data.arrays import read_npz
+from dslbench.errors import harmless
 from dslbench.evaluation.metrics import METRICS, in_group
 from dslbench.output import warn_once
 from dslbench.runs.record import FORMAT, Count, Number, Part, Record
@@ -22,6 +25,7 @@ from dslbench.runs.record import FORMAT, Count, Number, Part, Record
 _READABLE = (2, FORMAT)  # 2 lacks versions and bytes
 _LARGEST = 10**30  # of any number in a record, far beyond what is counted or measured
 _DEEPEST = 16
+_MOST_BYTES = 2**31  # of all values per user: a million users of 30 metrics have 0.2 of that
 
 
 class _Epoch(Part):
@@ -71,8 +75,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def read_per_user(path: Path) -> dict[str, npt.NDArray[Any]]:
     """`users` (U,) ids, ascending, and (U,) values of each metric."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with np.load(read_npz(path, _MOST_BYTES), allow_pickle=False) as kept:
             found = dict(kept)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # of the zip, the compression or the arrays: any kind
         raise ValueError(f"{path}: cannot be read ({type(error).__name__})") from None
     users = found.get("users")
@@ -93,8 +99,8 @@ def read_per_user(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 def _json(path: Path) -> Any:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        _check_values(found, _DEEPEST)
+        found = json.loads(paths.read_text(path), parse_constant=_no_number)
+        check_values(found)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -112,21 +118,21 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text} is not a number")
 
 
-def _check_values(node: Any, depth: int) -> None:
-    """What would break a table or a terminal wherever it stood."""
+def check_values(node: Any, depth: int = _DEEPEST) -> None:
+    """Raise `ValueError` for what would break a table or a terminal wherever it stood."""
     if depth < 0:
         raise ValueError("nested too deeply")
-    if isinstance(node, str) and not node.isprintable():
+    if isinstance(node, str) and not harmless(node):
         raise ValueError("has text that cannot be printed")
     if isinstance(node, int | float) and not -_LARGEST <= node <= _LARGEST:  # NaN is neither
         raise ValueError("has a number out of range")
     if isinstance(node, Mapping):
         for key, value in node.items():
-            _check_values(key, depth - 1)
-            _check_values(value, depth - 1)
+            check_values(key, depth - 1)
+            check_values(value, depth - 1)
     if isinstance(node, list):
         for value in node:
-            _check_values(value, depth - 1)
+            check_values(value, depth - 1)
 
 
 def _check(path: Path, kind: type[BaseModel], found: Any) -> None:

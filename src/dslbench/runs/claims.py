@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dslbench import home
+from dslbench import home, paths
 from dslbench.errors import RunError
 from dslbench.runs import checkpoint, failures, store
 
@@ -207,9 +207,15 @@ def takeover_lock(where: Path) -> Iterator[None]:
         return
     with contextlib.ExitStack() as opened:
         with contextlib.suppress(OSError):
-            file = opened.enter_context((where / ".lock").open("ab"))
+            file = opened.enter_context(_opened(where / ".lock"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _opened(path: Path) -> BinaryIO:
+    # Without waiting, should it be a pipe.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+    return os.fdopen(os.open(path, flags, 0o666), "rb")
 
 
 @cache
@@ -241,8 +247,7 @@ def process_started(pid: int) -> str | None:
 
 def _content(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
-            return file.read(4096)
+        return paths.read_bytes(path, 4096)
     except FileNotFoundError:
         return b"a link to nothing" if path.is_symlink() else None
     except OSError as error:

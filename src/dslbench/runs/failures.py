@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from dslbench import home
+from dslbench import home, paths
+from dslbench.errors import harmless
 from dslbench.spec import RunSpec
 
 
 def _one_line(text: str) -> str:
-    if not text.isprintable():
+    if not harmless(text):
         raise ValueError("not a line of text")
     return text
 
@@ -59,7 +60,7 @@ def read(run_id: str) -> Failure | None:
     """Why a run failed; None where it did not. Raises `ValueError` in one line where that is damaged."""
     path = folder() / f"{run_id}.json"
     try:
-        failure = Failure.model_validate_json(path.read_bytes())
+        failure = Failure.model_validate_json(paths.read_bytes(path))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -68,7 +69,7 @@ def read(run_id: str) -> Failure | None:
         raise ValueError(
             f"{path}: not a failed run's reason ({error.errors()[0]['type']})"
         ) from None
-    if not failure.spec.title.isprintable():
+    if not harmless(failure.spec.title):
         raise ValueError(f"{path}: has text that cannot be printed")
     if failure.id != run_id:
         raise ValueError(f"{path}: belongs to run {failure.id!r}")

@@ -37,7 +37,7 @@ from pydantic import (
     field_validator,
 )
 
-from dslbench import registry
+from dslbench import paths, registry
 from dslbench.data import loading
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
 from dslbench.spec import RunSpec, check_length, check_used, resolve
@@ -141,9 +141,9 @@ def read(name: str) -> PlanFile:
     path = Path(name)
     if name in names():
         text = _FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    elif path.suffix == ".toml" or path.exists():
+    elif path.suffix == ".toml" or paths.kind(path) != "nothing":
         try:
-            text = path.read_text(encoding="utf-8")
+            text = paths.read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise UsageError(

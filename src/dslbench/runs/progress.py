@@ -67,8 +67,8 @@ class Live(Quiet):
     def __init__(self, console: Console, total: int) -> None:
         super().__init__(console, total)
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None),
-            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+            TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
             console=console, transient=True,
         )  # fmt: skip
         self._all = self.bars.add_task("all runs", total=total, note="")

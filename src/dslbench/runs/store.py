@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dslbench import home
+from dslbench import home, paths
 from dslbench.errors import RunError
 from dslbench.output import warn_once
 from dslbench.runs import failures
-from dslbench.runs.checks import read_history, read_per_user, read_record
+from dslbench.runs.checks import check_values, read_history, read_per_user, read_record
 from dslbench.runs.record import FORMAT
 
 __all__ = ["FORMAT"]
@@ -44,8 +44,13 @@ def save(
 ) -> None:
     """Store a finished run; readers see all of it or nothing.
 
-    Raises `StoreError` where the disk is full or read-only; what was stored before stays.
+    Raises `StoreError` where the disk is full or read-only, and `RunError` for a record that could
+    not be read again; what was stored before stays.
     """
+    try:
+        check_values(record)
+    except ValueError as error:
+        raise RunError(f"the record of run {record['id']} cannot be stored: it {error}") from None
     values = io.BytesIO()
     np.savez_compressed(values, **dict(users))  # type: ignore[arg-type]
     files = {
@@ -123,7 +128,7 @@ def model_bytes(run_id: str) -> bytes:
     """The packed model of a stored run; raises `RunError` where it was not kept."""
     path = folder(run_id) / "model.safetensors"
     try:
-        return path.read_bytes()
+        return paths.read_bytes(path)
     except OSError as error:
         raise RunError(
             f"{path} cannot be read: {error.strerror or error}", "train again with --fresh"
@@ -131,8 +136,8 @@ def model_bytes(run_id: str) -> bytes:
 
 
 def has_model(run_id: str) -> bool:
-    """Whether a run's packed model is there."""
-    return (folder(run_id) / "model.safetensors").exists()
+    """Whether something is there as a run's packed model, be it damaged."""
+    return paths.kind(folder(run_id) / "model.safetensors") != "nothing"
 
 
 def history(run_id: str) -> list[dict[str, Any]] | None:

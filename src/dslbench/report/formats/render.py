@@ -11,6 +11,8 @@ from typing import Any
 from dslbench.errors import UsageError, did_you_mean
 from dslbench.report.columns import Record
 from dslbench.report.figures import FigureModel
+from dslbench.report.formats.escapes import csv_cell, markdown_cell, markdown_item
+from dslbench.report.formats.escapes import markdown as markdown_text
 from dslbench.report.formats.html import page
 from dslbench.report.formats.latex import latex
 from dslbench.report.formats.terminal import terminal
@@ -32,11 +34,8 @@ def markdown(tables: Sequence[TableModel]) -> str:
     """GitHub-flavoured tables; best bold, second underlined, deviations as subscripts."""
     from tabulate import tabulate
 
-    def plain(words: str) -> str:
-        return words.replace("&", "&amp;").replace("<", "&lt;")
-
     def text(cell: Cell) -> str:
-        shown = plain(cell.text).replace("|", "\\|")
+        shown = markdown_cell(cell.text)
         if cell.spread:
             shown += f"<sub>({cell.spread})</sub>"
         if cell.mark == "best":
@@ -47,7 +46,7 @@ def markdown(tables: Sequence[TableModel]) -> str:
     for model in tables:
         grid = tabulate(
             [[text(cell) for cell in row] for row in model.rows],
-            headers=model.headers,
+            headers=[markdown_cell(header) for header in model.headers],
             tablefmt="pipe",
             disable_numparse=True,
             colalign=[
@@ -57,8 +56,8 @@ def markdown(tables: Sequence[TableModel]) -> str:
             if model.rows
             else None,
         )
-        notes = "\n".join(f"- {plain(line)}" for line in model.footer)
-        parts.append(f"**{plain(model.title)}**\n\n{grid}\n\n{notes}\n")
+        notes = "\n".join(f"- {markdown_item(line)}" for line in model.footer)
+        parts.append(f"**{markdown_text(model.title)}**\n\n{grid}\n\n{notes}\n")
     return "\n".join(parts)
 
 
@@ -68,7 +67,8 @@ def csv(tables: Sequence[TableModel]) -> str:
     A line stands by itself: names that a table shows once for several rows are in all of them.
 
     A column with deviations is followed by one named "... sd". Missing and not applicable numbers
-    are empty. Tables with other columns share the file: a column that a table lacks is empty.
+    are empty. Text that a spreadsheet would compute has a ' before it. Tables with other columns share
+    the file: a column that a table lacks is empty.
     """
     lines = [_line(model, row) for model in tables for row in model.rows]
     names = list(dict.fromkeys(name for line in lines for name in line))
@@ -80,10 +80,11 @@ def csv(tables: Sequence[TableModel]) -> str:
 
 
 def _line(model: TableModel, row: Sequence[Cell]) -> dict[str, Any]:
-    line: dict[str, Any] = {"Table": model.title}
-    for header, cell in zip(unique_headers(model), row, strict=True):
+    line: dict[str, Any] = {"Table": csv_cell(model.title)}
+    for header, cell in zip(map(csv_cell, unique_headers(model)), row, strict=True):
         number = cell.value is not None or cell.text in (MISSING, "n/a")
-        line[header] = ("" if cell.value is None else repr(cell.value)) if number else cell.whole
+        text = csv_cell(cell.whole)
+        line[header] = ("" if cell.value is None else repr(cell.value)) if number else text
         if cell.deviation is not None:
             line[f"{header} sd"] = repr(cell.deviation)
     return line
@@ -164,9 +165,8 @@ def figure_csv(models: Sequence[FigureModel]) -> str:
             for s in panel["series"]:
                 for x, y, error in zip(s["x"], s["y"], s["sd"], strict=True):
                     sd = "" if error is None else repr(error)
-                    writer.writerow(
-                        [figure["title"], panel["x"], panel["y"], s["name"], repr(x), repr(y), sd]
-                    )
+                    words = (figure["title"], panel["x"], panel["y"], s["name"])
+                    writer.writerow([*map(csv_cell, words), repr(x), repr(y), sd])
     return output.getvalue()
 
 

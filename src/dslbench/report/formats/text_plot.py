@@ -26,7 +26,8 @@ def text_figure(figure: FigureModel, width: int) -> str:
         _heat(panel, width) if panel.heat is not None else plot(panel, width)
         for panel in figure.panels
     ]
-    return "\n\n".join([*parts, "\n".join(figure.footer)]) + "\n"
+    footer = [part for line in figure.footer for part in textwrap.wrap(line, width)]
+    return "\n\n".join([*parts, "\n".join(footer)]) + "\n"
 
 
 def plot(panel: Panel, width: int, height: int = HEIGHT) -> str:
