@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from cli_helpers import run as dslbench
 from dslbench.cost import paper
 from dslbench.data import load
 from dslbench.data.interactions import Interactions
@@ -21,7 +22,6 @@ from dslbench.report.published import Figure
 from dslbench.runs import store
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import RunSpec, resolve
-from test_cli import run as dslbench
 
 YELP, GOWALLA = (31_668, 38_048, 1_237_259), (29_858, 40_981, 810_128)
 AMAZON = (52_643, 91_599, 1_237_259)  # with Yelp2018's edges, as the paper has it

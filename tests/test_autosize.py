@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from conftest import make_interactions
 from dslbench import artefact
 from dslbench.artefact import StoredModel
 from dslbench.backbones.base import Backbone
@@ -27,7 +26,8 @@ from dslbench.tables.maps import map_parameters
 from dslbench.tables.spec import normal
 from dslbench.tables.stored import Bitmap, Dense, Rows, Values
 from dslbench.training.hooks import Loop
-from test_contract import checkerboard, train
+from helpers import make_interactions
+from training_helpers import checkerboard, train
 
 METHODS = ["autoemb", "esapn"]
 SPEC = TableSpec("t", (("user", 5), ("item", 4)), 8, normal(0.5))

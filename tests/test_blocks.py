@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from conftest import make_interactions
+from dsl_helpers import explorer, small_table
 from dslbench import artefact
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
@@ -18,8 +18,8 @@ from dslbench.runs.assemble import served
 from dslbench.spec import resolve
 from dslbench.tables import keep_count, random_masks
 from dslbench.training.hooks import Loop
-from test_contract import PAIRS, SETTINGS, checkerboard, train
-from test_dsl import explorer, parameters, small_table
+from helpers import make_interactions
+from training_helpers import PAIRS, SETTINGS, checkerboard, parameters, train
 
 BACKBONES = [backbone for backbone, method in PAIRS if method == "dsl"]
 

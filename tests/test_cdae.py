@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from conftest import make_interactions
+from autoencoder_helpers import dense_rows, dropped_rows, strong_data
 from dslbench.backbones.cdae import CDAE, CDAEHyper
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import UsageError
@@ -18,8 +18,8 @@ from dslbench.seeds import Streams
 from dslbench.spec import RunSpec, resolve
 from dslbench.tables import keep_count
 from dslbench.training.lab import Lab
-from test_contract import train
-from test_multvae import dense_rows, dropped_rows, strong_data
+from helpers import make_interactions
+from training_helpers import train
 
 CPU = torch.device("cpu")
 

@@ -12,25 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dslbench.cli import main as cli
+from cli_helpers import run
 from dslbench.runs import checkpoint, store
 
 TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
-
-
-def run(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    argv, sys.argv = sys.argv, ["dslbench", *args]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as error:
-        code = int(error.code or 0)
-    finally:
-        sys.argv = argv
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_compare_makes_what_is_missing_and_report_shows_it(
@@ -148,7 +134,7 @@ def test_bad_input_is_one_line_and_the_right_code(
 def test_report_refuses_what_it_cannot_write(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from test_report import RUNS
+    from record_helpers import RUNS
 
     for r in RUNS:
         store.save(r, [], {})

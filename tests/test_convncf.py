@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, softplus
 
-from conftest import make_interactions
 from dslbench.backbones.convncf import ConvNCF, ConvNCFHyper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
@@ -15,6 +14,7 @@ from dslbench.ops.outer import OuterMap, z_order
 from dslbench.spec import resolve
 from dslbench.tables.linear import truncated_normal
 from dslbench.training.lab import Lab
+from helpers import make_interactions
 
 
 def make_lab(data: Interactions, *settings: str, dataset: str = "toy") -> Lab:

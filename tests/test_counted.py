@@ -16,7 +16,6 @@ from numpy.testing import assert_array_equal
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import make_interactions
 from dslbench import registry
 from dslbench.backbones.base import Backbone
 from dslbench.cost import counted
@@ -35,7 +34,8 @@ from dslbench.ops.scores import PairScores
 from dslbench.ops.sparse_input import SparseInput
 from dslbench.training.hooks import Hooks
 from dslbench.training.lab import Lab
-from test_contract import BACKBONES, PAIRS, TWO_ROUNDS, train
+from helpers import make_interactions
+from training_helpers import BACKBONES, PAIRS, TWO_ROUNDS, train
 
 DATA = make_interactions(40, 30)
 N, M = 40, 30

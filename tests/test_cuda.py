@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_interactions
 from dslbench import artefact
 from dslbench import data as datasets
 from dslbench.backbones.base import Backbone
@@ -26,7 +25,8 @@ from dslbench.spec import RunSpec, resolve
 from dslbench.tables import PackedTable, TableSpec, masked
 from dslbench.tables.spec import normal
 from dslbench.training.progress import Keeper
-from test_contract import BACKBONES, SETTINGS
+from helpers import make_interactions
+from training_helpers import BACKBONES, SETTINGS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

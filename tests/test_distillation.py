@@ -14,7 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from conftest import make_interactions
+from cli_helpers import run as dslbench
 from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.backbones.base import narrow
@@ -37,8 +37,8 @@ from dslbench.tables.projected import ProjectedTable
 from dslbench.tables.spec import normal
 from dslbench.training.hooks import Phase
 from dslbench.training.lab import Lab
-from test_cli import run as dslbench
-from test_contract import BACKBONES, SETTINGS, parameters, train
+from helpers import make_interactions
+from training_helpers import BACKBONES, SETTINGS, parameters, train
 
 CPU = torch.device("cpu")
 SMALL = ["embedding_size=8", "batch_size=64"]

@@ -18,7 +18,6 @@ import pytest
 import torch
 import typer
 
-from conftest import make_interactions
 from dslbench import registry, settings, spec
 from dslbench.cli import main as cli
 from dslbench.evaluation.metrics import METRICS
@@ -26,6 +25,7 @@ from dslbench.runs import making, store
 from dslbench.runs.assemble import make_lab
 from dslbench.runs.record import describe
 from dslbench.tables import DenseTable, Table, TableSpec
+from helpers import make_interactions
 from plugin_helpers import FENCE, ROOT, example, install
 from plugin_helpers import dslbench as in_a_process
 

@@ -11,34 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from conftest import make_interactions
+from dsl_helpers import explorer, small_table
 from dslbench.data.interactions import Interactions
 from dslbench.methods.dsl import (
     DSLOptions,
     DynamicSparseLearning,
     keep_above,
 )
-from dslbench.tables import PackedTable, TableSpec, keep_count, select_largest
+from dslbench.tables import keep_count, select_largest
 from dslbench.tables.select import kth_largest
 from dslbench.training.hooks import Loop
-from test_contract import parameters, train
-
-
-def small_table(weights: list[list[float]], mask: list[list[int]]) -> PackedTable:
-    array = np.array(weights, dtype=np.float32)
-    spec = TableSpec(
-        "t", (("user", 1), ("item", len(weights) - 1)), array.shape[1], lambda *_: array
-    )
-    table = PackedTable(spec, np.random.default_rng(0))
-    table.set_mask(torch.tensor(mask, dtype=torch.bool))
-    return table
-
-
-def explorer(options: DSLOptions, sparsity: float = 0.5) -> DynamicSparseLearning:
-    method = DynamicSparseLearning(options, sparsity)
-    method.growth = np.random.default_rng(0)
-    method.grown = method.grown_without_gradient = 0
-    return method
+from helpers import make_interactions
+from training_helpers import parameters, train
 
 
 def test_prune_and_grow_by_hand() -> None:

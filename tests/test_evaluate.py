@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import make_interactions
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.evaluation import evaluate as ev
 from dslbench.evaluation import metrics
 from dslbench.evaluation.ranking import Ranker, _OnDevice, _Screen, tie_priority, top_k
 from dslbench.ops.scores import ProductScorer
+from helpers import make_interactions
 
 
 def slow_ranking(

@@ -23,7 +23,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import make_interactions
 from dslbench import home
 from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.evaluation.evaluate import evaluate, evaluate_sampled, pairs_of_items
@@ -35,7 +34,8 @@ from dslbench.runs.progress import Live, Quiet
 from dslbench.runs.schedule import Schedule
 from dslbench.runs.stock import WantedRun
 from dslbench.spec import RunSpec, resolve
-from test_report import RUNS, record
+from helpers import make_interactions
+from record_helpers import RUNS, record
 
 COMPARE = [
     sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",

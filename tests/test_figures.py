@@ -21,7 +21,7 @@ from dslbench.runs import store
 from dslbench.runs.assemble import make_lab
 from dslbench.spec import resolve
 from dslbench.tables import PackedTable
-from test_report import record
+from record_helpers import record
 
 
 def at(method: str, recall: float, s: float, seed: int = 0, **spec: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch
 from numba import njit
 from scipy import sparse
 
-from conftest import make_interactions
 from dslbench.ops import graphs, hop_kernels
-from test_contract import parameters, train
+from helpers import make_interactions
+from training_helpers import parameters, train
 
 N = 40
 HERE = np.empty(0, dtype=np.int32)  # rows are written where they are

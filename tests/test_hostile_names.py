@@ -21,7 +21,7 @@ from dslbench.data import entries
 from dslbench.errors import RunError, UsageError, harmless
 from dslbench.runs import making, store
 from dslbench.spec import resolve
-from test_report import RUNS
+from record_helpers import RUNS
 
 ODD = {
     "escape": "a\x1b[2Jb", "bell": "a\x07b", "newline": "two\nlines", "return": "a\rb",

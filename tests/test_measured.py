@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import make_interactions
 from dslbench.cost import measured
-from test_contract import train
+from helpers import make_interactions
+from training_helpers import train
 
 DATA = make_interactions()
 

@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from conftest import make_interactions
+from autoencoder_helpers import dense_rows, dropped_rows, strong_data
 from dslbench.backbones.multvae import MultVAE, MultVAEHyper
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.errors import DataError
@@ -21,7 +21,8 @@ from dslbench.seeds import Streams
 from dslbench.spec import resolve
 from dslbench.tables import keep_count
 from dslbench.training.lab import Lab
-from test_contract import train
+from helpers import make_interactions
+from training_helpers import train
 
 CPU = torch.device("cpu")
 
@@ -43,22 +44,6 @@ def build(lab: Lab) -> MultVAE:
 
 def first_batch(lab: Lab) -> UserRows:
     return next(UserRowSampler(lab.data.train, lab.hyper.batch_size, Streams(1), CPU).epoch())
-
-
-def dense_rows(batch: UserRows, n_items: int) -> Tensor:
-    x = torch.zeros(len(batch.users), n_items)
-    owners = torch.arange(len(batch.users)).repeat_interleave(batch.indptr.diff())
-    x[owners, batch.items] = 1
-    return x
-
-
-def dropped_rows(batch: UserRows, x: Tensor, rate: float) -> Tensor:
-    """The dense counterpart of `drop_entries`: same draws, entry by entry."""
-    kept = torch.from_numpy(batch.noise("dropout").random(len(batch.items), dtype=np.float32))
-    owners = torch.arange(len(batch.users)).repeat_interleave(batch.indptr.diff())
-    keep = torch.zeros_like(x)
-    keep[owners, batch.items] = (kept >= rate).float() / (1 - rate)
-    return x * keep
 
 
 def reference_loss(model: MultVAE, batch: UserRows, weight: float) -> Tensor:
@@ -222,22 +207,6 @@ def test_parameters_count_to_the_closed_form() -> None:
         "encoder": keep_count(m * 7, 0.8), "to_code": keep_count(10 * 7, 0.8),
         "from_code": keep_count(7 * 5, 0.8), "decoder": keep_count(m * 7, 0.8),
     }  # fmt: skip
-
-
-def strong_data() -> Interactions:
-    """Of 40 users the last 10 are held out: half of their training items are folded in."""
-    data = make_interactions()
-    held = np.arange(40) >= 30
-    train_pairs, test_pairs = data.train.tocoo(), data.test.tocoo()
-    keep, keep_test = ~held[train_pairs.row], held[test_pairs.row]
-    return replace(
-        data,
-        protocol="strong",
-        train=pairs_to_csr(train_pairs.row[keep], train_pairs.col[keep], data.train.shape),
-        fold_in=pairs_to_csr(train_pairs.row[~keep], train_pairs.col[~keep], data.train.shape),
-        valid=pairs_to_csr([], [], data.train.shape),
-        test=pairs_to_csr(test_pairs.row[keep_test], test_pairs.col[keep_test], data.test.shape),
-    )
 
 
 def test_held_out_users_are_scored_from_what_is_folded_in() -> None:

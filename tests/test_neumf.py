@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 from torch.nn.functional import binary_cross_entropy
 
-from conftest import make_interactions
 from dslbench.backbones.neumf import NeuMF, NeuMFHyper
 from dslbench.data.interactions import Interactions
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
@@ -18,6 +17,7 @@ from dslbench.seeds import Streams
 from dslbench.spec import resolve
 from dslbench.tables import DenseTable, MaskedTable, PackedTable
 from dslbench.training.lab import Lab
+from helpers import make_interactions
 
 CPU = torch.device("cpu")
 

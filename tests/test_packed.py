@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from conftest import make_interactions
 from dslbench.methods.dsl import DynamicSparseLearning
 from dslbench.methods.rp import RandomPruning
 from dslbench.ops.lanes import has_expand
@@ -21,7 +20,8 @@ from dslbench.tables import (
     TableSpec,
 )
 from dslbench.tables.spec import normal
-from test_contract import train
+from helpers import make_interactions
+from training_helpers import train
 
 BACKBONES = ["lightgcn", "ultragcn", "neumf", "convncf", "cdae", "multvae"]
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numba.core.errors import TypingError
 from scipy import sparse
 
-from conftest import make_interactions
 from dslbench.data.interactions import Interactions, pairs_to_csr
 from dslbench.ops import graphs, hop_kernels, locality, threads
 from dslbench.ops.graphs import CpuGraph, TorchGraph, normalised_adjacency
 from dslbench.ops.locality import order_by_neighbours
 from dslbench.ops.propagate import Propagate
+from helpers import make_interactions
 
 HERE = np.empty(0, dtype=np.int32)  # rows are written where they are
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from conftest import make_interactions
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
 from dslbench.methods import _masked, lth_mrs
@@ -21,7 +20,8 @@ from dslbench.tables.soft import Granularity, SoftThresholdTable
 from dslbench.tables.spec import normal
 from dslbench.training.hooks import Hooks, Loop, Phase
 from dslbench.training.lab import Lab
-from test_contract import parameters, train
+from helpers import make_interactions
+from training_helpers import parameters, train
 
 
 def values(table: Table) -> torch.Tensor:

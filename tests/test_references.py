@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import make_interactions
 from dslbench import data as datasets
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError
 from dslbench.report import references
-from test_report import record
+from helpers import make_interactions
+from record_helpers import record
 
 
 def test_ease_is_the_constrained_least_squares_solution() -> None:

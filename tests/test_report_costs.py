@@ -20,7 +20,7 @@ from dslbench.report.formats.terminal import terminal
 from dslbench.runs import store
 from dslbench.runs.record import describe
 from dslbench.tables.stored import Bitmap, Dense, Rows, Values
-from test_report import RUNS, record
+from record_helpers import RUNS, record
 
 
 def priced(method: str, recall: float = 0.1, **numbers: Any) -> dict[str, Any]:

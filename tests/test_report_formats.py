@@ -27,7 +27,7 @@ from dslbench.report.formats.latex import escape, latex
 from dslbench.report.formats.terminal import terminal
 from dslbench.report.formats.text_plot import plot, shade, text_figure
 from dslbench.report.tables import Cell, TableModel
-from test_report import RUNS, record
+from record_helpers import RUNS, record
 
 SMALL = TableModel(
     title="Costs & <quality> of 50% | all_methods",

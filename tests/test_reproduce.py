@@ -12,7 +12,7 @@ from dslbench.errors import DataError, RunError, UsageError
 from dslbench.report import references
 from dslbench.runs import plan, stock, store
 from dslbench.spec import RunSpec
-from test_report import record
+from record_helpers import record
 
 SMALL = """\
 title = "Small"

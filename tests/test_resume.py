@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from conftest import make_interactions
 from dslbench import data as datasets
 from dslbench import registry
 from dslbench.cli import runner as compare
@@ -39,7 +38,8 @@ from dslbench.training.hooks import Phase
 from dslbench.training.lab import Lab
 from dslbench.training.progress import Keeper
 from dslbench.training.state import SAME
-from test_contract import PAIRS, SETTINGS, TWO_ROUNDS
+from helpers import make_interactions
+from training_helpers import PAIRS, SETTINGS, TWO_ROUNDS
 
 CPU = torch.device("cpu")
 ALWAYS = 1e9  # share of time that makes every checkpoint due

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-from conftest import make_interactions
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import DataError
 from dslbench.sampling import triples as sampling
 from dslbench.sampling.triples import TripleSampler
 from dslbench.seeds import Streams
+from helpers import make_interactions
 
 CPU = torch.device("cpu")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from conftest import make_interactions
 from dslbench import versions
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.spec import RunSpec, resolve
+from helpers import make_interactions
 
 DIGESTS = {"train": "a", "valid": "b", "test": "c"}
 

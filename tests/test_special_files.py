@@ -22,7 +22,7 @@ from dslbench.errors import UsageError
 from dslbench.runs import claims, failures, store
 from dslbench.runs.checkpoint import read as read_checkpoint
 from dslbench.runs.claims import Claims
-from test_report import RUNS
+from record_helpers import RUNS
 
 REPORT = ["report", "--format", "markdown", "--output"]
 DRY = ["compare", "--backbone", "lightgcn", "--method", "dense", "--epochs", "1", "--dry-run"]

@@ -12,7 +12,7 @@ from scipy import stats
 
 from dslbench.report import statistics
 from dslbench.runs import store
-from test_report import record
+from record_helpers import record
 
 
 def test_summary_by_hand() -> None:

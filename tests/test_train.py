@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from conftest import make_interactions
 from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.backbones.lightgcn import LightGCN
@@ -27,6 +26,7 @@ from dslbench.runs.worker.run import make_run
 from dslbench.spec import resolve
 from dslbench.tables.spec import xavier_uniform
 from dslbench.training.lab import Lab, learning_rate
+from helpers import make_interactions
 
 CPU = torch.device("cpu")
 FIXTURE = next((Path(__file__).parent / "fixtures" / "store-format-2" / "runs").iterdir())

@@ -9,7 +9,6 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from torch.nn.functional import softplus
 
-from conftest import make_interactions
 from dslbench import registry
 from dslbench.backbones.ultragcn import UltraGCN, UltraGCNHyper, degree_weights, item_graph
 from dslbench.data.interactions import Interactions, pairs_to_csr
@@ -22,6 +21,7 @@ from dslbench.seeds import Streams
 from dslbench.spec import resolve
 from dslbench.tables import DenseTable
 from dslbench.training.lab import Lab
+from helpers import make_interactions
 
 CPU = torch.device("cpu")
 
