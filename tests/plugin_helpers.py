@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from process_helpers import WITHOUT_TRIAL, Done, each_in_one_process
+
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\S*) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -32,9 +34,14 @@ def with_packages(*folders: Path) -> dict[str, str]:
 def dslbench(*args: str, packages: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, with these packages installed."""
     return subprocess.run(
-        [sys.executable, "-m", "dslbench", *args], env=with_packages(*packages),
+        [*WITHOUT_TRIAL, *args], env=with_packages(*packages),
         check=False, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
+
+
+def dslbench_each(*commands: list[str], packages: tuple[Path, ...] = ()) -> list[Done]:
+    """Several commands in one process, with these packages installed."""
+    return each_in_one_process(list(commands), with_packages(*packages))
 
 
 def example(page: str, heading: str) -> tuple[str, dict[str, str]]:

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from cli_helpers import run
-from dslbench.runs import checkpoint, store
+from dslbench.runs import checkpoint, making, store
+from process_helpers import WITHOUT_TRIAL
 
 TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
 
 
 def test_compare_makes_what_is_missing_and_report_shows_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, err = run(
         "compare", "--backbone", "lightgcn", *SMALL, "--method", "dense", "--method", "dsl",
@@ -40,6 +41,7 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         assert exact["infer_macs"] > 1000 * 800 * 8 and exact["infer_users_counted"] == 1000
         assert r["selection"] == {"epoch": r["selection"]["epoch"], "on": "valid"}
         assert len(json.loads((store.folder(r["id"]) / "history.json").read_text())) == 2
+    monkeypatch.setattr(making, "estimate_seconds", lambda *_: 0.0)  # a trial was had above
     # A third method: the two stored runs are not made again, damaged ones are.
     (store.folder(records[1]["id"]) / "run.json").write_text("{")
     three = ["--method", "dense", "--method", "rp", "--method", "dsl"]
@@ -154,14 +156,17 @@ def test_report_refuses_what_it_cannot_write(
     assert code == 0 and out == "" and (tmp_path / "t.md").read_text().startswith("**Table 3")
 
 
-def test_interrupting_loses_nothing(own_home: Path) -> None:
+def test_interrupting_loses_nothing(
+    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [
-        sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
-        "--epochs", "60", "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
+        "compare", "--backbone", "lightgcn", "--dataset", "toy", "--epochs", "5",
+        "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+        [*WITHOUT_TRIAL, *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     runs = own_home / "runs"
 
@@ -176,9 +181,9 @@ def test_interrupting_loses_nothing(own_home: Path) -> None:
     assert "interrupted: 1 of 2 runs are stored" in err
     assert len(stored()) == 1
     before = stored()[0].stat().st_mtime_ns
-    again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "2 runs: 1 stored, 1 to make" in again.stderr
+    code, _, err = run(*command, capsys=capsys)
+    assert code == 0, err
+    assert "2 runs: 1 stored, 1 to make" in err
     assert len(stored()) == 2
     assert min(path.stat().st_mtime_ns for path in stored()) == before
 

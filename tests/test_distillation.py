@@ -401,7 +401,10 @@ def compare(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str, s
 
 
 def test_a_teacher_is_trained_once_and_billed_to_every_student(
-    own_home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    own_home: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    runs_in_this_process: None,
 ) -> None:
     code, out, err = compare(capsys, "--method", "rkd", "--sparsity", "0.5", "--sparsity", "0.8")
     assert code == 0, err
@@ -479,7 +482,9 @@ def test_dense_runs_come_first_and_models_that_are_gone_are_made_again() -> None
         make_run(students[0], CPU, lambda event: None)
 
 
-def test_no_student_of_less_than_one_column(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_student_of_less_than_one_column(
+    capsys: pytest.CaptureFixture[str], no_trials: None
+) -> None:
     with pytest.raises(UnsuitableError, match=r"1% of an embedding size of 8 is less than 1"):
         spec_of("rkd", sparsity=0.99)
     code, _, err = compare(capsys, "--sparsity", "0.99", "--method", "tkd")

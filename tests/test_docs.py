@@ -21,13 +21,12 @@ import typer
 from dslbench import registry, settings, spec
 from dslbench.cli import main as cli
 from dslbench.evaluation.metrics import METRICS
-from dslbench.runs import making, store
+from dslbench.runs import store
 from dslbench.runs.assemble import make_lab
 from dslbench.runs.record import describe
 from dslbench.tables import DenseTable, Table, TableSpec
 from helpers import make_interactions
-from plugin_helpers import FENCE, ROOT, example, install
-from plugin_helpers import dslbench as in_a_process
+from plugin_helpers import FENCE, ROOT, dslbench_each, example, install
 
 PAGES = sorted([ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")])
 METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
@@ -255,11 +254,13 @@ def test_every_command_in_the_documentation_parses() -> None:
 
 
 def test_marked_commands_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    runs_in_this_process: None,
 ) -> None:
     """Trainings for one epoch at a small size; Python blocks go on with what commands left."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(making, "estimate_seconds", lambda *_: 0.0)  # trials take processes
     rng = np.random.default_rng(0)
     pairs = rng.integers((40, 30), size=(600, 2))
     rows = "".join(f"customer {u},article {i}\n" for u, i in pairs)
@@ -312,17 +313,13 @@ def test_the_example_of_a_method_works_from_another_package(own_home: Path, tmp_
         if "early" in content and language == "sh"
     )
 
-    def call(*args: str) -> str:
-        done = in_a_process(*args, packages=(package,))
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     listed, described, compared = commands(shown)
-    assert "early        from early" in call(*listed)
-    assert "dense_share" in call(*described)
-    out = call(*compared, "--dataset", "toy", "--epochs", "4", "--set", "embedding_size=16",
-               "--format", "json")  # fmt: skip
-    dense, early = json.loads(out)
+    small = ["--dataset", "toy", "--epochs", "4", "--set", "embedding_size=16", "--format", "json"]
+    done = dslbench_each(listed, described, [*compared, *small], packages=(package,))
+    assert [one.returncode for one in done] == [0, 0, 0], done
+    assert "early        from early" in done[0].stdout
+    assert "dense_share" in done[1].stdout
+    dense, early = json.loads(done[2].stdout)
     assert (dense["spec"]["method"], early["spec"]["method"]) == ("dense", "early")
     assert early["budget"]["table_params"] * 2 == dense["budget"]["table_params"]
     assert [p["epochs"] for p in early["cost"]["measured"]["phases"]] == [2, 2]

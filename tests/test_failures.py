@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from cli_helpers import run as dslbench
 from dslbench import home
 from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.evaluation.evaluate import evaluate, evaluate_sampled, pairs_of_items
@@ -35,11 +35,12 @@ from dslbench.runs.schedule import Schedule
 from dslbench.runs.stock import WantedRun
 from dslbench.spec import RunSpec, resolve
 from helpers import make_interactions
+from process_helpers import WITHOUT_TRIAL
 from record_helpers import RUNS, record
 
 COMPARE = [
-    sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
-    "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
+    "compare", "--backbone", "lightgcn", "--dataset", "toy", "--set", "embedding_size=8",
+    "--method", "dense", "--method", "rp",
 ]  # fmt: skip
 
 
@@ -50,13 +51,6 @@ def spec(
         dataset="toy", backbone="lightgcn", method=method, sparsity=0.5, seed=seed, epochs=epochs,
         settings=list(settings),
     )  # fmt: skip
-
-
-def dslbench(*args: str, store_in: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | ({"DSLBENCH_HOME": str(store_in)} if store_in else {})
-    return subprocess.run(
-        [*COMPARE[:3], *args], capture_output=True, text=True, check=False, env=environment
-    )
 
 
 class Scripted:
@@ -319,10 +313,13 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
-def test_a_worker_that_dies_is_a_failed_run(own_home: Path) -> None:
+def test_a_worker_that_dies_is_a_failed_run(
+    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = subprocess.Popen(
-        [*COMPARE, "--epochs", "5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*WITHOUT_TRIAL, *COMPARE, "--epochs", "5"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -340,19 +337,13 @@ def test_a_worker_that_dies_is_a_failed_run(own_home: Path) -> None:
     assert "error: 1 of 2 runs failed, see above" in err and "Traceback" not in err
     assert len(store.read_all(pytest.fail)) == 1
     assert f"(the run's process ended with {name}" in " ".join(out.split())
-    listed = dslbench("list", "runs")
-    assert (
-        listed.returncode == 0
-        and f"FAILED {failures.read_all(pytest.fail)[0].time[:19]}" in listed.stdout
-    )
-    parsed = json.loads(dslbench("list", "runs", "--json").stdout)
+    code, listed, _ = dslbench("list", "runs", capsys=capsys)
+    assert code == 0 and f"FAILED {failures.read_all(pytest.fail)[0].time[:19]}" in listed
+    parsed = json.loads(dslbench("list", "runs", "--json", capsys=capsys)[1])
     assert sorted(bool(run["failed"]) for run in parsed) == [False, True]
     # The next comparison tries it again.
-    again = subprocess.run([*COMPARE, "--epochs", "5"], capture_output=True, text=True, check=False)
-    assert (
-        again.returncode == 0
-        and "failed last time, tried again: toy lightgcn dense" in again.stderr
-    )
+    code, _, err = dslbench(*COMPARE, "--epochs", "5", capsys=capsys)
+    assert code == 0 and "failed last time, tried again: toy lightgcn dense" in err
     assert failures.read_all(pytest.fail) == [] and len(store.read_all(pytest.fail)) == 2
 
 
@@ -433,48 +424,49 @@ def disk(where: Path, size: str) -> Iterator[Callable[[str], Any]]:
         subprocess.run(["umount", str(where)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_store_still_reads(tmp_path: Path) -> None:
-    where = tmp_path / "disk"
-    args = [*COMPARE[3:], "--epochs", "2"]
+def test_a_full_disk_is_one_line_and_the_store_still_reads(
+    own_home: Path, no_trials: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, args = own_home, [*COMPARE, "--epochs", "2"]
     with disk(where, "100k") as change:
-        first = dslbench(*args, store_in=where)
-        lines = first.stderr.splitlines()
-        errors = [line for line in lines if line.startswith("error: ")]
-        assert first.returncode == 1 and len(errors) == 1 and "Traceback" not in first.stderr
+        code, _, err = dslbench(*args, capsys=capsys)
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert code == 1 and len(errors) == 1 and "Traceback" not in err
         assert "cannot be written in" in errors[0] and "No space left on device" in errors[0]
         assert str(where / "runs") in errors[0] and "KiB needed, " in errors[0]
-        listed = dslbench("list", "runs", store_in=where)
-        assert listed.returncode == 0 and listed.stderr == ""
-        kept = len(listed.stdout.splitlines())
+        code, listed, err = dslbench("list", "runs", capsys=capsys)
+        assert code == 0 and err == ""
+        kept = len(listed.splitlines())
         assert [p.name for p in (where / "runs").iterdir() if p.name[0] != "."] == [
-            line.split()[0] for line in listed.stdout.splitlines()
+            line.split()[0] for line in listed.splitlines()
         ]
         assert not list(
             (where / "runs").glob(".[0-9a-f][0-9a-f][0-9a-f]*")
         )  # nothing half-written stays
         change("size=20m")
-        second = dslbench(*args, store_in=where)
-        assert second.returncode == 0 and f"2 runs: {kept} stored" in second.stderr, second.stderr
+        code, _, err = dslbench(*args, capsys=capsys)
+        assert code == 0 and f"2 runs: {kept} stored" in err, err
 
 
-def test_a_read_only_store_is_one_line_and_can_be_read(tmp_path: Path) -> None:
-    where = tmp_path / "disk"
-    args = [*COMPARE[3:], "--epochs", "2"]
+def test_a_read_only_store_is_one_line_and_can_be_read(
+    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, args = own_home, [*COMPARE, "--epochs", "2"]
     with disk(where, "20m") as change:
-        assert dslbench(*args, store_in=where).returncode == 0
+        assert dslbench(*args, capsys=capsys)[0] == 0
         change("ro")
-        more = dslbench(*args, "--seeds", "2", store_in=where)
-        assert more.returncode == 1 and "Traceback" not in more.stderr
-        errors = [line for line in more.stderr.splitlines() if line.startswith("error: ")]
+        code, _, err = dslbench(*args, "--seeds", "2", capsys=capsys)
+        assert code == 1 and "Traceback" not in err
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
         assert errors == [
             f"error: runs cannot be written in {where / 'runs'}: Read-only file system"
         ]
-        assert "timing a few steps" not in more.stderr  # said before anything is trained
+        assert "timing a few steps" not in err  # said before anything is trained
         plan = [*args, "--seeds", "2", "--dry-run"]
         for reading in (args, plan, ["report"], ["list", "runs"], ["doctor"]):
-            found = dslbench(*reading, store_in=where)
-            assert found.returncode == 0, found.stderr
-        assert "NOT WRITABLE" in found.stdout
+            code, out, err = dslbench(*reading, capsys=capsys)
+            assert code == 0, err
+        assert "NOT WRITABLE" in out
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

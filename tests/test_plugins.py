@@ -12,7 +12,7 @@ import pytest
 
 from dslbench import artefact
 from dslbench.errors import DataError
-from plugin_helpers import ROOT, dslbench, example, install, with_packages
+from plugin_helpers import ROOT, dslbench, dslbench_each, example, install, with_packages
 
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
 
@@ -99,18 +99,17 @@ def test_a_broken_plug_in_is_one_line_and_hurts_nobody(
     source: str, said: str, tmp_path: Path
 ) -> None:
     package = install(tmp_path / "p", "broken", source, methods="broken = broken:Broken")
-    for args in (["list", "methods"], ["list", "settings"], ["list", "runs"], ["report"]):
-        done = dslbench(*args, packages=(package,))
+    _, settings, _, report, planned, named = found = dslbench_each(
+        ["list", "methods"], ["list", "settings"], ["list", "runs"], ["report"],
+        ["compare", "--backbone", "lightgcn", *SMALL, "--dry-run"], ["list", "settings", "broken"],
+        packages=(package,),
+    )  # fmt: skip
+    for done in found[:4]:
         assert "Traceback" not in done.stderr
-        assert done.returncode == (2 if args == ["report"] else 0), done.stderr  # nothing is stored
-    done = dslbench("list", "settings", packages=(package,))
-    (line,) = (line for line in done.stderr.splitlines() if "broken" in line)
+        assert done.returncode == (2 if done is report else 0), done.stderr  # nothing is stored
+    (line,) = (line for line in settings.stderr.splitlines() if "broken" in line)
     assert said in line
-    planned = dslbench(
-        "compare", "--backbone", "lightgcn", *SMALL, "--dry-run", packages=(package,)
-    )
     assert planned.returncode == 0 and "11 runs" in planned.stderr and said in planned.stderr
-    named = dslbench("list", "settings", "broken", packages=(package,))
     assert named.returncode == 2 and said in named.stderr and "Traceback" not in named.stderr
 
 

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from cli_helpers import run as dslbench
 from dslbench import data as datasets
 from dslbench import registry
 from dslbench.cli import runner as compare
@@ -39,6 +39,7 @@ from dslbench.training.lab import Lab
 from dslbench.training.progress import Keeper
 from dslbench.training.state import SAME
 from helpers import make_interactions
+from process_helpers import WITHOUT_TRIAL
 from training_helpers import PAIRS, SETTINGS, TWO_ROUNDS
 
 CPU = torch.device("cpu")
@@ -372,16 +373,21 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
     return left | {"cost": exact, "phases": phases}
 
 
-def test_a_killed_worker_goes_on(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_goes_on(
+    own_home: Path,
+    runs_in_this_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A real SIGKILL of the process that trains, in the midst of a compare."""
-    environment = os.environ | {"DSLBENCH_CHECKPOINT_SHARE": "1"}
+    monkeypatch.setenv("DSLBENCH_CHECKPOINT_SHARE", "1")
     command = [
-        sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
+        "compare", "--backbone", "lightgcn", "--dataset", "toy",
         "--epochs", "5", "--set", "embedding_size=8", "--set", "lth_mrs.rounds=2",
         "--method", "lth_mrs",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        [*WITHOUT_TRIAL, *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     kept, deadline = own_home / "runs" / ".checkpoints", time.monotonic() + 120
     while not list(kept.glob("*/0002-0*")) and time.monotonic() < deadline:
@@ -393,9 +399,9 @@ def test_a_killed_worker_goes_on(own_home: Path, monkeypatch: pytest.MonkeyPatch
         os.kill(int(child), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "SIGKILL" in err
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "continues at epoch " in again.stderr and " of round " in again.stderr
+    code, _, err = dslbench(*command, capsys=capsys)  # goes on in another process: this one
+    assert code == 0, err
+    assert "continues at epoch " in err and " of round " in err
     (run_id,) = [path.name for path in (own_home / "runs").glob("[!.]*")]
     resumed, history = store.read(run_id), store.history(run_id)
     assert resumed["cost"]["measured"]["resumed"] == 1

@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 import torch
 
+from cli_helpers import run as dslbench
 from dslbench import home
 from dslbench.errors import RunError
 from dslbench.runs import checkpoint, claims, failures, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import LocalExecutor
+from process_helpers import WITHOUT_TRIAL
 
 COMPARE = [
-    sys.executable, "-m", "dslbench", "compare", "--backbone", "lightgcn", "--dataset", "toy",
-    "--set", "embedding_size=8", "--method", "dense", "--method", "rp", "--method", "wr",
+    "compare", "--backbone", "lightgcn", "--dataset", "toy", "--set", "embedding_size=8",
+    "--set", "wr.rounds=2", "--method", "dense", "--method", "rp", "--method", "wr",
 ]  # fmt: skip
 
 
@@ -32,8 +34,9 @@ def quick(warn: Any = pytest.fail) -> Claims:
 
 def started(*args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMPARE, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*WITHOUT_TRIAL, *COMPARE, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
 
 
 def wait_for(condition: Any, seconds: float = 120) -> None:
@@ -214,7 +217,9 @@ def test_four_compares_on_one_store_make_each_run_once(own_home: Path) -> None:
         assert "warning" not in err and "Traceback" not in err
 
 
-def test_what_a_killed_compare_held_is_made_by_another(own_home: Path) -> None:
+def test_what_a_killed_compare_held_is_made_by_another(
+    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     victim = started("--epochs", "2000")
     wait_for(lambda: any(claims.folder().glob("[!.]*")) if claims.folder().exists() else False)
     time.sleep(1.0)
@@ -238,22 +243,21 @@ def test_what_a_killed_compare_held_is_made_by_another(own_home: Path) -> None:
     wait_for(lambda: not orphans(), 30)  # a worker goes with its parent
     # The same run's claim, left by the dead process, for a comparison that is soon done.
     stale = next(claims.folder().glob("[!.]*")).read_text()
-    run = subprocess.run(
-        [*COMPARE, "--epochs", "2", "--dry-run"], capture_output=True, text=True, check=True
-    )
-    first = run.stdout.split()[0]
+    code, out, _ = dslbench(*COMPARE, "--epochs", "2", "--dry-run", capsys=capsys)
+    assert code == 0
+    first = out.split()[0]
     (claims.folder() / first).write_text(stale)
-    code = subprocess.run([*COMPARE, "--epochs", "2"], capture_output=True, text=True, check=False)
-    assert code.returncode == 0, code.stderr
-    assert f"warning: run {first}: taken over from process {victim.pid} on" in code.stderr
+    code, _, err = dslbench(*COMPARE, "--epochs", "2", capsys=capsys)
+    assert code == 0, err
+    assert f"warning: run {first}: taken over from process {victim.pid} on" in err
     assert len(store.read_all(pytest.fail)) == 3
 
 
-def test_workers_make_several_runs_at_once_and_interrupting_loses_nothing(own_home: Path) -> None:
-    command = [*COMPARE, "--epochs", "30", "--workers", "2"]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+def test_workers_make_several_runs_at_once_and_interrupting_loses_nothing(
+    own_home: Path, no_trials: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--epochs", "5", "--workers", "2"]
+    process = started(*own)
     runs = own_home / "runs"
     most = 0
 
@@ -270,10 +274,10 @@ def test_workers_make_several_runs_at_once_and_interrupting_loses_nothing(own_ho
     before = len(store.read_all(pytest.fail))
     assert f"interrupted: {before} of 3 runs are stored" in err
     assert list(claims.folder().glob("[!.]*")) == []
-    again = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert again.returncode == 0, again.stderr
-    assert f"3 runs: {before} stored, {3 - before} to make" in again.stderr
-    assert "2 at once" in again.stderr
+    code, _, err = dslbench(*COMPARE, *own, capsys=capsys)
+    assert code == 0, err
+    assert f"3 runs: {before} stored, {3 - before} to make" in err
+    assert "2 at once" in err
 
 
 def test_workers_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
