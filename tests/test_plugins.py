@@ -13,6 +13,7 @@ import pytest
 from dslbench import artefact
 from dslbench.errors import DataError
 from plugin_helpers import ROOT, dslbench, dslbench_each, example, install, with_packages
+from process_helpers import Done
 
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
 
@@ -34,8 +35,12 @@ def contract(package: Path, name: str) -> str:
     return done.stdout
 
 
-def records(*args: str, packages: tuple[Path, ...]) -> list[dict[str, Any]]:
-    done = dslbench("compare", *args, *SMALL, "--format", "json", packages=packages)
+def compare(*args: str) -> list[str]:
+    return ["compare", *args, *SMALL, "--format", "json"]
+
+
+def records(done: Done) -> list[dict[str, Any]]:
+    """What a compare made."""
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
@@ -44,13 +49,15 @@ def records(*args: str, packages: tuple[Path, ...]) -> list[dict[str, Any]]:
 def test_a_stored_form_is_one_file(tmp_path: Path) -> None:
     package = installed(tmp_path, "half", "A stored form")
     methods = ["--backbone", "lightgcn", "--method", "dense", "--method", "half"]
-    dense, half = records(*methods, packages=(package,))
+    made, shown = dslbench_each(
+        compare(*methods), ["report", "--table", "cost"], packages=(package,)
+    )
+    dense, half = records(made)
     assert half["budget"]["table_params"] == dense["budget"]["table_params"] == 1800 * 8
     assert half["budget"]["table_bytes"] * 2 == dense["budget"]["table_bytes"] == 1800 * 8 * 4
     assert [t["form"] for t in half["budget"]["tables"]] == ["half"]
     assert half["cost"]["measured"]["stored_bytes"] == {"dense": 57_600, "half": 28_800}
     assert half["quality"]["recall@20"] == pytest.approx(dense["quality"]["recall@20"], abs=0.01)
-    shown = dslbench("report", "--table", "cost", packages=(package,))
     assert shown.returncode == 0 and "Half precision" in shown.stdout
     assert "28.1 KiB" in shown.stdout and "56.2 KiB" in shown.stdout
     # Elsewhere the model is refused in one line, and the record is read.
@@ -69,10 +76,12 @@ def test_a_stored_form_passes_the_contract(tmp_path: Path) -> None:
 
 def test_a_backbone_of_another_package_brings_its_presets_and_runs(tmp_path: Path) -> None:
     package = installed(tmp_path, "bprmf", "A backbone")
-    listed = dslbench("list", "settings", "bprmf", packages=(package,))
-    assert "defaults of preset own" in listed.stdout and "  lr " in listed.stdout
     methods = [part for name in ("dense", "dsl", "tkd") for part in ("--method", name)]
-    dense, dsl, tkd = records("--backbone", "bprmf", *methods, packages=(package,))
+    listed, made = dslbench_each(
+        ["list", "settings", "bprmf"], compare("--backbone", "bprmf", *methods), packages=(package,)
+    )
+    assert "defaults of preset own" in listed.stdout and "  lr " in listed.stdout
+    dense, dsl, tkd = records(made)
     assert dense["spec"]["preset"] == "own"
     sizes = [r["budget"]["table_params"] for r in (dense, dsl, tkd)]
     assert sizes == [1800 * 8, 900 * 8, 1800 * 4]
