@@ -180,12 +180,17 @@ def test_without_exploration_no_block_moves() -> None:
     assert method.diagnostics()["grown"] > 0
 
 
+# Rows of two blocks, of which some are empty for long: these take a large board and small steps.
+LARGE_BOARD = {"convncf": ["pretrain_epochs=15"], "ultragcn": ["batch_size=256"]}
+
+
 @pytest.mark.parametrize("block", [8, 16])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_checkerboard_is_learned(backbone: str, block: int) -> None:
     own = [*SETTINGS["checkerboard"].get(backbone, []), f"dsl.block={block}", "embedding_size=32"]
-    own = ["lr=0.01", *own]
-    model, _, lab = train(checkerboard(), backbone, "dsl", 0.5, 15, *own)
+    own = ["lr=0.02", *own, *LARGE_BOARD.get(backbone, [])]
+    size, epochs = (100, 15) if backbone in LARGE_BOARD else (60, 10)
+    model, _, lab = train(checkerboard(size), backbone, "dsl", 0.5, epochs, *own)
     # With two blocks a row, some rows are empty for long; random pruning of entries comes to 1.
     assert lab.evaluate(model, "test").means["recall@20"] >= 0.97
 

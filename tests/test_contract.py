@@ -96,8 +96,8 @@ def test_zero_sparsity_of_a_mask_equals_dense(
 def test_a_checkerboard_is_learned(backbone: str, method: str, device: str) -> None:
     data = checkerboard()
     own = SETTINGS["checkerboard"].get(backbone, [])
-    own = ["embedding_size=16", "lr=0.01", *TWO_ROUNDS, *own]
-    model, _, lab = train(data, backbone, method, 0.5, 15, *own, device=device)
+    own = ["embedding_size=16", "lr=0.02", *TWO_ROUNDS, *own]
+    model, _, lab = train(data, backbone, method, 0.5, 10, *own, device=device)
     assert lab.evaluate(model, "test").means["recall@20"] == 1.0
 
 

@@ -30,13 +30,15 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "neumf": ["batch_size=128"],
     },
     "checkerboard": {
-        "lightgcn": ["lr=0.02", "batch_size=128"],
-        "convncf": ["lr=0.05", "channels=8", "batch_size=128", "pretrain_epochs=15"],
+        "cdae": ["batch_size=16"],
+        "convncf": ["lr=0.05", "channels=8", "batch_size=128", "pretrain_epochs=10"],
+        "lightgcn": ["batch_size=128"],
+        "multvae": ["batch_size=16"],
         "neumf": ["batch_size=256", "negative_num=2"],
         # Two of its rows with a random half of 16 entries each may have too few in common.
         "ultragcn": [
             "embedding_size=32",
-            "batch_size=256",
+            "batch_size=128",
             "lr=0.03",
             "lambda_=1",
             "negative_num=10",
@@ -86,7 +88,7 @@ def parameters(model: Backbone) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def checkerboard(n: int = 100) -> Interactions:
+def checkerboard(n: int = 60) -> Interactions:
     """Users like the items of their own parity; two of them are held out for each user."""
     users, items = np.nonzero((np.arange(n)[:, None] + np.arange(n)) % 2 == 0)
     held_out = ((items - users) % n == 2) | ((items - users) % n == 10)
