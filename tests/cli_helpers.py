@@ -9,7 +9,7 @@ import sys
 from dslbench.cli import main as cli
 
 
-def run(*args: str, capsys: object = None) -> tuple[int, str, str]:
+def run(*args: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
     argv, sys.argv = sys.argv, ["dslbench", *args]
     out, err = io.StringIO(), io.StringIO()

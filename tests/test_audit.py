@@ -331,21 +331,21 @@ def test_audit_in_a_terminal(width: int) -> None:
         assert entry.printed.text in text
 
 
-def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
-    return dslbench("report", *args, capsys=capsys)
+def run(*args: str) -> tuple[int, str, str]:
+    return dslbench("report", *args)
 
 
-def test_audit_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = run(capsys, "--table", "audit", "--format", "json")
+def test_audit_from_the_command_line(tmp_path: Path) -> None:
+    code, out, _ = run("--table", "audit", "--format", "json")
     data = json.loads(out)
     assert code == 0 and len(data) == len(audit.entries())
     assert data[8]["computed"] is None and data[8]["printed"] == "2.40e+12"
     target = tmp_path / "audit.md"
     arguments = ("--table", "audit", "--format", "markdown", "--dataset", "yelp2018")
-    code, out, _ = run(capsys, *arguments, "--output", str(target))
+    code, out, _ = run(*arguments, "--output", str(target))
     text = target.read_text(encoding="utf-8")
     assert code == 0 and out == "" and "4.005e+19" in text and "amazon-book" not in text
-    code, _, err = run(capsys, "--table", "audit", "--dataset", "toy")
+    code, _, err = run("--table", "audit", "--dataset", "toy")
     assert code == 2 and "no figures of dataset 'toy'" in err
 
 
@@ -425,14 +425,14 @@ def test_different_settings_are_shown_apart() -> None:
     assert any("not checked" in line for line in tables["Published: Anelli et al., gowalla"].footer)
 
 
-def test_published_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "--published", "--dataset", "yelp2018", "--format", "json")
+def test_published_from_the_command_line() -> None:
+    code, out, _ = run("--published", "--dataset", "yelp2018", "--format", "json")
     data = json.loads(out)
     assert code == 0 and {row["setting"]["dataset"] for row in data} == {"yelp2018"}
     assert all(row["ours"] is None and row["runs"] == [] for row in data)
-    code, out, _ = run(capsys, "--published", "--backbone", "ultragcn")
+    code, out, _ = run("--published", "--backbone", "ultragcn")
     assert code == 0 and "UltraGCN d=128" in out and "0.18636" in out
-    code, _, err = run(capsys, "--published", "--dataset", "yelp")
+    code, _, err = run("--published", "--dataset", "yelp")
     assert code == 2 and "no published results of dataset 'yelp'" in err and "yelp2018" in err
 
 

@@ -15,17 +15,18 @@ import pytest
 from cli_helpers import run
 from dslbench.runs import checkpoint, making, store
 from process_helpers import WITHOUT_TRIAL
+from record_helpers import RUNS
 
 TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
 
 
 def test_compare_makes_what_is_missing_and_report_shows_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, err = run(
         "compare", "--backbone", "lightgcn", *SMALL, "--method", "dense", "--method", "dsl",
-        "--format", "json", capsys=capsys,
+        "--format", "json",
     )  # fmt: skip
     assert code == 0, err
     assert "2 runs: 0 stored, 2 to make (2 trainings, about" in err
@@ -45,28 +46,28 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
     # A third method: the two stored runs are not made again, damaged ones are.
     (store.folder(records[1]["id"]) / "run.json").write_text("{")
     three = ["--method", "dense", "--method", "rp", "--method", "dsl"]
-    code, out, err = run("compare", "--backbone", "lightgcn", *SMALL, *three, capsys=capsys)
+    code, out, err = run("compare", "--backbone", "lightgcn", *SMALL, *three)
     assert code == 0, err
     assert "3 runs: 1 stored, 2 to make" in err and "run.json, line 1" in err
     assert "Baseline" in out and "RP" in out and "REDUCED: 2 of 300" in out
     again = store.read(records[1]["id"])
     assert again["quality"] == records[1]["quality"]  # the same seed, the same result
 
-    code, out, _ = run("report", "--format", "markdown", "--table", "2", capsys=capsys)
+    code, out, _ = run("report", "--format", "markdown", "--table", "2")
     assert code == 0 and "+ DSL 50%" in out
-    code, out, _ = run("list", "runs", capsys=capsys)
+    code, out, _ = run("list", "runs")
     assert code == 0 and len(out.splitlines()) == 3
-    code, out, err = run("report", "--stats", "--references", capsys=capsys)
+    code, out, err = run("report", "--stats", "--references")
     assert code == 0, err
     assert "Statistics: toy" in out and "ItemKNN" in out and "Fewer than 3 seeds" in out
-    code, out, _ = run("report", "--format", "json", capsys=capsys)
+    code, out, _ = run("report", "--format", "json")
     assert code == 0 and {r["id"] for r in json.loads(out)} >= {r["id"] for r in records}
     page, picture = tmp_path / "report.html", tmp_path / "loss.png"
-    code, out, err = run("report", "--output", str(page), capsys=capsys)
+    code, out, err = run("report", "--output", str(page))
     assert code == 0 and out == "" and page.read_text().startswith("<!DOCTYPE html>")
-    code, out, err = run("report", "--figure", "5", "--output", str(picture), capsys=capsys)
+    code, out, err = run("report", "--figure", "5", "--output", str(picture))
     assert code == 0 and picture.read_bytes().startswith(b"\x89PNG")
-    code, out, err = run("report", "--figure", "4", capsys=capsys)
+    code, out, err = run("report", "--figure", "4")
     assert code == 0 and "rank correlation" in out
 
     own = tmp_path / "own.toml"
@@ -74,10 +75,10 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         'title = "Mine"\nfigure = "5"\n[[grid]]\ndataset = "toy"\nbackbone = "lightgcn"\n'
         'method = ["dense", "dsl"]\nepochs = 2\nset = { embedding_size = 8 }\n'
     )
-    code, out, err = run("compare", "--plan", str(own), capsys=capsys)
+    code, out, err = run("compare", "--plan", str(own))
     assert code == 0 and "2 runs: 2 stored, 0 to make" in err
     assert out.startswith("Figure 5: training loss")
-    code, out, err = run("compare", "--plan", str(own), "--dry-run", "--seeds", "2", capsys=capsys)
+    code, out, err = run("compare", "--plan", str(own), "--dry-run", "--seeds", "2")
     assert code == 0 and "4 runs: 2 stored, 2 to make (2 trainings" in err
     assert "toy lightgcn dsl (embedding_size=8) 50% seed 1" in out
 
@@ -122,10 +123,8 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         (["download", "gowalla", "--from", "/does/not/exist"], 3, "/does/not/exist"),
     ],
 )
-def test_bad_input_is_one_line_and_the_right_code(
-    args: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found, out, err = run(*args, capsys=capsys)
+def test_bad_input_is_one_line_and_the_right_code(args: list[str], code: int, message: str) -> None:
+    found, out, err = run(*args)
     assert found == code
     assert message in err
     assert "Traceback" not in err and out == ""
@@ -133,32 +132,24 @@ def test_bad_input_is_one_line_and_the_right_code(
     assert lines[0].startswith("error: ") and len(lines) <= 2
 
 
-def test_report_refuses_what_it_cannot_write(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from record_helpers import RUNS
-
+def test_report_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     for r in RUNS:
         store.save(r, [], {})
     target = tmp_path / "no" / "such"
     (tmp_path / "no").write_text("a file, not a folder")
-    code, _, err = run("report", "--output", str(target), capsys=capsys)
+    code, _, err = run("report", "--output", str(target))
     assert code == 2 and "cannot write" in err
-    code, out, err = run("report", "--table", "9", capsys=capsys)
+    code, out, err = run("report", "--table", "9")
     assert code == 2 and "no table '9'" in err and out == ""
-    code, out, err = run("report", "--table", "4", capsys=capsys)
+    code, out, err = run("report", "--table", "4")
     assert code == 2 and "compare --plan table4" in err and out == ""
-    code, out, err = run("report", "--format", "pdf", capsys=capsys)
+    code, out, err = run("report", "--format", "pdf")
     assert code == 2 and "no format 'pdf'" in err
-    code, out, err = run(
-        "report", "--output", str(tmp_path / "t.md"), "--format", "markdown", capsys=capsys
-    )
+    code, out, err = run("report", "--output", str(tmp_path / "t.md"), "--format", "markdown")
     assert code == 0 and out == "" and (tmp_path / "t.md").read_text().startswith("**Table 3")
 
 
-def test_interrupting_loses_nothing(
-    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interrupting_loses_nothing(own_home: Path, runs_in_this_process: None) -> None:
     command = [
         "compare", "--backbone", "lightgcn", "--dataset", "toy", "--epochs", "5",
         "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
@@ -181,7 +172,7 @@ def test_interrupting_loses_nothing(
     assert "interrupted: 1 of 2 runs are stored" in err
     assert len(stored()) == 1
     before = stored()[0].stat().st_mtime_ns
-    code, _, err = run(*command, capsys=capsys)
+    code, _, err = run(*command)
     assert code == 0, err
     assert "2 runs: 1 stored, 1 to make" in err
     assert len(stored()) == 2
@@ -196,19 +187,19 @@ def test_help_does_not_import_the_heavy_ones() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_command_helps_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_helps_with_an_example() -> None:
     for command in ("download", "train", "compare", "report", "list", "reproduce"):
-        code, out, _ = run(command, "--help", capsys=capsys)
+        code, out, _ = run(command, "--help")
         assert code == 0
         assert "Example" in out
 
 
-def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_what_is_there_and_what_is_missing() -> None:
     for name, size in (("0123456789ab", 2 << 20), ("ba9876543210", 1 << 20)):
         path = checkpoint.folder(name) / "0001-0002.safetensors"
         path.parent.mkdir(parents=True)
         path.write_bytes(bytes(size))
-    code, out, _ = run("doctor", capsys=capsys)
+    code, out, _ = run("doctor")
     facts = dict(
         line.split(None, 1) for line in out.splitlines() if not line.startswith("data set")
     )

@@ -393,20 +393,19 @@ def test_a_teacher_smaller_than_its_student_is_refused(interactions: Interaction
 # --- the store ------------------------------------------------------------------------------------
 
 
-def compare(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str, str]:
+def compare(*more: str) -> tuple[int, str, str]:
     return dslbench(
         "compare", "--backbone", "lightgcn", "--dataset", "toy", "--epochs", "2",
-        "--set", "embedding_size=8", "--format", "json", *more, capsys=capsys,
+        "--set", "embedding_size=8", "--format", "json", *more,
     )  # fmt: skip
 
 
 def test_a_teacher_is_trained_once_and_billed_to_every_student(
     own_home: Path,
-    capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     runs_in_this_process: None,
 ) -> None:
-    code, out, err = compare(capsys, "--method", "rkd", "--sparsity", "0.5", "--sparsity", "0.8")
+    code, out, err = compare("--method", "rkd", "--sparsity", "0.5", "--sparsity", "0.8")
     assert code == 0, err
     assert "made first as the teacher of the others: toy lightgcn dense" in err
     assert "3 runs: 0 stored, 3 to make" in err
@@ -438,20 +437,19 @@ def test_a_teacher_is_trained_once_and_billed_to_every_student(
         best = top_k(model.scorer(), datasets.load("toy").seen_before_test, [0, 1], 5)
         assert [len(row) for row in best] == [5, 5]
 
-    code, out, _ = dslbench("report", capsys=capsys)  # a share that is no whole number is named
+    code, out, _ = dslbench("report")  # a share that is no whole number is named
     assert code == 0 and "RKD (d=1)" in out and "87.5%" in out and "RKD (d=4)" not in out
 
     # Another student takes the stored teacher; one whose model was deleted is trained again.
-    code, out, err = compare(capsys, "--method", "tkd", "--method", "dense")
+    code, out, err = compare("--method", "tkd", "--method", "dense")
     assert code == 0 and "2 runs: 1 stored, 1 to make" in err and "made first" not in err
     shutil.rmtree(store.folder(dense_id))
-    code, _, err = compare(capsys, "--method", "rkd")  # the student is stored: nothing to do
+    code, _, err = compare("--method", "rkd")  # the student is stored: nothing to do
     assert code == 0 and "1 run: 1 stored, 0 to make" in err
     export = tmp_path / "student.safetensors"
     code, out, err = dslbench(
         "train", "--backbone", "lightgcn", "--dataset", "toy", "--epochs", "2", "--set",
         "embedding_size=8", "--method", "rkd", "--set", "variant=lcm", "--export", str(export),
-        capsys=capsys,
     )  # fmt: skip
     assert code == 0 and "made first as the teacher" in err and "RKD (lcm" in out
     assert "Baseline" not in out
@@ -482,13 +480,11 @@ def test_dense_runs_come_first_and_models_that_are_gone_are_made_again() -> None
         make_run(students[0], CPU, lambda event: None)
 
 
-def test_no_student_of_less_than_one_column(
-    capsys: pytest.CaptureFixture[str], no_trials: None
-) -> None:
+def test_no_student_of_less_than_one_column(no_trials: None) -> None:
     with pytest.raises(UnsuitableError, match=r"1% of an embedding size of 8 is less than 1"):
         spec_of("rkd", sparsity=0.99)
-    code, _, err = compare(capsys, "--sparsity", "0.99", "--method", "tkd")
+    code, _, err = compare("--sparsity", "0.99", "--method", "tkd")
     assert code == 2 and "embedding_size=100 is the least" in err
     # A comparison of all methods goes on without it, and says so.
-    code, _, err = compare(capsys, "--sparsity", "0.99", "--dry-run")
+    code, _, err = compare("--sparsity", "0.99", "--dry-run")
     assert code == 0 and "left out: rkd at sparsity 0.99" in err

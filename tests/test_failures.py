@@ -313,9 +313,7 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
-def test_a_worker_that_dies_is_a_failed_run(
-    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_that_dies_is_a_failed_run(own_home: Path, runs_in_this_process: None) -> None:
     process = subprocess.Popen(
         [*WITHOUT_TRIAL, *COMPARE, "--epochs", "5"], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -337,12 +335,12 @@ def test_a_worker_that_dies_is_a_failed_run(
     assert "error: 1 of 2 runs failed, see above" in err and "Traceback" not in err
     assert len(store.read_all(pytest.fail)) == 1
     assert f"(the run's process ended with {name}" in " ".join(out.split())
-    code, listed, _ = dslbench("list", "runs", capsys=capsys)
+    code, listed, _ = dslbench("list", "runs")
     assert code == 0 and f"FAILED {failures.read_all(pytest.fail)[0].time[:19]}" in listed
-    parsed = json.loads(dslbench("list", "runs", "--json", capsys=capsys)[1])
+    parsed = json.loads(dslbench("list", "runs", "--json")[1])
     assert sorted(bool(run["failed"]) for run in parsed) == [False, True]
     # The next comparison tries it again.
-    code, _, err = dslbench(*COMPARE, "--epochs", "5", capsys=capsys)
+    code, _, err = dslbench(*COMPARE, "--epochs", "5")
     assert code == 0 and "failed last time, tried again: toy lightgcn dense" in err
     assert failures.read_all(pytest.fail) == [] and len(store.read_all(pytest.fail)) == 2
 
@@ -424,17 +422,15 @@ def disk(where: Path, size: str) -> Iterator[Callable[[str], Any]]:
         subprocess.run(["umount", str(where)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_store_still_reads(
-    own_home: Path, no_trials: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_one_line_and_the_store_still_reads(own_home: Path, no_trials: None) -> None:
     where, args = own_home, [*COMPARE, "--epochs", "2"]
     with disk(where, "100k") as change:
-        code, _, err = dslbench(*args, capsys=capsys)
+        code, _, err = dslbench(*args)
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         assert code == 1 and len(errors) == 1 and "Traceback" not in err
         assert "cannot be written in" in errors[0] and "No space left on device" in errors[0]
         assert str(where / "runs") in errors[0] and "KiB needed, " in errors[0]
-        code, listed, err = dslbench("list", "runs", capsys=capsys)
+        code, listed, err = dslbench("list", "runs")
         assert code == 0 and err == ""
         kept = len(listed.splitlines())
         assert [p.name for p in (where / "runs").iterdir() if p.name[0] != "."] == [
@@ -444,18 +440,18 @@ def test_a_full_disk_is_one_line_and_the_store_still_reads(
             (where / "runs").glob(".[0-9a-f][0-9a-f][0-9a-f]*")
         )  # nothing half-written stays
         change("size=20m")
-        code, _, err = dslbench(*args, capsys=capsys)
+        code, _, err = dslbench(*args)
         assert code == 0 and f"2 runs: {kept} stored" in err, err
 
 
 def test_a_read_only_store_is_one_line_and_can_be_read(
-    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
+    own_home: Path, runs_in_this_process: None
 ) -> None:
     where, args = own_home, [*COMPARE, "--epochs", "2"]
     with disk(where, "20m") as change:
-        assert dslbench(*args, capsys=capsys)[0] == 0
+        assert dslbench(*args)[0] == 0
         change("ro")
-        code, _, err = dslbench(*args, "--seeds", "2", capsys=capsys)
+        code, _, err = dslbench(*args, "--seeds", "2")
         assert code == 1 and "Traceback" not in err
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         assert errors == [
@@ -464,7 +460,7 @@ def test_a_read_only_store_is_one_line_and_can_be_read(
         assert "timing a few steps" not in err  # said before anything is trained
         plan = [*args, "--seeds", "2", "--dry-run"]
         for reading in (args, plan, ["report"], ["list", "runs"], ["doctor"]):
-            code, out, err = dslbench(*reading, capsys=capsys)
+            code, out, err = dslbench(*reading)
             assert code == 0, err
         assert "NOT WRITABLE" in out
 

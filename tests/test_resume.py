@@ -377,7 +377,6 @@ def test_a_killed_worker_goes_on(
     own_home: Path,
     runs_in_this_process: None,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A real SIGKILL of the process that trains, in the midst of a compare."""
     monkeypatch.setenv("DSLBENCH_CHECKPOINT_SHARE", "1")
@@ -399,7 +398,7 @@ def test_a_killed_worker_goes_on(
         os.kill(int(child), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "SIGKILL" in err
-    code, _, err = dslbench(*command, capsys=capsys)  # goes on in another process: this one
+    code, _, err = dslbench(*command)  # goes on in another process: this one
     assert code == 0, err
     assert "continues at epoch " in err and " of round " in err
     (run_id,) = [path.name for path in (own_home / "runs").glob("[!.]*")]

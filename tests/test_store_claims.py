@@ -218,7 +218,7 @@ def test_four_compares_on_one_store_make_each_run_once(own_home: Path) -> None:
 
 
 def test_what_a_killed_compare_held_is_made_by_another(
-    own_home: Path, runs_in_this_process: None, capsys: pytest.CaptureFixture[str]
+    own_home: Path, runs_in_this_process: None
 ) -> None:
     victim = started("--epochs", "2000")
     wait_for(lambda: any(claims.folder().glob("[!.]*")) if claims.folder().exists() else False)
@@ -243,18 +243,18 @@ def test_what_a_killed_compare_held_is_made_by_another(
     wait_for(lambda: not orphans(), 30)  # a worker goes with its parent
     # The same run's claim, left by the dead process, for a comparison that is soon done.
     stale = next(claims.folder().glob("[!.]*")).read_text()
-    code, out, _ = dslbench(*COMPARE, "--epochs", "2", "--dry-run", capsys=capsys)
+    code, out, _ = dslbench(*COMPARE, "--epochs", "2", "--dry-run")
     assert code == 0
     first = out.split()[0]
     (claims.folder() / first).write_text(stale)
-    code, _, err = dslbench(*COMPARE, "--epochs", "2", capsys=capsys)
+    code, _, err = dslbench(*COMPARE, "--epochs", "2")
     assert code == 0, err
     assert f"warning: run {first}: taken over from process {victim.pid} on" in err
     assert len(store.read_all(pytest.fail)) == 3
 
 
 def test_workers_make_several_runs_at_once_and_interrupting_loses_nothing(
-    own_home: Path, no_trials: None, capsys: pytest.CaptureFixture[str]
+    own_home: Path, no_trials: None
 ) -> None:
     own = ["--epochs", "5", "--workers", "2"]
     process = started(*own)
@@ -274,7 +274,7 @@ def test_workers_make_several_runs_at_once_and_interrupting_loses_nothing(
     before = len(store.read_all(pytest.fail))
     assert f"interrupted: {before} of 3 runs are stored" in err
     assert list(claims.folder().glob("[!.]*")) == []
-    code, _, err = dslbench(*COMPARE, *own, capsys=capsys)
+    code, _, err = dslbench(*COMPARE, *own)
     assert code == 0, err
     assert f"3 runs: {before} stored, {3 - before} to make" in err
     assert "2 at once" in err
