@@ -284,11 +284,10 @@ def test_a_run_whose_claim_is_lost_is_stopped_and_left_to_the_other(fails: bool)
 
     def rob() -> None:
         path = claims.folder() / "sleeps"
-        while not path.exists():
+        while not (path.exists() and (content := path.read_text())):
             time.sleep(0.01)
-        content = path.read_text()
         path.unlink()
-        path.write_text(content.replace(f'"pid": {os.getpid()}', f'"pid": {os.getppid()}'))
+        path.write_text(json.dumps(json.loads(content) | {"machine": "elsewhere"}))
         executor.stop.wait(20)
         store.save(record() | {"id": "sleeps"}, [], {"users": np.arange(3)})
         path.unlink()
