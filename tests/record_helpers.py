@@ -18,6 +18,7 @@ def record(
         "protocol": "default", "preset": "official", "embedding_size": 64, "layers": 3,
         "hyper": {"lr": 0.001}, "options": {}, "changed_hyper": {}, "changed_options": {},
     } | spec_changes  # fmt: skip
+    quality = {"recall@20": recall, "ndcg@20": recall / 2, "hr@20": recall * 3, "tied_users": 0}
     return {
         "format": store.FORMAT,
         "versions": current_versions("lightgcn", "dense"),
@@ -28,7 +29,11 @@ def record(
             "test_pairs": 2, "train_digest": "a" * 64, "valid_digest": "b" * 64,
             "test_digest": "c" * 64, "notes": [],
         },
-        "quality": {"recall@20": recall, "ndcg@20": recall / 2, "hr@20": recall * 3, "tied_users": 0},
+        "quality": quality,
+        "stored": [
+            {"precision": name, "bytes": int(size * (1 - sparsity)), "quality": quality}
+            for name, size in (("fp32", 460_800), ("int4", 61_200))
+        ],
         "selection": {"epoch": 10, "on": "valid"},
         "budget": {
             "dense_table_params": 115200, "table_params": int(115200 * (1 - sparsity)),

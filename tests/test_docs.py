@@ -298,7 +298,7 @@ def check_record_fields(records: list[dict[str, Any]]) -> None:
     found = {name for record in records for name in names(record)}
     sections = {"data", "spec", "budget", "cost", "counted", "paper", "exact", "phases", "measured"}
     assert len(found) > 40 and found - fields - sections <= {
-        "selection", "environment", "tables", "step_seconds", "diagnostics",
+        "selection", "environment", "tables", "step_seconds", "diagnostics", "stored",
     }  # fmt: skip
     assert all(set(record["quality"]) == {*METRICS, "tied_users"} for record in records)
 

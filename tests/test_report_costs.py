@@ -201,7 +201,9 @@ def test_sizes_of_rows_that_vary_are_not_uniform_whatever_the_form() -> None:
 
 
 # What differs between two runs of one table is said, keeps them apart, or is what the table compares.
-COMPARED = ("id", "format", "started", "finished", "quality", "budget", "diagnostics", "cost.")
+COMPARED = (
+    "id", "format", "started", "finished", "quality", "budget", "diagnostics", "cost.", "stored",
+)  # fmt: skip
 # Copies of what else is recorded, labels of it, or one run's own outcome.
 DERIVED = (
     "spec.scale", "spec.embedding_size", "spec.layers", "spec.changed_hyper", "spec.changed_options",
