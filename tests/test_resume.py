@@ -109,7 +109,7 @@ def run(
     tables = {name: table.pack() for name, table in model.tables().items()}
     return {
         "weights": model.state_dict(),
-        "values": {name: table.values for name, table in tables.items()},
+        "values": {name: table.arrays() for name, table in tables.items()},
         "masks": {name: table.live() for name, table in tables.items()},
         "history": [
             {k: v for k, v in row.items() if not k.endswith("seconds")}
