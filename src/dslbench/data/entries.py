@@ -19,7 +19,10 @@ from dslbench.errors import DataError, UsageError, did_you_mean
 CATALOG_FOLDER = Path(__file__).parent / "catalog"
 
 Role = Literal["train", "valid", "test", "all", "users", "items"]
-Format = Literal["adjacency", "counted", "ratings", "csv", "tsv", "inter", "npz", "parquet", "toy"]
+Format = Literal[
+    "adjacency", "counted", "ratings", "csv", "tsv", "inter", "npz", "parquet", "jsonl", "toy"
+]
+Missing = Literal["refuse", "drop", "keep"]
 
 
 class _Model(BaseModel):
@@ -126,6 +129,18 @@ class DatasetEntry(_Model):
     columns: Columns | None = None
     header: bool | None = Field(default=None, description="delimited files; found out if not said")
     separator: str | None = None
+    quotes: bool | None = Field(default=None, description="fields may stand in quotes (RFC 4180)")
+    encoding: str | None = None
+    time_format: str | None = Field(
+        default=None, description="of the timestamps: as strptime, or s, ms, us, ns since 1970"
+    )
+    where: dict[str, tuple[str, ...]] | None = Field(
+        default=None, description="rows that count: values of a column (by name or position)"
+    )
+    missing: Missing = Field(default="refuse", description="rows without a user or item")
+    why: dict[str, str] = Field(default={}, description="why a column became what it is")
+    remarks: tuple[str, ...] = Field(default=(), description="on columns, for a reader")
+    described_in: str = Field(default="", description="the TOML that can say more")
     default_protocol: str = "random"
     expect: Expected = Expected()
     splits: dict[str, SplitDigests] = {}

@@ -81,7 +81,8 @@ class Interactions:
     Optional parts: `negatives`, (n_users, n) int32 items to rank the held-out one against in
     sampled evaluation (-1 fills up; never a pair of any part); `fold_in`, what is known of users
     held out from training (strong generalisation); `user_ids` and `item_ids`, the original id of
-    each row and column (None: the numbers themselves are the ids).
+    each row and column (None: the numbers themselves are the ids); `content`, of data of one's own:
+    what pairs and ids they are, whatever the file is called.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Interactions:
     fold_in: sparse.csr_matrix | None = None
     user_ids: npt.NDArray[Any] | None = None
     item_ids: npt.NDArray[Any] | None = None
+    content: str | None = None
 
     @property
     def n_users(self) -> int:
@@ -112,7 +114,8 @@ class Interactions:
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
         if self.fold_in is not None:
             parts["fold_in"] = self.fold_in
-        return {name: digest(part) if part.nnz else None for name, part in parts.items()}
+        found = {name: digest(part) if part.nnz else None for name, part in parts.items()}
+        return found if self.content is None else {**found, "content": self.content}
 
     @cached_property
     def seen_before_test(self) -> sparse.csr_matrix:

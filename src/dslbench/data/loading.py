@@ -23,6 +23,8 @@ def load(name: str, *, protocol: str = "default") -> Interactions:
     resolved = protocols.resolve(protocol, found)
     keep_log = resolved.basic != "given"
     published, source = read_published(found, where, keep_log=keep_log)
+    if published.understood:
+        source = {**source, "understood": [one.to_dict() for one in published.understood]}
     data = replace(protocols.split(found, published, resolved), source=source)
     if resolved.basic == "dsl-loo" and not found.own and not source.get("same_bytes", True):
         order = "the copy at hand may list the pairs in another order than the published file"

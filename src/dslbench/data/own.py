@@ -1,37 +1,36 @@
-"""Data of the user's own: a file, a folder with train and test, or a TOML that describes them."""
+"""Data of the user's own: a file, a folder with train and test, or a TOML that describes them.
+
+Whatever a description leaves open is decided here, once, and stands in the entry: reading only
+follows it.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from dslbench import paths
+from dslbench.data import folders
+from dslbench.data.content import stem
 from dslbench.data.entries import (
     Columns,
     DatasetEntry,
     FileSpec,
     Filters,
+    Missing,
     Role,
     catalog,
     first_problem,
 )
+from dslbench.data.sniff import OwnFormat, agree, sniff
 from dslbench.errors import DataError, UsageError, harmless
 
-OwnFormat = Literal["adjacency", "counted", "ratings", "csv", "tsv", "inter", "npz", "parquet"]
-_BY_SUFFIX: dict[str, OwnFormat] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".inter": "inter",
-    ".npz": "npz",
-    ".parquet": "parquet",
-}
-_SNIFFED_LINES, _SNIFFED_BYTES = 200, 1 << 18
-_MOSTLY = 0.9
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TEXT = ("csv", "tsv", "ratings", "inter")
 
 
 class Description(BaseModel):
@@ -49,33 +48,69 @@ class Description(BaseModel):
     columns: Columns | None = None
     header: bool | None = None
     separator: str | None = None
+    quotes: bool | None = None
+    encoding: str | None = None
+    time_format: str | None = None
+    where: dict[str, tuple[str, ...]] | None = None
+    missing: Missing = "refuse"
+    min_rating: float | None = None
     filters: Filters = Filters()
     protocol: str | None = None
     citation: str = ""
     terms: str = ""
 
+    @field_validator("where", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """One value or several, of any kind, as the texts that stand in the file."""
+        if not isinstance(value, dict):
+            return value
+        many = {k: v if isinstance(v, list) else [v] for k, v in value.items()}
+        return {
+            key: tuple(str(one).lower() if isinstance(one, bool) else str(one) for one in values)
+            for key, values in many.items()
+        }
+
+    @field_validator("separator")
+    @classmethod
+    def _one_mark(cls, value: str | None) -> str | None:
+        known = {"tab": "\t", "\\t": "\t", "comma": ",", "blank": " ", "blanks": "whitespace"}
+        value = known.get(value or "", value)
+        if value is not None and len(value) != 1 and value not in ("::", "whitespace"):
+            raise ValueError('one character, "::", or "whitespace"')
+        if value is not None and value in '"\r\n':
+            raise ValueError("quotes and line ends cannot divide fields")
+        return value
+
 
 def describe(path: Path) -> tuple[DatasetEntry, Path]:
     """(entry, folder of its files) for a path. Raises DataError naming what is wrong."""
-    found = paths.kind(path)
-    if found == "nothing":
+    kind = paths.kind(path)
+    if kind == "nothing":
         raise DataError(f"{path} does not exist", hint="dslbench list datasets")
-    if found == "other":
+    if kind == "other":
         raise DataError(f"{path} is not a plain file", hint="copy what it gives into a file")
-    if found == "folder":
+    if kind == "folder":
         inner = path / "dataset.toml"
         if inner.is_file():
             return _from_toml(inner, default_name=path.resolve().name)
-        return _entry(Description.model_validate(_parts_in(path)), path, path.resolve().name), path
+        files, unused = folders.parts_in(path)
+        notes = (f"not used: {', '.join(unused)}",) if unused else ()
+        name = path.resolve().name
+        return _entry(Description(), files, path, name, "dataset.toml", notes), path
     if path.suffix == ".toml":
         return _from_toml(path, default_name=path.stem)
-    beside = path.with_suffix(".toml")
-    if paths.kind(beside) == "file":
-        entry, folder = _from_toml(beside, default_name=path.stem, default_file=path.name)
-        if path.name in {file.name for file in entry.files}:
-            return entry, folder
-        raise DataError(f"{beside.name} beside {path.name} describes other files")
-    return _entry(Description(file=path.name), path.parent, path.stem), path.parent
+    for beside in dict.fromkeys(
+        (path.with_name(f"{stem(path.name)}.toml"), path.with_suffix(".toml"))
+    ):
+        if paths.kind(beside) == "file":
+            found, folder = _from_toml(beside, default_name=beside.stem, default_file=path.name)
+            if path.name in {file.name for file in found.files}:
+                return found, folder
+            raise DataError(f"{beside.name} beside {path.name} describes other files")
+    toml = f"{stem(path.name)}.toml"
+    name = stem(path.name)
+    return _entry(Description(), {"all": (path.name,)}, path.parent, name, toml), path.parent
 
 
 def entry_for_import(name: str, source: Path) -> DatasetEntry:
@@ -84,33 +119,6 @@ def entry_for_import(name: str, source: Path) -> DatasetEntry:
         raise UsageError(f"'{name}' cannot be the name of a data set: letters, digits, . _ -")
     entry, _ = describe(source)
     return entry.model_copy(update={"name": name})
-
-
-def _parts_in(folder: Path) -> dict[str, str]:
-    """The train, validation and test files of a folder."""
-    parts: dict[str, str] = {}
-    for role in ("train", "valid", "test"):
-        found = sorted(
-            path.name
-            for path in folder.glob(f"{role}*")
-            if path.is_file() and path.suffix != ".toml" and not path.name.startswith(".")
-        )
-        if len(found) > 1:
-            raise DataError(
-                f"{folder.name}: several files could be {role}: {', '.join(found[:4])}",
-                hint='say which in a dataset.toml there: train = "...", test = "..."',
-            )
-        if found:
-            parts[role] = found[0]
-    if "train" in parts and "test" in parts:
-        return parts
-    files = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name[0] != ".")
-    if len(files) == 1:
-        return {"file": files[0]}
-    raise DataError(
-        f"{folder.name or folder}: no train and test files there",
-        hint="name one file, or describe them in a dataset.toml there",
-    )
 
 
 def _from_toml(
@@ -126,101 +134,105 @@ def _from_toml(
     except OSError as error:
         raise DataError(f"{path.name} cannot be read: {error.strerror or error}") from None
     if description.file is None and description.train is None:
-        description.file = default_file
-    if description.file is None and description.train is None:
+        description.file = default_file or _one_beside(path)
+    files: dict[str, tuple[str, ...]] = {}
+    for role, file in (
+        ("all", description.file),
+        ("train", description.train),
+        ("valid", description.valid),
+        ("test", description.test),
+    ):
+        if file is not None:
+            files[role] = (file,)
+    if not files:
         raise DataError(f"{path.name}: names no file", hint='file = "..." or train and test')
-    return _entry(description, path.parent, description.name or default_name), path.parent
+    name = description.name or default_name
+    return _entry(description, files, path.parent, name, path.name), path.parent
 
 
-def _entry(description: Description, folder: Path, name: str) -> DatasetEntry:
-    roles = {
-        "all": description.file,
-        "train": description.train,
-        "valid": description.valid,
-        "test": description.test,
-    }
-    named = {role: file for role, file in roles.items() if file is not None}
+def _one_beside(toml: Path) -> str | None:
+    """The data file that a description is named after, or the only one of its folder."""
+    if toml.name == "dataset.toml":
+        found = [path.name for path in toml.parent.iterdir() if folders.looks_like_data(path)]
+    else:
+        found = [path.name for path in toml.parent.glob(f"{toml.stem}.*") if path != toml]
+    return found[0] if len(found) == 1 else None
+
+
+def _entry(
+    description: Description,
+    named: dict[str, tuple[str, ...]],
+    folder: Path,
+    name: str,
+    toml: str,
+    notes: tuple[str, ...] = (),
+) -> DatasetEntry:
     if ("all" in named) == ("train" in named) or ("train" in named) != ("test" in named):
         raise DataError(f"data set '{name}': give either one file, or train and test")
-    filters = description.filters.model_dump(exclude_none=True)
-    if "train" in named and filters:
+    filters = description.filters
+    if description.min_rating is not None:
+        filters = filters.model_copy(update={"min_rating": description.min_rating})
+    needing = set(filters.model_dump(exclude_none=True)) - {"min_rating"}
+    if "train" in named and needing:
         raise DataError(
-            f"data set '{name}': filters ({', '.join(filters)}) need all interactions in one file"
+            f"data set '{name}': filters ({', '.join(sorted(needing))}) need all interactions in one"
+            " file"
         )
-    for file in named.values():
-        if paths.kind(folder / file) != "file":
-            missing = paths.kind(folder / file) == "nothing"
-            what = "does not exist" if missing else "is not a plain file"
+    files = [file for found in named.values() for file in found]
+    for file in files:
+        if (kind := paths.kind(folder / file)) != "file":
+            what = "does not exist" if kind == "nothing" else "is not a plain file"
             raise DataError(f"{file} {what} in {folder}")
         if not harmless(file):
             raise DataError(
                 f"the name of {file} has a character that cannot be printed", hint="rename it"
             )
-    format_, separator = description.format, description.separator
+    if len(set(files)) < len(files):
+        again = next(file for at, file in enumerate(files) if file in files[:at])
+        if not needing:
+            raise DataError(f"data set '{name}': {again} is named for two parts")
+    format_, why = description.format, "as described"
     if format_ is None:
-        format_, found = sniff(folder / (description.file or description.train or ""))
-        separator = separator or found
+        format_, why = agree(
+            {file: sniff(folder / file, description.encoding) for file in files}, toml
+        )
     try:
-        return DatasetEntry(
+        found = DatasetEntry(
             name=_free_name(name),
-            title=description.title or f"your own data ({', '.join(named.values())})",
+            title=description.title or f"your own data ({', '.join(files)})",
             format=format_,
-            separator=separator,
+            separator=description.separator,
+            quotes=description.quotes,
+            encoding=description.encoding,
+            time_format=description.time_format,
+            where=description.where,
+            missing=description.missing,
             files=tuple(
-                FileSpec(name=named[role], role=role) for role in get_args(Role) if role in named
+                FileSpec(name=file, role=role)
+                for role in get_args(Role)
+                for file in named.get(role, ())
             ),
-            filters=description.filters,
+            filters=filters,
             columns=description.columns,
             header=description.header,
             default_protocol=description.protocol or ("given" if "train" in named else "random"),
             citation=description.citation,
             terms=description.terms,
+            notes=notes,
+            why={"format": why} if why else {},
+            described_in=toml,
             own=True,
         )
     except ValidationError as error:
         raise DataError(f"data set '{name}': {first_problem(error)}") from None
+    if format_ in _TEXT:
+        from dslbench.data.agree import settle_texts
+
+        return settle_texts(found, folder)
+    return found
 
 
 def _free_name(name: str) -> str:
     """A name that no table can mistake for a verified data set's."""
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "data"
     return f"own-{clean}" if clean in catalog() else clean
-
-
-def sniff(path: Path) -> tuple[OwnFormat, str | None]:
-    """Format and separator of a file, by its suffix, else by its first lines."""
-    known = _BY_SUFFIX.get(path.suffix.lower())
-    if known is not None:
-        return known, None
-    try:
-        with path.open("rb") as file:
-            start = file.read(_SNIFFED_BYTES)
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    lines = [line.decode("utf-8", "replace").split() for line in start.split(b"\n")]
-    if len(start) == _SNIFFED_BYTES:
-        lines = lines[:-1] or lines  # the last one is cut by us
-    lines = [line for line in lines[:_SNIFFED_LINES] if line]
-    if not lines:
-        raise DataError(f"{path.name} is empty")
-    if b"::" in start:
-        return "ratings", None
-    if b"," in start.partition(b"\n")[0]:
-        return "csv", None
-    tokens = [token for line in lines for token in line]
-    numeric = sum(token.isdigit() for token in tokens) / len(tokens)
-    if numeric == 1 and all(int(line[0]) == len(line) - 1 for line in lines):
-        return "counted", None
-    widths = {len(line) for line in lines}
-    heads = [line[0] for line in lines]
-    if numeric == 1 and len(set(heads)) == len(heads):
-        return "adjacency", None
-    if len(widths) == 1 and widths <= {2, 3, 4}:
-        return "tsv", "\t" if b"\t" in start else "whitespace"
-    if numeric > _MOSTLY:  # a wrong token among them gets an error with its line
-        return "adjacency", None
-    raise DataError(
-        f"{path.name}: the format cannot be told from its first lines",
-        hint=f'say so in {path.stem}.toml beside it: format = "adjacency" (or counted, ratings, csv'
-        ", tsv, inter, npz)",
-    )

@@ -110,7 +110,7 @@ def _given(entry: DatasetEntry, published: Published, protocol: Protocol) -> Int
     elif "valid" in published.given:
         valid = published.given["valid"]
     else:
-        train, valid = carve_validation(train, entry.name)
+        train, valid = carve_validation(train, published.key)
         notes.append("validation: 10 % of each user's training items, at random")
     return _assemble(entry, published, protocol, (train, valid, test), notes)
 
@@ -132,13 +132,13 @@ def _per_user(entry: DatasetEntry, published: Published, protocol: Protocol) -> 
             for part in range(3)
         )
     else:
-        generator = split_generator(entry.name, protocol.basic)
+        generator = split_generator(published.key, protocol.basic)
         parts = deal_at_random(everything, n_test, n_valid, generator)
         train, valid, test = (masked_csr(everything, parts == part) for part in range(3))
     notes = [*published.notes, _NOTES[protocol.basic]]
     negatives = None
     if protocol.sampled:
-        negatives = sample_unseen(everything, test, protocol.sampled, entry.name)
+        negatives = sample_unseen(everything, test, protocol.sampled, published.key)
         notes.append(
             f"ranked against {protocol.sampled} sampled items the user never interacted with"
         )
@@ -208,4 +208,5 @@ def _assemble(
         negatives=negatives,
         user_ids=published.user_ids,
         item_ids=published.item_ids,
+        content=published.key if entry.own else None,
     )

@@ -15,7 +15,9 @@ from dslbench.data import reading
 from dslbench.data.entries import DatasetEntry, FileSpec
 from dslbench.data.interactions import Int32, digest, masked_csr, pairs_to_csr, row_blocks
 from dslbench.data.labels import compact, rank_ids
+from dslbench.data.own_parts import check_strangers, content_key, joined
 from dslbench.data.raw import Labels, Raw
+from dslbench.data.understood import Understood
 from dslbench.errors import DataError
 
 
@@ -33,7 +35,9 @@ class Published:
     """A data set before splitting.
 
     `log` holds all interactions (made when first asked for); `given` the published parts (train,
-    perhaps valid, test) where the data set has them, disjoint from each other.
+    perhaps valid, test) where the data set has them, disjoint from each other. `key` seeds splits:
+    the name of a published data set, of one's own what it holds. `understood` says what each file of
+    one's own was taken for.
     """
 
     shape: tuple[int, int]
@@ -42,6 +46,8 @@ class Published:
     user_ids: Labels | None
     item_ids: Labels | None
     notes: tuple[str, ...] = ()
+    key: str = ""
+    understood: tuple[Understood, ...] = ()
 
     @cached_property
     def log(self) -> Log:
@@ -51,11 +57,11 @@ class Published:
 
 def read_files(entry: DatasetEntry, where: Path) -> dict[str, Raw]:
     """Raw interactions of each data file in folder `where`, by role."""
-    return {
-        file.role: reading.read(where / file.name, entry)
-        for file in entry.files
-        if file.holds_pairs
-    }
+    found: dict[str, list[Raw]] = {}
+    for file in entry.files:
+        if file.holds_pairs:
+            found.setdefault(file.role, []).append(reading.read(where / file.name, entry))
+    return {role: raws[0] if len(raws) == 1 else joined(raws) for role, raws in found.items()}
 
 
 def file_shape(entry: DatasetEntry, spec: FileSpec, raw: Raw) -> tuple[int, int]:
@@ -110,18 +116,22 @@ def _publish_given(
             if digests.get(role) is not None:
                 check_digest(raw.name, canonical(entry, specs[role], raw), digests[role])
         digests = {}
+        check_strangers(raws)
         raws, shape, user_ids, item_ids = compact(raws)
     else:
         shape = file_shape(entry, specs["train"], raws["train"])
     kept = list(raws.values()) if keep_log else []
     notes = [*entry.notes, *dict.fromkeys(note for raw in raws.values() for note in raw.notes)]
     notes += _cut_notes(entry, raws.values())
+    understood = tuple(raw.understood for raw in raws.values() if raw.understood is not None)
     parts: dict[str, sparse.csr_matrix] = {}
     for role in ("train", "valid", "test"):
         if role not in raws:
             continue
         raw = raws.pop(role)  # its columns are no longer needed
         parts[role] = raw.to_csr(shape)
+        if entry.own and (merged := len(raw.users) - parts[role].nnz):
+            notes.append(f"{raw.name}: {merged:,} repeated pairs are merged")
         expected = getattr(entry.expect, role, None)
         if expected is not None and parts[role].nnz != expected:
             raise DataError(
@@ -135,15 +145,33 @@ def _publish_given(
                 if repeated:
                     notes.append(f"{repeated:,} {role} pairs that are in {other} too are left out")
     active = {role: np.diff(part.indptr) > 0 for role, part in parts.items()}
-    strangers = np.count_nonzero(active["test"] & ~active["train"])
+    strangers = int(np.count_nonzero(active["test"] & ~active["train"]))
     if strangers:
         notes.append(f"{strangers:,} test users have no training pairs")
+    if entry.own:
+        notes += _unseen_items(parts)
     unseen = shape[1] - len(np.unique(parts["train"].indices))
     if unseen:
         notes.append(f"{unseen:,} items never occur in train; they stay in the ranking")
+    key = content_key(parts, user_ids, item_ids) if entry.own else entry.name
+    notes += [statement.short() for statement in understood]
     return Published(
-        shape, lambda: _merge_log(kept, shape), parts, user_ids, item_ids, tuple(notes)
+        shape,
+        lambda: _merge_log(kept, shape),
+        parts,
+        user_ids,
+        item_ids,
+        tuple(notes),
+        key,
+        understood,
     )
+
+
+def _unseen_items(parts: dict[str, sparse.csr_matrix]) -> list[str]:
+    """A word on test items that no training pair has."""
+    known = np.unique(parts["train"].indices)
+    new = np.setdiff1d(parts["test"].indices, known)
+    return [f"{len(new):,} test items never occur in train"] if len(new) else []
 
 
 def _without(part: sparse.csr_matrix, known: sparse.csr_matrix) -> tuple[sparse.csr_matrix, int]:
@@ -206,7 +234,7 @@ def _publish_log(entry: DatasetEntry, raw: Raw, expected: str | None) -> Publish
         raw.to_csr(shape)
     users, items, stamps = raw.users, raw.items, raw.timestamps
     notes = [*entry.notes, *raw.notes, *_cut_notes(entry, [raw])]
-    minimum = entry.filters.min_rating
+    minimum = None if entry.own else entry.filters.min_rating  # of one's own it is done in reading
     if minimum is not None:
         if raw.ratings is None:
             raise DataError(f"{raw.name} has no ratings, so min_rating cannot be applied")
@@ -227,14 +255,14 @@ def _publish_log(entry: DatasetEntry, raw: Raw, expected: str | None) -> Publish
     shape = (len(user_codes), len(item_codes))
     log = Log(rows, columns, log.timestamps)
     _check_expected(entry, raw, log, shape)
-    return Published(
-        shape,
-        lambda: log,
-        None,
-        user_ids[user_codes],
-        item_ids[item_codes],
-        tuple(notes),
-    )
+    users_of, items_of = user_ids[user_codes], item_ids[item_codes]
+    key = entry.name
+    if entry.own:
+        everything = pairs_to_csr(log.users, log.items, shape)
+        key = content_key({"all": everything}, users_of, items_of)
+    understood = () if raw.understood is None else (raw.understood,)
+    notes += [statement.short() for statement in understood]
+    return Published(shape, lambda: log, None, users_of, items_of, tuple(notes), key, understood)
 
 
 def apply_filters(log: Log, entry: DatasetEntry) -> Log:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from dslbench.data.interactions import Int32, pairs_to_csr
+from dslbench.data.understood import Understood
 from dslbench.errors import DataError
 
 Labels = npt.NDArray[Any]
@@ -37,6 +38,7 @@ class Raw:
     notes: tuple[str, ...] = ()
     cut_note: str = ""
     line_starts: tuple[Int32, Int32] | None = field(default=None, repr=False)
+    understood: Understood | None = None
 
     def line(self, pair: int) -> int | None:
         """Line number of a pair, for errors; None where the format has no lines."""

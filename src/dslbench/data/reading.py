@@ -4,21 +4,25 @@
 `counted`     line k is user k: `count item item ...` (CiteULike, VLDB'17 Foursquare)
 `ratings`     `user::item::rating[::timestamp]` (MovieLens)
 `csv`, `tsv`  delimited columns, with or without header; `inter` RecBole's typed header
+`jsonl`       an object a line
 `npz`         scipy sparse matrix; `parquet` a table, where pandas has an engine for it
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from dslbench import paths
+from dslbench.data.content import read_text
 from dslbench.data.delimited import read_table
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
 from dslbench.data.parse import IntLines, read_int_lines
 from dslbench.data.raw import Raw
+from dslbench.data.understood import Understood
 from dslbench.errors import DataError
 
 
@@ -26,12 +30,34 @@ def read(path: Path, entry: DatasetEntry) -> Raw:
     """Read one data file in the entry's format. Raises DataError naming the file and the line."""
     try:
         if entry.format in ("adjacency", "counted"):
-            return read_lists(paths.read_bytes(path), path.name, counted=entry.format == "counted")
+            counted = entry.format == "counted"
+            if entry.own:
+                return _own_lists(path, entry, counted)
+            return read_lists(paths.read_bytes(path), path.name, counted=counted)
         return read_table(path, entry)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except OSError as error:
         raise DataError(f"{path.name} cannot be read: {error.strerror or error}") from None
+
+
+def _own_lists(path: Path, entry: DatasetEntry, counted: bool) -> Raw:
+    """Lists of one's own, with the statement of what they were taken for."""
+    text = read_text(path, entry.encoding)
+    raw = read_lists(text.content, path.name, counted=counted)
+    shape = "count item item ..., line k is user k" if counted else "user item item ..."
+    assert raw.line_starts is not None
+    return replace(
+        raw,
+        understood=Understood(
+            file=path.name,
+            format=f"lists of items ({shape}; {entry.why.get('format', 'as described')})",
+            encoding=text.encoding,
+            packed=text.packed,
+            rows=len(raw.line_starts[0]),
+            first=(str(raw.users[0]), str(raw.items[0])) if len(raw.users) else None,
+        ),
+    )
 
 
 def read_lists(content: bytes, name: str, *, counted: bool) -> Raw:

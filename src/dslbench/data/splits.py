@@ -22,7 +22,7 @@ Parts = npt.NDArray[np.uint8]
 
 
 def split_generator(dataset: str, split: str) -> np.random.Generator:
-    """Generator of one split of one data set."""
+    """Generator of one split of one data set, by its name (of one's own: by its content)."""
     key = hashlib.sha256(f"{dataset}/{split}".encode()).digest()
     words = [int.from_bytes(key[at : at + 4], "little") for at in range(0, 16, 4)]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLIT_SEED, *words])))

@@ -36,7 +36,7 @@ def split_users(entry: DatasetEntry, published: Published) -> Interactions:
             f" {MIN_ITEMS} items or more, there are {len(enough)}",
             hint="--protocol random",
         )
-    generator = split_generator(entry.name, "strong")
+    generator = split_generator(published.key, "strong")
     drawn = enough[np.argsort(generator.random(len(enough)), kind="stable")]
     group = np.full(published.shape[0], -1)
     group[drawn] = 0
@@ -84,4 +84,5 @@ def split_users(entry: DatasetEntry, published: Published) -> Interactions:
         data,
         user_ids=user_codes if published.user_ids is None else published.user_ids[user_codes],
         item_ids=item_codes if published.item_ids is None else published.item_ids[item_codes],
+        content=published.key if entry.own else None,
     )

@@ -1,0 +1,349 @@
+"""Which column is what, and whether the first row is a header: by all evidence, else refused."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dslbench.data.entries import Columns
+from dslbench.data.times import is_time, looks_like_times
+from dslbench.errors import DataError
+
+ROLES = ("user", "item", "rating", "timestamp")
+# First those that say "id", then those that may be a name: ids win.
+_KNOWN: dict[str, tuple[tuple[str, ...], ...]] = {
+    "user": (
+        (*("userid", "uid", "reviewerid", "visitorid", "customerid", "memberid", "buyerid"),
+         *("clientid", "readerid", "listenerid", "playerid", "accountid", "personid", "userindex"),
+         *("usersha1", "profileid")),
+        ("user", "reviewer", "visitor", "customer", "member", "username", "u"),
+    ),
+    "item": (
+        (*("itemid", "iid", "movieid", "asin", "parentasin", "businessid", "productid", "gameid"),
+         *("locationid", "poiid", "venueid", "trackid", "songid", "artistid", "bookid", "isbn"),
+         *("articleid", "newsid", "videoid", "appid", "storeid", "recipeid", "animeid", "adid"),
+         *("stockcode", "sku", "goodsid", "courseid", "paperid", "postid", "jobid", "musicid")),
+        (*("item", "movie", "product", "business", "track", "song", "artist", "book", "article"),
+         *("news", "video", "game", "location", "venue", "i")),
+    ),
+    "rating": (
+        ("rating", "score", "stars", "overall", "bookrating", "userrating", "reviewscore", "star"),
+        (),
+    ),
+    "timestamp": (
+        (*("timestamp", "time", "date", "ts", "datetime", "unixreviewtime", "reviewtime"),
+         *("createdat", "unixtime", "invoicedate", "tdat", "dateadded", "eventtime", "utctime"),
+         *("orderdate", "purchasedate", "viewtime", "localtime", "timestampms", "timestamps")),
+        (),
+    ),
+}  # fmt: skip
+_FIRM_TIMES = ("timestamp", "ts", "unixreviewtime", "unixtime", "timestamps", "timestampms")
+_ALL_NAMES = {name for tiers in _KNOWN.values() for tier in tiers for name in tier if len(name) > 1}
+_SHAPE = (
+    (re.compile(r"[0-9]+"), "9"),
+    (re.compile(r"[^\W\d_]+"), "a"),
+)
+MOST_COLUMNS = 4  # without a header
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Position of each role's column, why it is that one, and what a reader must be told."""
+
+    positions: dict[str, int]
+    why: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def plain(name: str) -> str:
+    """A column's name for comparison: `user_id:token` and `User ID` are `userid`."""
+    return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower()) or name.strip().lower()
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def header_evidence(first: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[bool, bool, str]:
+    """(something says it is a header, something says it is a row, both in words)."""
+    yes: list[str] = []
+    no: list[str] = []
+    known = [field for field in first if plain(field) in _ALL_NAMES]
+    if known:
+        yes.append(f"'{known[0]}' is a usual name")
+    for at, field in enumerate(first):
+        column = [row[at] for row in below if at < len(row) and row[at]]
+        if not field or not column:
+            continue
+        if is_number(field) or is_time(field):
+            no.append(f"'{field[:30]}' in line 1 is a value")
+        elif plain(field) in _ALL_NAMES:
+            continue
+        elif field in column:
+            no.append(f"'{field[:30]}' of line 1 occurs below as well")
+        elif all(map(is_number, column)) or all(map(is_time, column)):
+            yes.append(f"numbers stand below '{field[:30]}'")
+        elif (shape := _shape(field)) != "a" and "9" in shape:
+            alike = sum(_shape(value) == shape for value in column)
+            if alike * 2 > len(column):
+                no.append(f"'{field[:30]}' looks like the ids below")
+    numeric = [at for at, field in enumerate(first) if is_number(field)]
+    if (
+        len(known) > 1
+        and numeric
+        and all(plain(f) in _ALL_NAMES or is_number(f) or not f for f in first)
+    ):
+        no = [reason for reason in no if not reason.endswith("is a value")]
+    return bool(yes), bool(no), "; ".join([*yes[:1], *no[:1]]) or "line 1 and those below are text"
+
+
+def _shape(text: str) -> str:
+    for pattern, mark in _SHAPE:
+        text = pattern.sub(mark, text)
+    return text
+
+
+def is_header(
+    first: Sequence[str],
+    below: Sequence[Sequence[str]],
+    *,
+    said: bool | None,
+    columns: Columns | None,
+    name: str,
+    toml: str,
+) -> tuple[bool, str]:
+    """Whether the first row is a header, and why. Raises DataError where that stays doubtful."""
+    if said is not None:
+        return said, "as described"
+    yes, no, words = header_evidence(first, below)
+    if columns is not None:
+        given = [c for c in columns.model_dump().values() if c is not None]
+        if any(isinstance(column, str) for column in given):
+            return True, "columns are named"
+        if yes and not no:
+            raise DataError(
+                f"{name}, line 1: columns are given by position, but this looks like a header"
+                f" ({words})",
+                hint=f"say in {toml}: header = true, or header = false",
+            )
+        return False, "columns are given by position"
+    if yes and not no:
+        return True, words
+    if no and not yes:
+        return False, words
+    shown = ", ".join(field[:20] for field in first[:6])
+    raise DataError(
+        f"{name}, line 1: it cannot be told whether '{shown}' is a header ({words})",
+        hint=f"say so in {toml}: header = true, or header = false",
+    )
+
+
+def refuse_unknown(
+    name: str, toml: str, what: str, names: Sequence[str] | None, width: int
+) -> DataError:
+    """The error where a column's role cannot be told, with the whole description to write."""
+    if names is None:
+        return DataError(
+            f"{name}: {width} columns without a header; which are the user and the item?",
+            hint=f"if each line is one interaction, write {toml} beside it with header = false,"
+            " [columns] user = 0, item = 1 (positions from 0; rating and timestamp likewise);"
+            " a matrix of users x items must be turned into lines 'user,item,rating' first:"
+            " pandas.DataFrame.stack",
+        )
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    first, second = (names[min(at, len(names) - 1)] for at in (0, 1))
+    return DataError(
+        f"{name}: which column is the {what}? The header has {shown}",
+        hint=f'write {toml} beside it: [columns] user = "{first}", item = "{second}"'
+        ' (and rating = "...", timestamp = "..." where there are)',
+    )
+
+
+def by_name(
+    names: Sequence[str],
+    values: Sequence[Sequence[str]],
+    *,
+    columns: Columns | None,
+    why: Mapping[str, str],
+    time_format: str | None,
+    name: str,
+    toml: str,
+) -> Chosen:
+    """Columns by their names in a header; `values` are some rows below it."""
+    lowered = [plain(field) for field in names]
+    again = next((n for at, n in enumerate(names) if n and n in names[:at]), None)
+    if columns is not None:
+        return _as_described(names, columns, why, name, again)
+    if again is not None:
+        raise DataError(
+            f"{name}: two columns are called '{again}'",
+            hint=f"rename one, or write {toml} beside it: header = true, [columns] user = 0, item = 1",
+        )
+    positions: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    warnings: list[str] = []
+    for what in ROLES:
+        for tier in _KNOWN[what]:
+            found = [at for at, field in enumerate(lowered) if field in tier]
+            if what == "timestamp":
+                found = _times(found, names, lowered, values, time_format, warnings, name, toml)
+            if len(found) > 1:
+                listed = " or ".join(f"'{names[at]}'" for at in found)
+                user, item = (
+                    names[positions[w]]
+                    if w in positions
+                    else names[found[0]]
+                    if w == what
+                    else "..."
+                    for w in ("user", "item")
+                )
+                extra = "" if what in ("user", "item") else f', {what} = "{names[found[0]]}"'
+                raise DataError(
+                    f"{name}: which column is the {what}, {listed}?",
+                    hint=f'write {toml} beside it: [columns] user = "{user}", item = "{item}"{extra}',
+                )
+            if found:
+                positions[what] = found[0]
+                reasons[what] = "by its name"
+                break
+        if what not in positions and what in ("user", "item"):
+            raise refuse_unknown(name, toml, what, names, len(names))
+    return Chosen(positions, reasons, tuple(warnings))
+
+
+def _times(
+    found: list[int],
+    names: Sequence[str],
+    lowered: Sequence[str],
+    values: Sequence[Sequence[str]],
+    time_format: str | None,
+    warnings: list[str],
+    name: str,
+    toml: str,
+) -> list[int]:
+    """Of columns named like a time those whose values are times."""
+    kept: list[int] = []
+    strange: list[int] = []
+    for at in found:
+        column = [row[at] for row in values if at < len(row) and row[at]]
+        firm = lowered[at] in _FIRM_TIMES and all(map(is_number, column))
+        if firm or looks_like_times(column) or time_format is not None:
+            kept.append(at)
+        else:
+            strange.append(at)
+    for at in strange:
+        column = [row[at] for row in values if at < len(row) and row[at]]
+        shown = column[0] if column else ""
+        if not kept and re.search(r"\d\D+\d", shown) and not is_number(shown):
+            raise DataError(
+                f"{name}: '{shown[:40]}' in column '{names[at]}' is a time in no known order",
+                hint=f'say which in {toml} beside it: time_format = "{_guess(shown)}" (as'
+                f" strptime), or leave it out: {columns_hint(names, lowered)}",
+            )
+        warnings.append(f"column '{names[at]}' is not used: '{shown[:30]}' is not a time")
+    return kept
+
+
+def columns_hint(names: Sequence[str], lowered: Sequence[str]) -> str:
+    """The `[columns]` line with user and item only."""
+    chosen = {
+        what: next((names[at] for tier in _KNOWN[what] for at, n in enumerate(lowered) if n in tier), "...")
+        for what in ("user", "item")
+    }  # fmt: skip
+    return f'[columns] user = "{chosen["user"]}", item = "{chosen["item"]}"'
+
+
+def _guess(shown: str) -> str:
+    """A strptime format to start from."""
+    clock = ""
+    if (match := re.search(r"\d?\d:\d\d(:\d\d)?", shown)) is not None:
+        clock = " %H:%M" + (":%S" if match[1] else "")
+    if re.match(r"[A-Z][a-z]{2} [A-Z][a-z]{2} \d", shown):
+        return "%a %b %d %H:%M:%S %z %Y"
+    if re.match(r"\d\d? \d\d?, \d{4}", shown):
+        return "%m %d, %Y"
+    if "." in shown.split(" ")[0]:
+        return f"%d.%m.%Y{clock}"
+    return f"%m/%d/%Y{clock}"
+
+
+def _as_described(
+    names: Sequence[str], columns: Columns, why: Mapping[str, str], name: str, again: str | None
+) -> Chosen:
+    positions: dict[str, int] = {}
+    stripped = [field.partition(":")[0] for field in names]  # of RecBole's `user_id:token`
+    for what in ROLES:
+        wanted = getattr(columns, what)
+        if wanted is None:
+            continue
+        if wanted in names and wanted != again:
+            positions[what] = list(names).index(wanted)
+        elif wanted in stripped and stripped.count(wanted) == 1:
+            positions[what] = stripped.index(wanted)
+        elif isinstance(wanted, int) and wanted < len(names):
+            positions[what] = wanted
+        else:
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            raise DataError(f"{name}: no column '{wanted}' among {shown}")
+    return Chosen(positions, {what: why.get(what, "as described") for what in positions})
+
+
+def by_position(
+    width: int,
+    values: Sequence[Sequence[str]],
+    *,
+    columns: Columns | None,
+    why: Mapping[str, str],
+    name: str,
+    toml: str,
+) -> Chosen:
+    """Columns by their positions, where there is no header."""
+    if columns is not None:
+        positions: dict[str, int] = {}
+        for what, at in columns.model_dump().items():
+            if isinstance(at, str):
+                raise DataError(f"{name}: column '{at}' is named, but there is no header")
+            if at is not None:
+                positions[what] = at
+        if max(positions.values()) >= width:
+            raise DataError(
+                f"{name}, line 1: {width} column{'s' if width > 1 else ''},"
+                f" expected at least {max(positions.values()) + 1}"
+            )
+        return Chosen(positions, {what: why.get(what, "as described") for what in positions})
+    if width < 2:
+        raise DataError(f"{name}, line 1: {width} column, expected at least 2")
+    if width > MOST_COLUMNS:
+        raise refuse_unknown(name, toml, "user", None, width)
+    positions = {"user": 0, "item": 1}
+    reasons = {"user": "first column", "item": "second column"}
+    warnings: list[str] = []
+    times = []
+    for at in range(2, width):
+        column = [row[at] for row in values if at < len(row) and row[at]]
+        if looks_like_times(column):
+            times.append(at)
+        elif "rating" not in positions and 2 * sum(map(is_number, column)) >= max(len(column), 1):
+            positions["rating"] = at
+            reasons["rating"] = "numbers that are no times"
+        else:
+            warnings.append(
+                f"column {at} is not used: what it is cannot be told"
+                + (f" ('{column[0][:30]}')" if column else "")
+            )
+    if len(times) > 1:
+        raise DataError(
+            f"{name}: columns {times[0]} and {times[1]} both look like times; which is it?",
+            hint=f"write {toml} beside it: header = false, [columns] user = 0, item = 1,"
+            f" timestamp = {times[0]}",
+        )
+    if times:
+        positions["timestamp"] = times[0]
+        reasons["timestamp"] = "the values are times"
+    return Chosen(positions, reasons, tuple(warnings))
