@@ -104,10 +104,12 @@ class RunSpec(BaseModel):
     def identity(self, data_digests: Mapping[str, Any]) -> str:
         """Hash over the resolved spec, the data's digests and the versions of the code.
 
-        What only says where a value came from is left out.
+        What only says where a value came from is left out, and what data of the user's own are called
+        and where they lie: their digests have the content.
         """
+        own = {"dataset": "own"} if "content" in data_digests else {}
         content = {
-            "spec": self.decisive(),
+            "spec": self.decisive() | own,
             "data": dict(data_digests),
             "versions": self.versions(),
         }

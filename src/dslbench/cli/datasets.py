@@ -107,6 +107,8 @@ def _obtain(entry: DatasetEntry, source: Path | None, verify: bool, force: bool)
         return
     if source is not None:
         _describe(entry, obtain.import_entry(entry, source), f"imported from {source.name}")
+        if entry.own:
+            _print_statement(entry, library.folder(entry.store_name))
         return
     if not force and library.read_manifest(entry.store_name) is not None:
         library.require(entry)
@@ -124,6 +126,26 @@ def _obtain(entry: DatasetEntry, source: Path | None, verify: bool, force: bool)
     for warning in warnings:
         warn(warning)
     _describe(entry, manifest, "downloaded")
+
+
+def inspect(path: Path) -> None:
+    """Print what a file, folder or TOML of the user's own is taken for. Raises DataError."""
+    from dslbench.data.own import describe
+
+    entry, folder = describe(path)
+    _print_statement(entry, folder)
+
+
+def _print_statement(entry: DatasetEntry, folder: Path) -> None:
+    from dslbench.data.loading import read_published, told
+
+    published, _ = read_published(entry, folder)
+    for line in told(published)["statement"]:
+        result(line)
+    given = published.given or {}
+    pairs = sum(part.nnz for part in given.values()) or len(published.log.users)
+    users, items = published.shape
+    result(f"{entry.name}: {users:,} users, {items:,} items, {pairs:,} pairs")
 
 
 def _describe(entry: DatasetEntry, manifest: Manifest, how: str) -> None:

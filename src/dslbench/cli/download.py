@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dslbench.errors import UsageError
+
 
 def download(
     names: Annotated[
@@ -20,8 +22,17 @@ def download(
         bool, typer.Option("--verify", help="Check what is at hand, fetch nothing.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is at hand.")] = False,
+    inspect: Annotated[
+        Path | None,
+        typer.Option("--inspect", help="Say what a file, folder or TOML is taken for, and stop."),
+    ] = None,
 ) -> None:
     """Fetch data sets from their owners' addresses, verified before use."""
     from dslbench.cli import datasets
 
+    if inspect is not None:
+        if names or all_ or source is not None or verify or force:
+            raise UsageError("--inspect goes alone", f"dslbench download --inspect {inspect}")
+        datasets.inspect(inspect)
+        return
     datasets.download(names or [], all_, source, verify, force)

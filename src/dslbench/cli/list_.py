@@ -63,6 +63,7 @@ def _list_settings(name: str | None, as_json: bool) -> None:
 def _list_runs(as_json: bool) -> None:
 
     from dslbench.evaluation.metrics import METRICS, SELECTION
+    from dslbench.report.naming import labelled
     from dslbench.runs import failures, store
 
     records, failed = store.read_all(warn), failures.read_all(warn)
@@ -73,7 +74,7 @@ def _list_runs(as_json: bool) -> None:
         found += [{"id": f.id, "spec": f.spec.model_dump(), "failed": f.reason} for f in failed]
         deliver(json.dumps(found, indent=1) + "\n")
         return
-    for r in records:
+    for r in labelled(records):
         reached = METRICS[SELECTION].show(r["quality"][SELECTION])
         result(f"{r['id']}  {_described(r['spec'])}  {SELECTION} {reached}")
     for f in failed:

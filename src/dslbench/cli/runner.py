@@ -9,6 +9,7 @@ from typing import Any, Literal
 import typer
 
 from dslbench import artefact, data
+from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.output import console, deliver, result, say, warn
 from dslbench.report import build, command
@@ -142,7 +143,7 @@ def make(
     if not dry_run:
         store.put_back_replaced()
         claims.tidy_stored_runs()
-    planned = stock.take_stock(specs, force, warn)
+    planned = stock.take_stock(specs, force, warn, _say_what_was_read)
     missing = [run for run in planned if not run.done]
     for run in missing:
         if not run.asked:
@@ -227,6 +228,13 @@ def exported(record: Record, precision: str) -> bytes:
     except ValueError as error:
         raise RunError(f"the model cannot be kept at {precision}: {error}") from None
     return artefact.to_bytes(packed)
+
+
+def _say_what_was_read(loaded: Interactions) -> None:
+    """What a file of the user's own was taken for; an imported one was told of when it came."""
+    if loaded.source.get("how") == "path":
+        for line in loaded.source.get("statement", ()):
+            say(line)
 
 
 def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:

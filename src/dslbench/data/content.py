@@ -60,8 +60,15 @@ class Text:
     @cached_property
     def line_numbers(self) -> npt.NDArray[np.int64]:
         """Line number, from 1, of each line that is not blank."""
-        lines = self.content.split(b"\n")
-        filled = np.fromiter((not _is_blank(line) for line in lines), bool, len(lines))
+        data = np.frombuffer(self.content, dtype=np.uint8)
+        starts = np.concatenate([[0], np.flatnonzero(data == 10) + 1])
+        if self.complete:
+            starts = starts[:-1]
+        filled = data[np.minimum(starts, len(data) - 1)] > 32
+        for at in np.flatnonzero(~filled):  # a line that begins with a blank, or is one
+            end = self.content.find(b"\n", starts[at])
+            line = self.content[starts[at] : end if end >= 0 else None]
+            filled[at] = not _is_blank(line)
         return np.flatnonzero(filled) + 1
 
     def refuse(self, line: int, problem: str, hint: str | None = None) -> DataError:

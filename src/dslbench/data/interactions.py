@@ -149,5 +149,6 @@ class Interactions:
             "valid_digest": self.digests["valid"],
             "test_digest": self.digests["test"],
             "fold_in_digest": self.digests.get("fold_in"),
+            "content_digest": self.content,
             "notes": list(self.notes),
         }

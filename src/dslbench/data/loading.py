@@ -24,13 +24,24 @@ def load(name: str, *, protocol: str = "default") -> Interactions:
     keep_log = resolved.basic != "given"
     published, source = read_published(found, where, keep_log=keep_log)
     if published.understood:
-        source = {**source, "understood": [one.to_dict() for one in published.understood]}
+        source = {**source, **told(published)}
     data = replace(protocols.split(found, published, resolved), source=source)
     if resolved.basic == "dsl-loo" and not found.own and not source.get("same_bytes", True):
         order = "the copy at hand may list the pairs in another order than the published file"
         data = replace(data, notes=(*data.notes, f"{order}: this may not be the paper's split"))
     _check_split(found, resolved.name, data)
     return data
+
+
+def told(published: Published) -> dict[str, Any]:
+    """What files of one's own were taken for: as values, and as lines to print before anything else."""
+    short = {one.short() for one in published.understood}
+    lines = [line for one in published.understood for line in one.lines()]
+    lines += [f"  {note}" for note in published.notes if note not in short]
+    return {
+        "understood": [one.to_dict() for one in published.understood],
+        "statement": [*lines, f"  content {published.key[:12]}"],
+    }
 
 
 def locate(name: str) -> tuple[DatasetEntry, Path | None]:

@@ -20,6 +20,7 @@ from dslbench.report import (
 from dslbench.report.columns import Record
 from dslbench.report.figures import FigureBuilder, FigureModel
 from dslbench.report.machines import with_comparable_times
+from dslbench.report.naming import labelled
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import Builder, TableModel, group
 
@@ -80,10 +81,10 @@ def check_figure(name: str) -> None:
 def build(name: str, records: Sequence[Record]) -> list[TableModel]:
     """The tables of the given name from these records; raises `UsageError` where they lack what it needs."""
     check_table(name)
-    return TABLES[name].build(_comparable(records))
+    return TABLES[name].build(_comparable(labelled(records)))
 
 
 def build_figure(name: str, records: Sequence[Record]) -> list[FigureModel]:
     """The figures of the given name; raises `UsageError` where the records lack what it needs."""
     check_figure(name)
-    return FIGURES[name](_comparable(records))
+    return FIGURES[name](_comparable(labelled(records)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from dslbench import paths
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.output import console, deliver, warn, write
-from dslbench.report import audit_tables, build, published_tables, statistics
+from dslbench.report import audit_tables, build, naming, published_tables, statistics
 from dslbench.report import references as closed_forms
 from dslbench.report.columns import Record
 from dslbench.report.comparable import latest
@@ -143,7 +143,12 @@ def select(warn: Callable[[str], None], **wanted: str | None) -> list[Record]:
         warn(text)
 
     stored = store.read_all(bad)
+    known = naming.names(stored)
+    dataset = wanted.pop("dataset", None)
     records = [r for r in stored if all(v in (None, r["spec"][k]) for k, v in wanted.items())]
+    if dataset is not None:
+        records = [r for r in records if naming.is_called(r, dataset, known)]
+        wanted = {"dataset": dataset, **wanted}
     if records:
         return latest(records, warn)
     chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]

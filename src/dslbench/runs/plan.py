@@ -38,7 +38,7 @@ from pydantic import (
 )
 
 from dslbench import paths, registry
-from dslbench.data import loading
+from dslbench.data import catalog, library, loading
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean
 from dslbench.spec import RunSpec, check_length, check_used, resolve
 
@@ -151,7 +151,27 @@ def read(name: str) -> PlanFile:
             ) from None
     else:
         raise UsageError(f"unknown plan '{name}'", did_you_mean(name, names()))
-    return parse(name, text)
+    found = parse(name, text)
+    return found if name in names() else _beside(found, path.parent)
+
+
+def _beside(file: PlanFile, folder: Path) -> PlanFile:
+    """The plan with paths of data sets as seen from here; in the plan they are relative to it."""
+
+    def seen(name: str) -> str:
+        known = name in catalog() or name in library.stored_names()
+        if known or Path(name).is_absolute():
+            return name
+        there = folder / name
+        return str(there) if loading.looks_like_path(name) or there.exists() else name
+
+    grids = [
+        grid.model_copy(update={"dataset": [seen(name) for name in grid.dataset]})
+        if grid.dataset is not None
+        else grid
+        for grid in file.plan.grid
+    ]
+    return PlanFile(file.name, file.text, file.plan.model_copy(update={"grid": grids}))
 
 
 def of_command_line(backbone: str) -> PlanFile:

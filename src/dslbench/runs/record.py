@@ -66,6 +66,10 @@ class Data(Part):
     fold_in_digest: Digest = Field(
         default=None, description="the same of what is folded in for users held out of training"
     )
+    content_digest: Digest = Field(
+        default=None,
+        description="of data of one's own: sha256 over pairs and original ids, whatever the file is called",
+    )
 
 
 class Selection(Part):

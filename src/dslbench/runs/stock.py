@@ -8,6 +8,7 @@ from functools import cache
 
 from dslbench import artefact, registry
 from dslbench import data as datasets
+from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError
 from dslbench.runs import failures, store
 from dslbench.spec import RunSpec
@@ -40,19 +41,24 @@ class WantedRun:
 
 
 def take_stock(
-    specs: Sequence[RunSpec], force: bool, warn: Callable[[str], None]
+    specs: Sequence[RunSpec],
+    force: bool,
+    warn: Callable[[str], None],
+    loaded: Callable[[Interactions], None] = lambda data: None,
 ) -> list[WantedRun]:
     """Identify the runs; equal ones are planned once.
 
     A run that is missing and learns from a teacher is preceded by the teacher's dense run: one
-    that is stored with its model stands there as done.
+    that is stored with its model stands there as done. `loaded` is told of each data set.
     """
     digests: dict[tuple[str, str], dict[str, str | None]] = {}
 
     def identity(spec: RunSpec) -> str:
         key = (spec.dataset, spec.protocol)
         if key not in digests:
-            digests[key] = datasets.load(spec.dataset, protocol=spec.protocol).digests
+            data = datasets.load(spec.dataset, protocol=spec.protocol)
+            loaded(data)
+            digests[key] = data.digests
         return spec.identity(digests[key])
 
     stamps: dict[str, tuple[int, ...] | None] = {}
