@@ -126,7 +126,7 @@ def find(
     if "\t" in fitting:
         return _tabs_or_blanks(text, lines, quotes, toml)
     if "::" in fitting:
-        return Dialect("::")
+        return Dialect("::", _has_quotes(text, "::", quotes, toml))
     if len(fitting) > 1:  # a comma before a blank is one of a sentence
         fitting = [c for c in fitting if not all(f"{c} " in line for line in lines)] or fitting
     if len(fitting) > 1:
@@ -138,7 +138,7 @@ def find(
         return Dialect(fitting[0], _has_quotes(text, fitting[0], quotes, toml))
     widths = Counter(len(line.split()) for line in lines)
     if len(widths) == 1 and min(widths) > 1:
-        return Dialect(BLANKS)
+        return Dialect(BLANKS, _has_quotes(text, BLANKS, quotes, toml))
     # no dialect fits all lines: the one that fits most of them, so that the others can be named
     best = max(_CANDIDATES, key=lambda c: (_agreement(lines, c), -_CANDIDATES.index(c)))
     if _agreement(lines, best) > 0:
@@ -167,7 +167,10 @@ def _tabs_or_blanks(text: Text, lines: list[str], quotes: bool | None, toml: str
 
 def _has_quotes(text: Text, separator: str, quotes: bool | None, toml: str) -> bool:
     """Whether fields stand in quotes; refuses quotes that are not closed in their line."""
-    if quotes is False or separator == BLANKS or b'"' not in text.content:
+    if quotes is False or b'"' not in text.content:
+        return False
+    if separator in (BLANKS, "::"):
+        _refuse_quotes(text, separator, toml)
         return False
     _, whole = _patterns(separator)
     opening = re.compile(rf'(?:^|{re.escape(separator)})[ ]*"')
@@ -190,6 +193,18 @@ def _has_quotes(text: Text, separator: str, quotes: bool | None, toml: str) -> b
             f"where quotes are part of the text, say so in {toml}: quotes = false",
         )
     return good
+
+
+def _refuse_quotes(text: Text, separator: str, toml: str) -> None:
+    """Blanks and `::` know no quotes: where a field begins with one it cannot be told what it is."""
+    mark = rb"[ \t]" if separator == BLANKS else b"::"
+    found = re.search(rb'(?:^|%s)"' % mark, text.content, re.MULTILINE)
+    if found is not None:
+        raise text.refuse(
+            text.content[: found.end()].count(b"\n") + 1,
+            f"a field in quotes, where fields are divided by {_NAMES[separator]}",
+            f"where quotes are part of the text, say so in {toml}: quotes = false",
+        )
 
 
 def check_widths(text: Text, dialect: Dialect) -> int:

@@ -82,12 +82,12 @@ def layout_of(text: Text, entry: DatasetEntry) -> Layout:
     separator = entry.separator
     if entry.format == "ratings":
         separator = separator or "::"
-        if b"\t" in text.content and separator == "::":
-            line = text.content[: text.content.index(b"\t")].count(b"\n") + 1
-            raise text.refuse(line, "a tab in a file divided by '::'")
     elif entry.format == "inter":
         separator = separator or "\t"
     dialect = dialects.find(text, lines, separator, entry.quotes, toml)
+    if dialect.separator == "::" and b"\t" in text.content:
+        line = text.content[: text.content.index(b"\t")].count(b"\n") + 1
+        raise text.refuse(line, "a tab in a file divided by '::'")
     width = dialects.check_widths(text, dialect)
     rows = [row for row in (dialect.split(line) for line in lines) if len(row) == width]
     first, below = rows[0], rows[1:]
@@ -183,7 +183,7 @@ def _refuse_second_header(text: Text) -> None:
 
 def _refuse_other_kinds(text: Text, lines: Sequence[str]) -> None:
     """Files whose lines are no rows: known kinds, each with the way out."""
-    first = lines[0].strip()
+    first = lines[0].strip() or "-"
     if first.endswith(":") and first[:-1].isdigit() and len(lines) > 1:
         raise text.refuse(
             1,

@@ -317,7 +317,11 @@ def _ids(
             items = {plain(str(label)) for label in item[1] if str(label)[:1] in "iI"}
             if first in names and second in items:
                 row = int(rows[int(np.argmax(user[0] == names[first]))])
-                raise table.refuse(row, "a header in the middle", "take the repeated header out")
+                raise table.refuse(
+                    row,
+                    "a header, where the file is read as one without",
+                    f"take it out, or say in {toml}: header = true",
+                )
     return []
 
 
