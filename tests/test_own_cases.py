@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dslbench import data
+from dslbench import data, paths
 from dslbench.cli import datasets
 from dslbench.errors import DataError, UsageError
 from own_helpers import counts, grid, pairs, statement, write
@@ -494,14 +494,14 @@ def test_an_import_says_what_was_understood(
 
 def test_a_file_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "d.csv", grid())
-    read = Path.read_bytes
+    read = paths.read_bytes
 
-    def growing(self: Path) -> bytes:
-        content = read(self)
-        if self == path:
-            with self.open("ab") as file:
+    def growing(where: Path) -> bytes:
+        content = read(where)
+        if where == path:
+            with where.open("ab") as file:
                 file.write(b"d,w\n")
         return content
 
-    monkeypatch.setattr(Path, "read_bytes", growing)
+    monkeypatch.setattr(paths, "read_bytes", growing)
     assert "changed while it was read" in refusal(path).message

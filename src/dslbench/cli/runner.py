@@ -234,7 +234,7 @@ def _say_what_was_read(loaded: Interactions) -> None:
     """What a file of the user's own was taken for; an imported one was told of when it came."""
     if loaded.source.get("how") == "path":
         for line in loaded.source.get("statement", ()):
-            say(line)
+            say(f"data: {line}")
 
 
 def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:

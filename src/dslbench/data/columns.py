@@ -45,6 +45,8 @@ _SHAPE = (
     (re.compile(r"[0-9]+"), "9"),
     (re.compile(r"[^\W\d_]+"), "a"),
 )
+_ASIN = re.compile(r"B0[0-9A-Z]{8}|[0-9]{9}[0-9X]")
+_REVIEWER = re.compile(r"A[0-9A-Z]{9,20}")
 MOST_COLUMNS = 4  # without a header
 
 
@@ -321,6 +323,12 @@ def by_position(
         raise DataError(f"{name}, line 1: {width} column, expected at least 2")
     if width > MOST_COLUMNS:
         raise refuse_unknown(name, toml, "user", None, width)
+    if all(_ASIN.fullmatch(row[0]) and _REVIEWER.fullmatch(row[1]) for row in values):
+        raise DataError(
+            f"{name}: the first column holds Amazon's items, the second its reviewers",
+            hint=f"write {toml} beside it: header = false, [columns] user = 1, item = 0"
+            " (and rating = 2, timestamp = 3 where there are)",
+        )
     positions = {"user": 0, "item": 1}
     reasons = {"user": "first column", "item": "second column"}
     warnings: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from dslbench.data.dialect import Dialect
 from dslbench.data.entries import Columns, DatasetEntry
 from dslbench.errors import DataError
 
+_IMPRESSIONS = re.compile(r"\t\S+-[01]( \S+-[01])*\s*$")
 _FEW = 300  # rows of which the types of columns are told
 _FLAGS = (
     *("click", "clicked", "isclick", "label", "bought", "buy", "purchase", "purchased", "like"),
@@ -191,6 +193,13 @@ def _refuse_other_kinds(text: Text, lines: Sequence[str]) -> None:
             "turn it into a table: awk -F, '/:$/ {m = substr($0, 1, length($0) - 1); next}"
             f' {{print $1 "," m "," $2 "," $3}}\' {text.name} > ratings.csv',
         )
+    if all(_IMPRESSIONS.search(line) for line in lines):
+        raise text.refuse(
+            1, "the items shown and clicked stand in one field (MIND): one row is many interactions",
+            "turn it into a table: awk -F'\\t' '{n = split($5, shown, \" \"); for (k = 1; k <= n; k++)"
+            ' if (shown[k] ~ /-1$/) print $2 "," substr(shown[k], 1, length(shown[k]) - 2) "," $3}\''
+            f" {text.name} > clicks.csv",
+        )  # fmt: skip
     if first.startswith("%%MatrixMarket"):
         raise text.refuse(
             1, "a matrix in Matrix Market's format",
