@@ -1,0 +1,75 @@
+"""Data of one's own are what they hold: in run ids, in tables, in plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dslbench import data
+from dslbench.report.naming import is_called, labelled, names
+from dslbench.runs import plan
+from dslbench.spec import RunSpec, resolve
+from own_helpers import grid, write
+
+
+def spec(dataset: str) -> RunSpec:
+    return resolve(dataset=dataset, backbone="lightgcn", method="dense", sparsity=0, seed=0)
+
+
+def record(dataset: str, name: str, content: str | None) -> dict[str, Any]:
+    return {"spec": {"dataset": dataset}, "data": {"name": name, "content_digest": content}}
+
+
+def test_a_run_is_known_by_content_not_by_path(tmp_path: Path) -> None:
+    first = write(tmp_path, "orders.csv", grid())
+    second = write(tmp_path / "elsewhere", "copy.tsv", grid(mark="\t"))
+    one, other = (data.load(str(path)).digests for path in (first, second))
+    assert spec(str(first)).identity(one) == spec(str(second)).identity(other)
+    changed = data.load(str(write(tmp_path, "o.csv", grid(users="abd")))).digests
+    assert spec(str(first)).identity(one) != spec(str(first)).identity(changed)
+
+
+def test_published_data_sets_are_known_by_name() -> None:
+    digests = data.load("toy").digests
+    assert "content" not in digests
+    assert spec("toy").identity(digests) != spec("gowalla").identity(digests)
+
+
+def test_tables_tell_two_of_one_name_apart() -> None:
+    records = [
+        record("/a/orders.csv", "orders", "1" * 64), record("b/orders.csv", "orders", "2" * 64),
+        record("copy.csv", "copy", "1" * 64), record("x.csv", "x", "3" * 64), record("toy", "toy", None),
+    ]  # fmt: skip
+    shown = [r["spec"]["dataset"] for r in labelled(records)]
+    assert shown == ["orders#111111", "orders#222222", "orders#111111", "x", "toy"]
+    assert records[0]["spec"]["dataset"] == "/a/orders.csv"
+    known = names(records)
+    for wanted, expected in (
+        ("orders", 2), ("orders#222222", 1), ("copy", 1), ("x.csv", 1), ("x", 1), ("toy", 1), ("y", 0)
+    ):  # fmt: skip
+        assert sum(is_called(r, wanted, known) for r in records) == expected
+
+
+def test_paths_in_a_plan_are_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "plans", "orders.csv", grid())
+    text = 'title = "t"\n[[grid]]\nbackbone = "lightgcn"\ndataset = ["orders.csv", "toy", "../plans"]\n'
+    path = write(tmp_path / "plans", "p.toml", text)
+    monkeypatch.chdir(tmp_path)
+    for name in (path, Path("plans/p.toml")):
+        first, second, third = plan.read(str(name)).plan.grid[0].dataset or []
+        assert data.load(first).n_users == 3
+        assert second == "toy"
+        assert Path(third).is_dir()
+
+
+def test_train_and_test_files_have_a_content_as_well(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write(tmp_path / folder, "train.csv", grid())
+        write(tmp_path / folder, "test.csv", "user,item\na,v\nb,w\nc,w\nb,u\na,x\nb,y\n")
+    one, two = (data.load(str(tmp_path / folder), protocol="given") for folder in ("one", "two"))
+    assert one.digests == two.digests
+    assert one.name != two.name
