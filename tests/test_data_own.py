@@ -36,7 +36,10 @@ def pairs_of(loaded: Interactions) -> set[tuple[str, str]]:
     return {(str(u), str(i)) for u, i in zip(users, items, strict=True)}
 
 
-ROWS = "b,y,5,1\nb,x,4,2\na,y,3,3\nc,z,2,4\nc,y,1,5\n"
+ROWS = "".join(
+    f"{row},{1_300_000_000 + at}\n"
+    for at, row in enumerate(["b,y,5", "b,x,4", "a,y,3", "c,z,2", "c,y,1"])
+)
 
 
 @pytest.mark.parametrize(

@@ -505,3 +505,33 @@ def test_a_file_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(paths, "read_bytes", growing)
     assert "changed while it was read" in refusal(path).message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words", "way_out"),
+    [
+        ("m.csv", "5,3,0,1\n4,0,0,1\n1,1,0,5\n1,0,0,4\n", "what column 3 is", "[columns] user = 0"),
+        ("s.txt", "u1 The Who\nu1 The The\nu2 The Who\n", "what column 2 is", "[columns] user = 0"),
+        ("r.csv", 'user,item\n"1",a,x\n"2",a,y\n', "line 1: 2 columns, expected 3", "row names"),
+        ("e.csv", "sep=;\n" + grid(mark=";"), "a note for Excel", "tail -n +2"),
+        ("d.csv", "user,item,date\na,x,20180101\nb,x,20180102\n", "'20180101'", "%Y%m%d"),
+        ("c.csv", "user;item;rating\na;x;1,5\nb;x;2,5\n", "is the comma a decimal", "without a rating"),
+        ("n.json", '{"user": {"id": 1}, "item": "x"}\n', "'user' holds no id", "jq -c"),
+        ("w.csv", "<html><body>no</body></html>\n", "markup", "refused"),
+        ("k.txt", "# from to\n1\t2\n1\t3\n2\t3\n", "a comment", "grep -v"),
+        ("b.csv", "B000000001,A123456789\nB000000002,A123456789\n", "Amazon's items", "item = 0"),
+        ("o.csv", "user,item\n", "no rows below it", "cut"),
+    ],
+)  # fmt: skip
+def test_kinds_that_are_known_and_refused(
+    tmp_path: Path, name: str, content: str, words: str, way_out: str
+) -> None:
+    error = refusal(write(tmp_path, name, content))
+    assert words in error.message
+    assert way_out in str(error.hint)
+
+
+def test_words_on_what_may_mean_no(tmp_path: Path) -> None:
+    rows = "".join(f"{u},{i},0\n" for u in "123" for i in "4567")
+    assert "is 0 in every row" in statement(write(tmp_path, "a.csv", "user,item,click\n" + rows))
+    assert "user '-1' is an id" in statement(write(tmp_path, "b.csv", "user,item\n-1,2\n3,4\n"))

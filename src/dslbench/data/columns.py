@@ -159,7 +159,12 @@ def refuse_unknown(
             " pandas.DataFrame.stack",
         )
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    first, second = (names[min(at, len(names) - 1)] for at in (0, 1))
+    if len(names) < 2:
+        return DataError(
+            f"{name}: which column is the {what}? The header has {shown} alone",
+            hint="an interaction needs a user and an item: two columns",
+        )
+    first, second = names[0], names[1]
     return DataError(
         f"{name}: which column is the {what}? The header has {shown}",
         hint=f'write {toml} beside it: [columns] user = "{first}", item = "{second}"'
@@ -242,7 +247,8 @@ def _times(
     for at in strange:
         column = [row[at] for row in values if at < len(row) and row[at]]
         shown = column[0] if column else ""
-        if not kept and re.search(r"\d\D+\d", shown) and not is_number(shown):
+        day = re.fullmatch(r"(19|20)\d{6}", shown) is not None
+        if not kept and (day or (re.search(r"\d\D+\d", shown) and not is_number(shown))):
             raise DataError(
                 f"{name}: '{shown[:40]}' in column '{names[at]}' is a time in no known order",
                 hint=f'say which in {toml} beside it: time_format = "{_guess(shown)}" (as'
@@ -268,6 +274,12 @@ def _guess(shown: str) -> str:
         clock = " %H:%M" + (":%S" if match[1] else "")
     if re.match(r"[A-Z][a-z]{2} [A-Z][a-z]{2} \d", shown):
         return "%a %b %d %H:%M:%S %z %Y"
+    if shown.isdigit():
+        return "%Y%m%d"
+    if re.match(r"\d{4}/", shown):
+        return f"%Y/%m/%d{clock}"
+    if re.match(r"\d\d?:", shown):
+        return clock.strip()
     if re.match(r"\d\d? \d\d?, \d{4}", shown):
         return "%m %d, %Y"
     if "." in shown.split(" ")[0]:
@@ -292,7 +304,10 @@ def _as_described(
             positions[what] = wanted
         else:
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-            raise DataError(f"{name}: no column '{wanted}' among {shown}")
+            raise DataError(
+                f"{name}: no column '{wanted}' among {shown}",
+                hint="name one of these, or a position from 0, in [columns]",
+            )
     return Chosen(positions, {what: why.get(what, "as described") for what in positions})
 
 
@@ -331,7 +346,6 @@ def by_position(
         )
     positions = {"user": 0, "item": 1}
     reasons = {"user": "first column", "item": "second column"}
-    warnings: list[str] = []
     times = []
     for at in range(2, width):
         column = [row[at] for row in values if at < len(row) and row[at]]
@@ -341,9 +355,11 @@ def by_position(
             positions["rating"] = at
             reasons["rating"] = "numbers that are no times"
         else:
-            warnings.append(
-                f"column {at} is not used: what it is cannot be told"
-                + (f" ('{column[0][:30]}')" if column else "")
+            shown = f" ('{column[0][:30]}' and the like)" if column else ""
+            raise DataError(
+                f"{name}: what column {at} is cannot be told{shown}, and there is no header",
+                hint=f"write {toml} beside it: header = false, [columns] user = 0, item = 1 (positions"
+                " from 0; rating and timestamp likewise, other columns are then not used)",
             )
     if len(times) > 1:
         raise DataError(
@@ -354,4 +370,4 @@ def by_position(
     if times:
         positions["timestamp"] = times[0]
         reasons["timestamp"] = "the values are times"
-    return Chosen(positions, reasons, tuple(warnings))
+    return Chosen(positions, reasons)

@@ -219,12 +219,19 @@ def check_widths(text: Text, dialect: Dialect) -> int:
         row = int(wrong[0])
         line = int(text.line_numbers[row])
         found = int(counts[row])
+        hint = (
+            f"fields are divided by {dialect.words}; {len(wrong):,} of {len(counts):,} lines have"
+            f" another number of them than {width}"
+        )
+        if row == 0 and len(wrong) == 1 and found == width - 1:
+            hint = (
+                "the header lacks a name, as R writes row names: write.csv(..., row.names = FALSE)"
+            )
         cut = " (cut?)" if row == len(counts) - 1 and not text.complete else ""
         raise text.refuse(
             line,
             f"{found} column{'' if found == 1 else 's'}, expected {width}{cut}",
-            f"fields are divided by {dialect.words}; {len(wrong):,} of {len(counts):,} lines have"
-            f" another number of them than {width}",
+            hint,
         )
     return width
 

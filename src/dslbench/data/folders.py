@@ -65,7 +65,9 @@ def parts_in(folder: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]
         if len(found) > 1:
             raise DataError(
                 f"{shown}: several files could be {role}: {', '.join(found[:4])}",
-                hint=_say(by_role.get("train", ["..."])[0], by_role.get("test", ["..."])[0]),
+                hint=_say(
+                    *(min(by_role.get(part, ["..."]), key=len) for part in ("train", "test"))
+                ),
             )
     parts: dict[str, tuple[str, ...]] = {role: (found[0],) for role, found in by_role.items()}
     if "train" in parts and "test" in parts:

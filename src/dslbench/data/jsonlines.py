@@ -30,6 +30,14 @@ def read_records(text: Text, entry: DatasetEntry) -> Raw:
         seen: dict[str, int] = {}
         ranks = [seen.setdefault(_shown(record.get(key)), len(seen)) for record in records]
         columns[at] = np.array(ranks, dtype=np.int32), np.array([*seen], dtype=object)
+    for what in ("user", "item"):
+        key = names[layout.positions[what]]
+        for record, line in zip(records, lines, strict=True):
+            if isinstance(record.get(key), dict | list):
+                raise DataError(
+                    f"{text.name}{f', line {line}' if line else ''}: '{key}' holds no id, but more",
+                    hint=f"make it flat: jq -c '{{{what}: .{key}.id, ...}}' {text.name} > flat.json",
+                )
     table = Table(text.name, len(records), columns, lambda row: lines[row])
     return interpret(
         table,

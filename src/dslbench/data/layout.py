@@ -95,7 +95,7 @@ def layout_of(text: Text, entry: DatasetEntry) -> Layout:
     first, below = rows[0], rows[1:]
     header, why = _header(text, entry, first, below, toml)
     if header and not below and len(text.line_numbers) < 2:
-        raise DataError(f"{text.name}: a header and no rows below it")
+        raise DataError(f"{text.name}: a header and no rows below it", hint="was it cut?")
     values = _spread(below if header else rows)
     return settle(text.name, entry, dialect, (header, why), first if header else None, width, values,
                   text=text)  # fmt: skip
@@ -213,6 +213,10 @@ def _refuse_other_kinds(text: Text, lines: Sequence[str]) -> None:
     if first[0] in "[{" and first[-1] in "]},":
         raise text.refuse(
             1, "this looks like JSON", 'name it *.json, or say format = "jsonl" in a TOML beside it'
+        )
+    if first.startswith("sep=") and len(first) == 5:
+        raise text.refuse(
+            1, "a note for Excel, not a row", f"take it out: tail -n +2 {text.name} > rows.csv"
         )
     if first[0] == "<":
         raise text.refuse(1, "markup (HTML or XML), not a table", "was the download refused?")

@@ -210,6 +210,8 @@ def _flags(table: Table, layout: Layout, kept: Mask, toml: str) -> list[str]:
         if kind == "events":
             if 1 < len(order) < 20:
                 warnings.append(f"column {name} is not used, all its kinds count alike: {shown}")
+        elif kind == "flag" and len(values) == 1 and values[0] in _NO:
+            warnings.append(f"column {name} is {values[0]} in every row, and all of them count")
         elif len(order) == 2:
             warnings.append(f"column {name} is not used, rows of both its values count: {shown}")
     return warnings
@@ -228,7 +230,11 @@ def _ratings(
         row = int(np.argmax(wrong))
         label = str(labels[codes[row]])
         comma = "; is the comma a decimal point?" if "," in label else ""
-        raise table.refuse(row, f"rating {label[:20]!r} is not a number{comma}")
+        raise table.refuse(
+            row,
+            f"rating {label[:20]!r} is not a number{comma}",
+            f"correct it, or give [columns] user and item without a rating in {toml}",
+        )
     ratings: npt.NDArray[np.float64] = values[codes]
     if entry.own and entry.filters.min_rating is None:
         _refuse_no(table, layout.name_of(at), ratings, kept, toml)
@@ -303,6 +309,7 @@ def _ids(
 ) -> list[str]:
     """Refuse ids that cannot be meant; a word where names may have been taken for ids."""
     rows = np.flatnonzero(kept)
+    warnings: list[str] = []
     for what, (codes, labels) in (("user", user), ("item", item)):
         found = ids.doubtful(labels)
         if found is not None:
@@ -322,7 +329,12 @@ def _ids(
                     "a header, where the file is read as one without",
                     f"take it out, or say in {toml}: header = true",
                 )
-    return []
+        if "-1" in labels:
+            count = int(np.count_nonzero(codes == list(labels).index("-1")))
+            warnings.append(
+                f"{what} '-1' is an id like others ({count:,} rows): does it mean none?"
+            )
+    return warnings
 
 
 def assemble(
