@@ -20,7 +20,7 @@ def settle_texts(entry: DatasetEntry, folder: Path) -> DatasetEntry:
     order = sorted(entry.files, key=lambda file: file.role not in ("train", "all"))
     texts = {file.name: read_text(folder / file.name, entry.encoding) for file in order}
     main = texts[order[0].name]
-    layout = layout_of(main, entry)
+    layout = layout_of(main, entry, whole=False)
     for file in order[1:]:
         _same_header(main, layout, texts[file.name], entry)
     columns = {

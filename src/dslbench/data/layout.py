@@ -76,8 +76,11 @@ def toml_for(entry: DatasetEntry, name: str) -> str:
     return "dataset.toml" if entry.is_given else f"{stem(name)}.toml"
 
 
-def layout_of(text: Text, entry: DatasetEntry) -> Layout:
-    """Settle a delimited text as far as the entry leaves it open. Raises DataError with the line."""
+def layout_of(text: Text, entry: DatasetEntry, *, whole: bool = True) -> Layout:
+    """Settle a delimited text as far as the entry leaves it open. Raises DataError with the line.
+
+    All rows are counted; not so without `whole`, where they will be later and those seen are alike.
+    """
     toml = toml_for(entry, text.name)
     lines = dialects.sample(text)
     _refuse_other_kinds(text, lines)
@@ -90,15 +93,17 @@ def layout_of(text: Text, entry: DatasetEntry) -> Layout:
     if dialect.separator == "::" and b"\t" in text.content:
         line = text.content[: text.content.index(b"\t")].count(b"\n") + 1
         raise text.refuse(line, "a tab in a file divided by '::'")
-    width = dialects.check_widths(text, dialect)
+    widths = {len(dialect.split(line)) for line in lines}
+    whole |= len(widths) > 1 or dialect.quotes
+    width = dialects.check_widths(text, dialect) if whole else widths.pop()
     rows = [row for row in (dialect.split(line) for line in lines) if len(row) == width]
     first, below = rows[0], rows[1:]
     header, why = _header(text, entry, first, below, toml)
-    if header and not below and len(text.line_numbers) < 2:
+    if header and not below:
         raise DataError(f"{text.name}: a header and no rows below it", hint="was it cut?")
     values = _spread(below if header else rows)
     return settle(text.name, entry, dialect, (header, why), first if header else None, width, values,
-                  text=text)  # fmt: skip
+                  text=text if whole else None)  # fmt: skip
 
 
 def settle(

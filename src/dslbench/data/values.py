@@ -315,13 +315,20 @@ def _ids(
         if found is not None:
             row = int(rows[int(np.argmax(codes == found[0]))])
             raise table.refuse(row, f"{what}: {found[1]}", "write ids alike in every row")
+        if "-1" in labels:
+            count = int(np.count_nonzero(codes == list(labels).index("-1")))
+            warnings.append(
+                f"{what} '-1' is an id like others ({count:,} rows): does it mean none?"
+            )
     if layout.names is None:
         for first in ("userid", "user"):
             second = first.replace("user", "item")
             names = {
-                plain(str(label)): at for at, label in enumerate(user[1]) if str(label)[:1] in "uU"
+                plain(str(label)): at
+                for at, label in enumerate(user[1])
+                if str(label)[:4].lower() == "user"
             }
-            items = {plain(str(label)) for label in item[1] if str(label)[:1] in "iI"}
+            items = {plain(str(label)) for label in item[1] if str(label)[:4].lower() == "item"}
             if first in names and second in items:
                 row = int(rows[int(np.argmax(user[0] == names[first]))])
                 raise table.refuse(
@@ -329,11 +336,6 @@ def _ids(
                     "a header, where the file is read as one without",
                     f"take it out, or say in {toml}: header = true",
                 )
-        if "-1" in labels:
-            count = int(np.count_nonzero(codes == list(labels).index("-1")))
-            warnings.append(
-                f"{what} '-1' is an id like others ({count:,} rows): does it mean none?"
-            )
     return warnings
 
 
