@@ -156,7 +156,7 @@ def test_metrics_of_all_lists_by_hand() -> None:
     truth = pairs_to_csr([0, 0, 1, 2], [1, 9, 4, 8], (3, 10))
     hits = np.array([[False, True], [False, True], [False, False]])
     lists = metrics.Lists(items, hits, truth, np.arange(10, 0, -1))
-    assert lists.fifths().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert lists.fifths.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert metrics.coverage(2, lists) == 3 / 10
     # Recommended 3, 1, 1 times and seven times not at all: sum (2i - 11) c_i over i = 8, 9, 10.
     assert metrics.gini(2, lists) == pytest.approx((5 * 1 + 7 * 1 + 9 * 3) / (10 * 5))
@@ -171,8 +171,8 @@ def test_metrics_of_all_lists_by_hand() -> None:
 def test_equal_popularity_is_dealt_by_lot() -> None:
     nothing = np.zeros((0, 2), dtype=np.int32)
     lists = metrics.Lists(nothing, nothing > 0, pairs_to_csr([], [], (0, 1000)), np.ones(1000, int))
-    of_low, of_high = lists.fifths()[:500].mean(), lists.fifths()[500:].mean()
-    assert abs(of_low - of_high) < 0.3 and np.bincount(lists.fifths()).tolist() == [200] * 5
+    of_low, of_high = lists.fifths[:500].mean(), lists.fifths[500:].mean()
+    assert abs(of_low - of_high) < 0.3 and np.bincount(lists.fifths).tolist() == [200] * 5
 
 
 def test_every_metric_is_within_its_range_and_shown() -> None:

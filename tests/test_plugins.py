@@ -102,6 +102,7 @@ def test_a_backbone_of_another_package_passes_the_contract(tmp_path: Path) -> No
     [
         ("def broken(:", "SyntaxError"), ("import no_such_module", "ModuleNotFoundError"),
         ("Broken = 7", "is no Method"), ("raise RuntimeError('a\\nb')", "RuntimeError: a b"),
+        ("raise SystemExit(7)", "SystemExit: 7"),
     ],
 )  # fmt: skip
 def test_a_broken_plug_in_is_one_line_and_hurts_nobody(

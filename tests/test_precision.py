@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dslbench.tables.spec import TableSpec, normal
 from dslbench.tables.stored import BITS, Bitmap, Csr, Dense, Rows, Stored, Values
 from dslbench.tables.stored.values import ServedValues, values_bytes
 
+STORE = Path(__file__).parent / "fixtures" / "store-format-2"
 PRECISIONS = list(BITS)
 WHOLE = [name for name in PRECISIONS if name.startswith("int")]
 Shapes = st.tuples(st.integers(1, 12), st.sampled_from([1, 7, 8, 63, 64, 65]))
@@ -150,9 +152,9 @@ def test_what_is_no_number_is_not_rounded(bad: float, precision: str) -> None:
 def test_values_beyond_a_range_and_unknown_precisions_are_refused() -> None:
     with pytest.raises(ValueError, match="beyond the range of fp16"):
         Dense.of(np.array([[1.0, 1e5]]), "fp16")
-    big = np.array([[1e30, -3e37], [0.0, 0.0], [1e-30, 0.0]], dtype=np.float32)
+    big = np.array([[1e30, -3e36], [0.0, 0.0], [1e-30, 0.0]], dtype=np.float32)
     kept = Dense.of(big, "int8").unpack()
-    assert np.allclose(kept[0], big[0], rtol=0, atol=3e37 / 254) and (kept[1:] == 0).all()
+    assert np.allclose(kept[0], big[0], rtol=0, atol=3e36 / 254) and (kept[1:] == 0).all()
     with pytest.raises(UsageError, match="unknown precision 'int5'"):
         Dense.of(big, "int5")
 
@@ -266,3 +268,59 @@ def test_a_run_is_judged_at_several_precisions_and_a_stored_one_at_more(tmp_path
     assert "The smallest stored model that loses under 1%" in out or "No stored model" in out
     for wrong in (["--precision", "int5", "--export", "x"], ["--precision", "int4"]):
         assert run("train", *own, *wrong)[0] == 2
+
+
+def test_values_at_the_edges_of_a_range_are_refused_or_as_good_as_elsewhere() -> None:
+    full = matrix(50, 64, 0)
+    usual = {p: np.linalg.norm(Dense.of(full, p).unpack() - full) for p in WHOLE}
+    for factor in (1e-28, 1e-9, 1e30):
+        scaled = full * np.float32(factor)
+        for precision in WHOLE:
+            error = np.linalg.norm(
+                (Dense.of(scaled, precision).unpack() - scaled) / np.float32(factor)
+            )
+            assert error == pytest.approx(usual[precision], rel=0.02), (factor, precision)
+    for factor in (1e-36, 1e38):
+        for precision in WHOLE:
+            with pytest.raises(ValueError, match="beyond the range"):
+                Dense.of(np.clip(full, -1, 1) * np.float32(factor), precision)
+    with pytest.raises(ValueError, match="beyond the range of fp16"):
+        Dense.of(full * np.float32(1e-9), "fp16")
+
+
+def test_judging_again_changes_the_record_and_values_by_user_only(own_home: Path) -> None:
+    shutil.copytree(STORE / "runs", own_home / "runs")
+    (old,) = (r for r in store.read_all(pytest.fail) if r["spec"]["method"] == "dense")
+    own = [
+        "--dataset",
+        "toy",
+        "--epochs",
+        "2",
+        "--set",
+        "embedding_size=4",
+        "--backbone",
+        "lightgcn",
+    ]
+    assert run("train", *own)[0] == 0
+    (new,) = (r for r in store.read_all(pytest.fail) if r.get("stored"))
+    folder = store.folder(new["id"])
+    record = json.loads((folder / "run.json").read_text()) | {
+        "carbon_g": 3
+    }  # of some later version
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "history.json").write_text("[")
+    before = (folder / "model.safetensors").read_bytes()
+    assert run("compare", *own, "--method", "dense", "--precision", "int3")[0] == 0
+    again = store.read(new["id"])
+    assert again["carbon_g"] == 3 and again["stored"][-1]["precision"] == "int3"
+    assert (folder / "history.json").read_text() == "["
+    assert (folder / "model.safetensors").read_bytes() == before
+    (folder / "users.npz").write_bytes(b"PK")
+    code, _, err = run("compare", *own, "--method", "dense", "--precision", "int2")
+    assert code == 1 and "no readable values by user" in err
+    assert (folder / "users.npz").read_bytes() == b"PK"
+    (folder / "run.json").write_text(json.dumps(again | {"format": 9}))
+    code, _, err = run("compare", *own, "--method", "dense")
+    assert code == 1 and "a newer dslbench wrote it" in err and "--force" in err
+    assert json.loads((folder / "run.json").read_text())["format"] == 9
+    assert old["format"] == 2

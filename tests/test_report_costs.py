@@ -224,7 +224,7 @@ def test_runs_that_differ_in_one_recorded_thing_are_marked_or_kept_apart(
         run["environment"] |= {"threads": 2, **dict.fromkeys(
             ("dslbench", "python", "torch", "numpy", "scipy", "numba", "system", "machine"), "1"
         )}  # fmt: skip
-        run["data"]["fold_in_digest"] = "d" * 64
+        run["data"] |= {"fold_in_digest": "d" * 64, "content_digest": "e" * 64}
     usual = build(table, [dense, first, other])
     *sections, key = path.split(".")
     node = other

@@ -25,7 +25,7 @@ def load(point: EntryPoint) -> Any:
     """
     try:
         return point.load()
-    except Exception as error:  # whatever somebody's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         reason = " ".join(str(error).split()) or "no reason given"
         raise UsageError(
             f"the plug-in '{point.name}' ({point.value}) cannot be loaded: "

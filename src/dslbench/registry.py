@@ -95,7 +95,8 @@ def _load(kind: Kind, name: str) -> Any:
             and getattr(found, "name", "") == name
         ):
             raise UsageError(
-                f"the plug-in {kind} '{name}' ({point.value}) is no {base.__name__} of that name"
+                f"the plug-in {kind} '{name}' ({point.value}) is no {base.__name__} of that name",
+                f"name a subclass of {base.__name__} with name = '{name}' as the entry point",
             )
         return found
     module = importlib.import_module(f"{_package(kind)}.{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from dslbench.runs import (
     store,
 )
 from dslbench.runs.assemble import rounded
+from dslbench.runs.schedule import LOOK_AGAIN
 from dslbench.spec import RunSpec
 from dslbench.tables.stored import check_precision
 from dslbench.words import number
@@ -203,19 +205,32 @@ def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: W
 
     Raises `RunError` where a run is of a version without bytes, or its model is gone.
     """
-    for record in records:
-        known = {row["precision"] for row in record.get("stored") or []}
+    for old in records:
+        known = {row["precision"] for row in old.get("stored") or []}
         missing = [name for name in precisions if name not in known]
         if not missing:
             continue
-        title = RunSpec.of_record(record["spec"]).title
+        title = RunSpec.of_record(old["spec"]).title
         if not known:
             raise RunError(
                 f"{title}: an older version made it, without bytes", "--force makes it anew"
             )
-        say(f"judging {title} at {', '.join(missing)} ...")
-        job = {"task": "judge", "id": record["id"], "precisions": missing}
-        local.Process().run(job | {"spec": record["spec"], "device": where.device})
+        with claims.Claims(warn) as held:
+            while (claim := held.take(old["id"])) is None:
+                say(f"waiting for {title}: {held.holder(old['id'])}")
+                time.sleep(LOOK_AGAIN)
+            try:  # another process may have judged it meanwhile
+                known = {row["precision"] for row in store.read(old["id"])["stored"]}
+                missing = [name for name in missing if name not in known]
+                if missing:
+                    say(f"judging {title} at {', '.join(missing)} ...")
+                    job = {"task": "judge", "id": old["id"], "precisions": missing}
+                    local.Process().run(job | {"spec": old["spec"], "device": where.device})
+            except KeyboardInterrupt:
+                say("interrupted while judging; what was judged before is stored")
+                raise typer.Exit(130) from None
+            finally:
+                claim.release()
 
 
 def exported(record: Record, precision: str) -> bytes:

@@ -37,7 +37,10 @@ PRODUCTS = frozenset(
     {"addbmm", "addmm", "addmv", "baddbmm", "bmm", "dot", "linear", "matmul", "mm", "mv", "vdot"}
     | {"convolution", "convolution_overrideable", "mkldnn_convolution", "mkldnn_linear"}
     | {"_cdist_forward", "_sparse_addmm", "_sparse_mm", "_weight_int8pack_mm"}
-    | {"_scaled_dot_product_flash_attention_for_cpu"}
+    | {"addr", "outer", "ger", "_addmm_activation", "_int_mm", "_trilinear", "sparse_sampled_addmm"}
+    | {"linalg_matrix_exp", "matrix_exp", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell"}
+    | {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention"}
+    | {"_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"}
 )
 _HINT = "write it as an operation with a rule: dslbench.ops.base.Op"
 # A full ranking is counted on all users up to so many MACs, else on as many users as they buy.
@@ -173,7 +176,7 @@ class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = func.overloadpacket.__name__
+        name = func.overloadpacket.__name__.rstrip("_")  # in place alike
         if name in PRODUCTS and not self._is_billed():
             what = f"{name} at {_caller()}"
             if self.running and self.running[-1].__module__.startswith("torch.nn"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ class Lists:
         """(U,) number of items in each truth."""
         return np.diff(self.truth.indptr).astype(np.int64)
 
+    @cached_property
     def fifths(self) -> npt.NDArray[np.int64]:
         """(M,) popularity fifth of each item, 0 the most popular; as many items in each as can be.
 
@@ -125,7 +126,7 @@ def gini(k: int, lists: Lists) -> float | None:
 
 def recall_of_fifth(fifth: int, k: int, lists: Lists) -> float | None:
     """Of all that was to be found among the items of a popularity fifth, the share that was."""
-    of_items = lists.fifths()
+    of_items = lists.fifths
     sought = int((of_items[lists.truth.indices] == fifth).sum())
     found = int((of_items[lists.items[:, :k][lists.hits[:, :k]]] == fifth).sum())
     return found / sought if sought else None

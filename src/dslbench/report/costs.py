@@ -209,8 +209,8 @@ def _cost(records: list[Record]) -> TableModel:
         "parameters for size; measured "
         "is training time, the time of one full ranking on test, the median time of ranking some users "
         "from the stored model, the peak memory of the run's process, the bytes that tables and "
-        "optimiser hold at the end of the last training, and bytes of the tables in their smallest "
-        "packed form.",
+        "optimiser hold at the end of the last training, and bytes of the tables as they are stored (of "
+        "older records: in the smallest form).",
     ]
     shown = [kind.measured for kind in kinds_of(records)]
     if ENERGY in shown:

@@ -62,8 +62,9 @@ def _table1(records: list[Record]) -> TableModel:
         f"{MEASURED}: measured only, the count does not show it; {NO}: no; "
         f"{MISSING}: no evidence stored (a dense run with the same settings and seed is needed).",
         f"Savings: at least {LEAST_SAVING:.0%} of the dense run's cost (MACs or parameters counted, "
-        "seconds or bytes measured), and for what is measured more than its noise (over seeds, else the "
-        "quartiles of a step). End-to-end: no more training phases than dense.",
+        "seconds or bytes measured), and for what is measured more than its noise (two standard errors over "
+        "seeds, else the quartiles of a step; one timing or peak by itself shows nothing). End-to-end: no "
+        "more training phases than dense.",
         f"Budget: every run within {BUDGET_TOLERANCE:.1%} of the entries asked for. Non-uniform: live "
         f"entries per row vary at least {LEAST_DISPERSION} times as much as a random mask's "
         "(variance). Performance: at most "
@@ -87,10 +88,11 @@ def saving(counted: float | None, measured: float | None, noise: float | None) -
 
 
 def noise(kind: CostKind, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
-    """Half the width of a measured change's interval.
+    """What a measured change has to exceed.
 
-    Two standard errors over the seeds that both have; of a single one, the quartiles of a step for the
-    time of training, nothing for bytes, and None for other times.
+    Two standard errors of the change over the seeds that both have. Of a single seed: the distance of the
+    quartiles of a step in the last phase, of its median, for the time of training; nothing for bytes
+    stored; None, which shows nothing, for what was measured once (a ranking, a peak of memory).
     """
     column = kind.measured
     by_seed = [
@@ -101,7 +103,7 @@ def noise(kind: CostKind, runs: Sequence[Record], dense: Sequence[Record]) -> fl
     if len(seeds) > 1:
         changes = [by_seed[0][seed] / by_seed[1][seed] - 1 for seed in seeds if by_seed[1][seed]]
         return 2 * statistics.stdev(changes) / len(changes) ** 0.5 if len(changes) > 1 else None
-    if column is TEST_TIME:
+    if column in (TEST_TIME, COLUMNS["memory"]):
         return None
     if column is not COLUMNS["train_time"]:
         return 0.0

@@ -23,10 +23,10 @@ def with_comparable_times(records: Sequence[Record]) -> list[Record]:
 
     The reference is where most of the dense runs were made, or most runs where there is none dense.
     """
-    dense = [r for r in records if r["spec"]["method"] == "dense"]
-    machines = Counter(map(machine_of, dense or records))
     if len({machine_of(r) for r in records}) < 2:
         return list(records)
+    dense = [r for r in records if r["spec"]["method"] == "dense"]
+    machines = Counter(map(machine_of, dense or records))
     reference = machines.most_common(1)[0][0]
     return [r if machine_of(r) == reference else _without_times(r, reference) for r in records]
 

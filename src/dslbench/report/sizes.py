@@ -153,7 +153,7 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
         price = mean(BYTES, point.runs)
         if lost is None or price is None or lost < -LARGEST_LOSS:
             continue
-        sure = lost < 0 and point.p is not None and point.p < SIGNIFICANT
+        sure = point.p is not None and point.p < SIGNIFICANT
         said = "significant over users" if sure else "not significant over users"
         if point.p is None:
             said = "not tested over users"
@@ -169,7 +169,7 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
 
 
 def figure(records: Sequence[Record]) -> list[FigureModel]:
-    """Quality against bytes, a line a method through its precisions, and the front."""
+    """Quality against bytes: a point for each method and precision, and the front."""
     figures = []
     for part in group(records, setting_of):
         found = points(part)

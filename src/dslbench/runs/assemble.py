@@ -67,6 +67,12 @@ def make_lab(
     )  # fmt: skip
 
 
+def precision_of(packed: StoredModel, budget: Mapping[str, Any]) -> str:
+    """How the values of the tables of users and items are kept."""
+    names = [table["name"] for table in budget["tables"] if table["role"] == "embedding"]
+    return ", ".join(dict.fromkeys(packed.tables[name].precision for name in names))
+
+
 def rounded(packed: StoredModel, precision: str, budget: Mapping[str, Any]) -> StoredModel:
     """A stored model with the tables of users and items at another precision.
 

@@ -34,16 +34,19 @@ class _Epoch(Part):
     loss: Number
 
 
+class NewerRecordError(ValueError):
+    """A record of a later version, which is not ours to replace."""
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A run's record."""
     found = _json(path)
     if not isinstance(found, dict) or found.get("format") not in _READABLE:
         other = found.get("format") if isinstance(found, dict) else None
-        newer = isinstance(other, int) and other > FORMAT
-        raise ValueError(
-            f"{path}: record format {other!r:.40}, this version reads {_READABLE[0]} to {FORMAT}"
-            + ("; a newer dslbench wrote it" if newer else "")
-        )
+        text = f"{path}: record format {other!r:.40}, this version reads {_READABLE[0]} to {FORMAT}"
+        if isinstance(other, int) and other > FORMAT:
+            raise NewerRecordError(f"{text}; a newer dslbench wrote it")
+        raise ValueError(text)
     if "equal_cost" in found or "relative" in found:
         raise ValueError(f"{path}: not a stored record, but one made for a table")
     _check(path, Record, found)

@@ -24,7 +24,13 @@ from dslbench import home, paths
 from dslbench.errors import RunError
 from dslbench.output import warn_once
 from dslbench.runs import failures
-from dslbench.runs.checks import check_values, read_history, read_per_user, read_record
+from dslbench.runs.checks import (
+    NewerRecordError,
+    check_values,
+    read_history,
+    read_per_user,
+    read_record,
+)
 from dslbench.runs.record import FORMAT
 
 __all__ = ["FORMAT"]
@@ -59,6 +65,19 @@ def save(
         "run.json": json.dumps(record, indent=1, allow_nan=False).encode(),
     }
     put(record["id"], files | ({} if model is None else {"model.safetensors": model}))
+
+
+def change(record: Mapping[str, Any], users: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Replace a stored run's record and values by user; its other files stay as they are.
+
+    Raises as `save` does. For the holder of the run's claim.
+    """
+    values = io.BytesIO()
+    np.savez_compressed(values, **dict(users))  # type: ignore[arg-type]
+    with home.storing(f"run {record['id']}", home.runs_dir(), len(values.getvalue())):
+        home.write_atomic(folder(record["id"]) / "users.npz", values.getvalue())
+        text = json.dumps(record, indent=1, allow_nan=False)
+        home.write_atomic(folder(record["id"]) / "run.json", text.encode())
 
 
 def put(run_id: str, files: Mapping[str, bytes]) -> None:
@@ -174,11 +193,18 @@ def read(run_id: str) -> dict[str, Any]:
 
 
 def has(run_id: str, warn: Callable[[str], None]) -> bool:
-    """Whether a run is stored and readable; a damaged one counts as missing, and is reported."""
+    """Whether a run is stored and readable; a damaged one counts as missing, and is reported.
+
+    Raises `RunError` for a run that a newer version stored: it is not replaced unasked.
+    """
     if not (folder(run_id) / "run.json").exists():
         return False
     try:
         read(run_id)
+    except NewerRecordError as error:
+        raise RunError(
+            str(error), "install that version, or replace the run with --force"
+        ) from None
     except ValueError as error:
         warn(f"{error}; the run will be made again")
         return False

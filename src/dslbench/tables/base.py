@@ -100,8 +100,8 @@ class Stored(ABC):
 
     @property
     def precision(self) -> str:
-        """How values are kept: fp32, or as they were rounded."""
-        return "fp32"
+        """How values are kept; a form with values of a kind of its own says its name."""
+        return self.form
 
     def rounded(self, precision: str) -> Self:
         """The same entries at another precision (`dslbench.tables.stored.values`).
@@ -111,7 +111,9 @@ class Stored(ABC):
         """
         if precision == self.precision:
             return self
-        raise UsageError(f"form '{self.form}' of a table has no precision {precision}")
+        raise UsageError(
+            f"form '{self.form}' of a table has no precision {precision}", "leave --precision out"
+        )
 
     @property
     def nbytes(self) -> int:

@@ -14,11 +14,11 @@ from dslbench import artefact
 from dslbench import data as datasets
 from dslbench.artefact import StoredModel
 from dslbench.cost import counted, measured
-from dslbench.errors import UsageError, reason_of
+from dslbench.errors import RunError, UsageError, reason_of
 from dslbench.evaluation.evaluate import Evaluation
 from dslbench.runs import store
 from dslbench.runs.assemble import make_lab, rounded, served
-from dslbench.runs.record import written
+from dslbench.runs.record import StoredForm
 from dslbench.spec import RunSpec
 from dslbench.training.lab import Lab
 
@@ -108,17 +108,20 @@ def judge_rounded(
 def judge_again(run_id: str, precisions: Sequence[str], device: torch.device) -> None:
     """Judge a stored run's model at more precisions, and add them to its record.
 
-    Raises `RunError` where the store has not the run's model any longer.
+    The caller holds the run's claim. Raises `RunError` where the store has not the run's model any
+    longer, or the values by user are damaged: nothing is written then.
     """
-    record, history, users = store.read(run_id), store.history(run_id), store.per_user(run_id)
+    record, users = store.read(run_id), store.per_user(run_id)
+    if users is None:
+        raise RunError(f"run {run_id} has no readable values by user", "--force makes it anew")
     spec = RunSpec.of_record(record["spec"])
     lab = make_lab(spec, datasets.load(spec.dataset, protocol=spec.protocol), device)
     content = store.model_bytes(run_id)
     packed = artefact.from_bytes(content, f"the model of run {run_id}")
     found = judge_rounded(packed, record["budget"], precisions, lab)
     kept = [row for row in record["stored"] if row["precision"] not in precisions]
-    record = written(record | {"stored": [*kept, *(one.row for one in found)]})
-    store.save(record, history or [], (users or {}) | of_users(found), content)
+    rows = [StoredForm.model_validate(one.row).model_dump(exclude_unset=True) for one in found]
+    store.change(record | {"stored": [*kept, *rows]}, users | of_users(found))
 
 
 def of_users(found: Sequence[Rounded]) -> dict[str, npt.NDArray[Any]]:

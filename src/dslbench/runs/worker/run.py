@@ -13,6 +13,7 @@ from dslbench import data as datasets
 from dslbench.artefact import sizes_by_form
 from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
+from dslbench.runs.assemble import precision_of
 from dslbench.runs.record import FORMAT, written
 from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of_users
 from dslbench.runs.worker.pack import pack
@@ -50,7 +51,7 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
         "quality": judged.result.means | {"tied_users": judged.result.ties},
         "stored": [
             {
-                "precision": "fp32",
+                "precision": precision_of(packed.model, packed.budget),
                 "bytes": packed.budget["table_bytes"],
                 "quality": judged.result.means | {"tied_users": judged.result.ties},
             },

@@ -46,7 +46,10 @@ def find(form: Any) -> type[Stored]:
     if isinstance(form, str) and form in plugins.points(GROUP):
         found = plugins.load(plugins.points(GROUP)[form])
         if not (inspect.isclass(found) and issubclass(found, Stored)):
-            raise UsageError(f"the plug-in for form '{form}' is no stored form")
+            raise UsageError(
+                f"the plug-in for form '{form}' is no stored form",
+                "name a subclass of dslbench.tables.Stored as the entry point",
+            )
         return found
     raise UsageError(
         f"form '{form}' of a table is not known here (known are {', '.join(forms())})",

@@ -28,6 +28,8 @@ BITS = {
 _KINDS: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
 # Of fewer bits than this the least error is not had by a scale that reaches the largest value.
 _WHOLE_RANGE_BITS = 4
+# Between these the largest value of a table may lie, so that no scale leaves float32's normal range.
+_LARGEST, _SMALLEST = 1e37, 1e-30
 
 
 def check_precision(name: str) -> None:
@@ -79,6 +81,9 @@ class Values:
             kept = _halved(flat, precision)
             return cls(precision, lengths, kept)
         bits = BITS[precision]
+        beyond = np.abs(flat).max(initial=0.0)
+        if beyond > _LARGEST or 0 < beyond < _SMALLEST:
+            raise ValueError(f"values of up to {beyond:g} are beyond the range of {precision}")
         scale, exponent = _scales(flat, lengths, bits)
         whole = scale.astype(np.float32) * np.float32(2.0**exponent)
         return cls(precision, lengths, low_bits.encode(flat, lengths, whole, bits), scale, exponent)
@@ -127,7 +132,7 @@ class Values:
                 raise ValueError("values that are no finite numbers")
             return found
         exponent = about["exponent"]
-        if not isinstance(exponent, int) or not -126 <= exponent <= 127:
+        if type(exponent) is not int or not -126 <= exponent <= 127:
             raise ValueError(f"exponent {exponent!r} of the scales")
         codes = parts.take("codes", np.uint8)
         scale = parts.take("scale", np.float16, lengths.shape)
@@ -165,7 +170,8 @@ def _halved(flat: Float32, precision: str) -> Array:
     else:
         with np.errstate(over="ignore"):
             halves = flat.astype(np.float16)
-        finite = bool(np.isfinite(halves).all())
+        lost = (halves == 0) & (flat != 0) & (np.abs(flat) >= np.abs(flat).max(initial=0.0) / 100)
+        finite = bool(np.isfinite(halves).all()) and not lost.any()
     if not finite:
         raise ValueError(
             f"values of up to {np.abs(flat).max():g} are beyond the range of {precision}"
@@ -208,7 +214,7 @@ def _least_squares(
         squares = np.bincount(rows, q * q, minlength=n)
         fitted = np.bincount(rows, q * flat, minlength=n)
         better = np.divide(fitted, squares, out=scale.copy(), where=squares > 0)
-        if np.allclose(better, scale, rtol=1e-6):
+        if np.allclose(better, scale, rtol=1e-6, atol=0):
             break
         scale = better
     return scale
