@@ -224,7 +224,9 @@ def test_runs_that_differ_in_one_recorded_thing_are_marked_or_kept_apart(
         run["environment"] |= {"threads": 2, **dict.fromkeys(
             ("dslbench", "python", "torch", "numpy", "scipy", "numba", "system", "machine"), "1"
         )}  # fmt: skip
-        run["data"] |= {"fold_in_digest": "d" * 64, "content_digest": "e" * 64}
+        run["data"]["fold_in_digest"] = "d" * 64
+        if path == "data.content_digest":  # own data, which is known by it and not by its name
+            run["data"]["content_digest"] = "e" * 64
     usual = build(table, [dense, first, other])
     *sections, key = path.split(".")
     node = other
