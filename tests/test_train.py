@@ -148,3 +148,23 @@ def test_whole_numbers_of_a_record_stay_whole() -> None:
     assert isinstance(found["quality"]["recall@20"], float)
     with pytest.raises(ValueError, match=r"budget\.surprise' is described nowhere"):
         written(found | {"budget": found["budget"] | {"surprise": 1}})
+
+
+@pytest.mark.parametrize("backbone", registry.names("backbone"))
+def test_the_number_of_threads_moves_no_bit(backbone: str) -> None:
+    """Which is why it is no part of a run's identity."""
+    own = ["embedding_size=16", "batch_size=256"]
+    spec = resolve(
+        dataset="toy", backbone=backbone, method="dense", sparsity=0, seed=0, epochs=1, settings=own
+    )
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DSLBENCH_THREADS", str(threads))
+            lab = assemble.make_lab(spec, make_interactions(90, 70), CPU)
+            model = lab.build()
+            lab.fit(model)
+        found.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
