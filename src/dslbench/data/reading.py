@@ -17,7 +17,6 @@ import numpy as np
 
 from dslbench import paths
 from dslbench.data.content import read_text
-from dslbench.data.delimited import read_table
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
 from dslbench.data.parse import IntLines, read_int_lines
@@ -34,6 +33,8 @@ def read(path: Path, entry: DatasetEntry) -> Raw:
             if entry.own:
                 return _own_lists(path, entry, counted)
             return read_lists(paths.read_bytes(path), path.name, counted=counted)
+        from dslbench.data.delimited import read_table  # it imports pandas: a quarter of a second
+
         return read_table(path, entry)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
