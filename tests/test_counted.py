@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -454,3 +456,11 @@ def test_live_entries_are_those_that_numpy_counts(x: np.ndarray, turned: bool) -
     assert live_by_row(tensor).dtype == torch.int64
     if x.size:
         assert_array_equal(live_by_column(tensor), np.count_nonzero(tensor.numpy(), axis=0))
+
+
+def test_counting_does_not_load_torchs_compiler() -> None:
+    code = (
+        "import sys, torch; from dslbench.cost import counted; "
+        "counted.count(lambda: torch.ones(2) + 1, []); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -169,6 +169,10 @@ def _nothing_uncounted(ops: list[Op]) -> Iterator[None]:
 class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses products that no operation has made."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler: 70 MiB and a second in every run
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.running: list[type[nn.Module]] = []  # modules, the innermost last
