@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -40,8 +40,7 @@ class Csr(Stored):
         return self.values.precision
 
     def rounded(self, precision: str) -> Self:
-        values = Values.of(self.values.flat(), self.values.lengths, precision)
-        return type(self)(self.shape, values, self.columns, self.counts)
+        return replace(self, values=self.values.rounded(precision))
 
     @property
     def parameters(self) -> int:

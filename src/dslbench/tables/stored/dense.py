@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -35,7 +35,7 @@ class Dense(Stored):
         return self.values.precision
 
     def rounded(self, precision: str) -> Self:
-        return type(self)(self.shape, Values.of(self.values.flat(), self.values.lengths, precision))
+        return replace(self, values=self.values.rounded(precision))
 
     @property
     def parameters(self) -> int:

@@ -46,7 +46,7 @@ class Rows(Stored):
 
     def rounded(self, precision: str) -> Self:
         """The rows at another precision; maps, which are few, stay float32."""
-        return replace(self, values=Values.of(self.values.flat(), self.widths, precision))
+        return replace(self, values=self.values.rounded(precision))
 
     @property
     def parameters(self) -> int:

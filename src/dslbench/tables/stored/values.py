@@ -88,6 +88,10 @@ class Values:
         whole = scale.astype(np.float32) * np.float32(2.0**exponent)
         return cls(precision, lengths, low_bits.encode(flat, lengths, whole, bits), scale, exponent)
 
+    def rounded(self, precision: str) -> Self:
+        """The same values at another precision; raises as `of` does."""
+        return type(self).of(self.flat(), self.lengths, precision)
+
     @property
     def count(self) -> int:
         """Number of values."""
