@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,10 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from dslbench.data.interactions import Interactions
 from dslbench.runs import local, making
-from dslbench.runs.assemble import choose_device
-from dslbench.runs.worker.run import make_run
-from dslbench.spec import RunSpec
 from helpers import make_interactions
+from process_helpers import run_here
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +39,4 @@ def no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def runs_in_this_process(no_trials: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are made here, one at a time: a worker's process takes seconds to start."""
-
-    def run(
-        self: local.Process, job: local.Event, on_event: local.OnEvent, **_: Any
-    ) -> local.Event:
-        job = json.loads(json.dumps(job))
-        spec, device = RunSpec.model_validate(job["spec"]), choose_device(job["device"])
-        assert job["task"] == "run"
-        record = make_run(spec, device, lambda event: on_event(json.loads(json.dumps(event))))
-        return {"event": "done", "id": record["id"]}
-
-    monkeypatch.setattr(local.Process, "run", run)
+    monkeypatch.setattr(local.Process, "run", run_here)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from cli_helpers import run
 from dslbench import artefact
 from dslbench.errors import DataError
-from plugin_helpers import ROOT, dslbench, dslbench_each, example, install, with_packages
+from plugin_helpers import ROOT, dslbench_each, example, install, with_packages
 from process_helpers import Done
 
 SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
@@ -21,18 +22,6 @@ SMALL = ["--dataset", "toy", "--epochs", "2", "--set", "embedding_size=8"]
 def installed(folder: Path, name: str, heading: str) -> Path:
     source, groups = example("extending.md", heading)
     return install(folder / name, name, source, **groups)
-
-
-def contract(package: Path, name: str) -> str:
-    """What the contract tests say of a plug-in; a fake terminal width keeps it short."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", name,
-         str(ROOT / "tests" / "test_contract.py")],
-        env=with_packages(package), check=False, capture_output=True, text=True, timeout=300,
-        cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
 
 
 def compare(*args: str) -> list[str]:
@@ -65,13 +54,8 @@ def test_a_stored_form_is_one_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="form 'half' of a table is not known here") as caught:
         artefact.read(file)
     assert "\n" not in caught.value.message and "install" in (caught.value.hint or "")
-    without = dslbench("report", "--format", "markdown")
-    assert without.returncode == 0 and "half" in without.stdout
-
-
-def test_a_stored_form_passes_the_contract(tmp_path: Path) -> None:
-    package = installed(tmp_path, "half", "A stored form")
-    assert "failed" not in contract(package, "half and lightgcn")
+    code, out, _ = run("report", "--format", "markdown")
+    assert code == 0 and "half" in out
 
 
 def test_a_backbone_of_another_package_brings_its_presets_and_runs(tmp_path: Path) -> None:
@@ -91,40 +75,56 @@ def test_a_backbone_of_another_package_brings_its_presets_and_runs(tmp_path: Pat
     assert per_triple == 3 * 2 * 8
 
 
-def test_a_backbone_of_another_package_passes_the_contract(tmp_path: Path) -> None:
-    package = installed(tmp_path, "bprmf", "A backbone")
-    wanted = "bprmf and (dense or dsl or rkd or esapn) and not checkerboard"
-    assert "failed" not in contract(package, wanted)
+def test_a_stored_form_and_a_backbone_of_other_packages_pass_the_contract(tmp_path: Path) -> None:
+    """The contract tests find them; a fake terminal width keeps what they say short."""
+    packages = (
+        installed(tmp_path, "half", "A stored form"),
+        installed(tmp_path, "bprmf", "A backbone"),
+    )
+    methods = "dense or dsl or rkd or esapn"
+    wanted = f"(half and lightgcn) or (bprmf and ({methods}) and not checkerboard)"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-k", wanted,
+         str(ROOT / "tests" / "test_contract.py")],
+        env=with_packages(*packages), check=False, capture_output=True, text=True, timeout=300,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    passed = [line for line in done.stdout.splitlines() if "PASSED" in line]
+    assert any("half" in line for line in passed) and any("bprmf" in line for line in passed)
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("def broken(:", "SyntaxError"), ("import no_such_module", "ModuleNotFoundError"),
-        ("Broken = 7", "is no Method"), ("raise RuntimeError('a\\nb')", "RuntimeError: a b"),
-        ("raise SystemExit(7)", "SystemExit: 7"),
-    ],
-)  # fmt: skip
-def test_a_broken_plug_in_is_one_line_and_hurts_nobody(
-    source: str, said: str, tmp_path: Path
-) -> None:
-    package = install(tmp_path / "p", "broken", source, methods="broken = broken:Broken")
-    _, settings, _, report, planned, named = found = dslbench_each(
+BROKEN = {
+    "def broken(:": "SyntaxError", "import no_such_module": "ModuleNotFoundError",
+    "Broken = 7": "is no Method", "raise RuntimeError('a\\nb')": "RuntimeError: a b",
+    "raise SystemExit(7)": "SystemExit: 7",
+}  # fmt: skip
+
+
+def test_broken_plug_ins_are_a_line_each_and_hurt_nobody(tmp_path: Path) -> None:
+    names = [f"broken{number}" for number in range(len(BROKEN))]
+    packages = [
+        install(tmp_path / name, name, source, methods=f"{name} = {name}:Broken")
+        for name, source in zip(names, BROKEN, strict=True)
+    ]
+    _, settings, _, report, planned, *named = found = dslbench_each(
         ["list", "methods"], ["list", "settings"], ["list", "runs"], ["report"],
-        ["compare", "--backbone", "lightgcn", *SMALL, "--dry-run"], ["list", "settings", "broken"],
-        packages=(package,),
+        ["compare", "--backbone", "lightgcn", *SMALL, "--dry-run"],
+        *(["list", "settings", name] for name in names), packages=tuple(packages),
     )  # fmt: skip
     for done in found[:4]:
         assert "Traceback" not in done.stderr
         assert done.returncode == (2 if done is report else 0), done.stderr  # nothing is stored
-    (line,) = (line for line in settings.stderr.splitlines() if "broken" in line)
-    assert said in line
-    assert planned.returncode == 0 and "11 runs" in planned.stderr and said in planned.stderr
-    assert named.returncode == 2 and said in named.stderr and "Traceback" not in named.stderr
+    assert planned.returncode == 0 and "11 runs" in planned.stderr
+    for name, said, own in zip(names, BROKEN.values(), named, strict=True):
+        for done in (settings, planned):
+            (line,) = (line for line in done.stderr.splitlines() if name in line)
+            assert said in line
+        assert own.returncode == 2 and said in own.stderr and "Traceback" not in own.stderr
 
 
 def test_a_plug_in_does_not_take_a_name_of_ours(tmp_path: Path) -> None:
     package = install(tmp_path / "p", "mine", "class Dense: pass", methods="dense = mine:Dense")
-    done = dslbench("list", "methods", packages=(package,))
+    (done,) = dslbench_each(["list", "methods"], packages=(package,))
     assert done.returncode == 0 and "the name is taken" in done.stderr
     assert "The reference" in done.stdout

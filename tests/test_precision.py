@@ -17,7 +17,7 @@ from cli_helpers import run
 from dslbench import artefact
 from dslbench.errors import DataError, UsageError
 from dslbench.ops import low_bits
-from dslbench.runs import store
+from dslbench.runs import local, store
 from dslbench.runs.assemble import rebuild
 from dslbench.tables.spec import TableSpec, normal
 from dslbench.tables.stored import BITS, Bitmap, Csr, Dense, Rows, Stored, Values
@@ -27,6 +27,8 @@ STORE = Path(__file__).parent / "fixtures" / "store-format-2"
 PRECISIONS = list(BITS)
 WHOLE = [name for name in PRECISIONS if name.startswith("int")]
 Shapes = st.tuples(st.integers(1, 12), st.sampled_from([1, 7, 8, 63, 64, 65]))
+
+IN_A_PROCESS = local.Process.run
 
 
 def matrix(n: int, d: int, seed: int, spread: float = 1.0) -> np.ndarray[Any, Any]:
@@ -213,7 +215,9 @@ def test_a_file_cut_within_a_byte_of_codes_is_refused() -> None:
             artefact.from_bytes(content[:-cut])
 
 
-def test_a_run_is_judged_at_several_precisions_and_a_stored_one_at_more(tmp_path: Path) -> None:
+def test_a_run_is_judged_at_several_precisions_and_a_stored_one_at_more(
+    tmp_path: Path, runs_in_this_process: None
+) -> None:
     own = [
         "--dataset",
         "toy",
@@ -243,10 +247,12 @@ def test_a_run_is_judged_at_several_precisions_and_a_stored_one_at_more(tmp_path
         == json.loads(run("compare", *own, "--method", "dense", "--format", "json")[1])[0]["id"]
     )
 
-    code, out, err = run(
-        "compare", *own, "--method", "dense", "--precision", "int2", "--precision", "int4", "--format",
-        "json",
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local.Process, "run", IN_A_PROCESS)
+        code, out, err = run(
+            "compare", *own, "--method", "dense", "--precision", "int2", "--precision", "int4", "--format",
+            "json",
+        )  # fmt: skip
     assert code == 0 and "0 to make" in err and "judging toy lightgcn dense" in err
     (again,) = json.loads(out)
     assert again["cost"] == dense["cost"] and again["finished"] == dense["finished"]
@@ -288,7 +294,9 @@ def test_values_at_the_edges_of_a_range_are_refused_or_as_good_as_elsewhere() ->
         Dense.of(full * np.float32(1e-9), "fp16")
 
 
-def test_judging_again_changes_the_record_and_values_by_user_only(own_home: Path) -> None:
+def test_judging_again_changes_the_record_and_values_by_user_only(
+    own_home: Path, runs_in_this_process: None
+) -> None:
     shutil.copytree(STORE / "runs", own_home / "runs")
     (old,) = (r for r in store.read_all(pytest.fail) if r["spec"]["method"] == "dense")
     own = [

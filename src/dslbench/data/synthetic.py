@@ -7,6 +7,8 @@ after the uniform draws is on integers, so that every machine makes the same dat
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,8 +22,9 @@ AFFINITY = 60  # how much more likely an item is, per cluster shared with the us
 SEED = 7
 
 
+@cache
 def generate() -> tuple[tuple[Int32, Int32], tuple[Int32, Int32]]:
-    """(users, items) of train and of test, split 80/20 per user; about 30,000 pairs in all."""
+    """(users, items) of train and of test, split 80/20 per user; about 30,000 pairs. Read-only."""
     draw = np.random.Generator(np.random.PCG64(SEED)).random
     popularity = 1_000_000 // (_shuffled(N_ITEMS, draw(N_ITEMS)) + 20)
     activity = 12 + 6_600 // (_shuffled(N_USERS, draw(N_USERS)) + 60)
@@ -56,4 +59,5 @@ def _memberships(draws: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.in
 
 def _columns(parts: list[npt.NDArray[np.int64]]) -> tuple[Int32, Int32]:
     pairs = np.concatenate(parts, axis=1).astype(np.int32)
+    pairs.flags.writeable = False
     return pairs[0], pairs[1]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from dslbench import artefact
 from dslbench import data as datasets
@@ -52,6 +51,8 @@ class EntityRows:
         density = self.density
         if np.ptp(density) == 0 or np.ptp(self.popularity) == 0:
             return None
+        from scipy import stats  # half a second to import
+
         return float(stats.spearmanr(density, self.popularity).statistic)
 
     def sparsity_by_group(self, groups: int = GROUPS) -> list[float]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from dslbench.evaluation.metrics import in_group
 from dslbench.report.columns import COLUMNS, Column, Record
@@ -39,6 +38,8 @@ def summary(values: Sequence[float], level: float = 0.95) -> Summary:
     if n < 2:
         return Summary(n, centre, None, None, None)
     deviation = float(np.std(values, ddof=1))
+    from scipy import stats  # half a second to import
+
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * deviation / math.sqrt(n)
     return Summary(n, centre, deviation, centre - half, centre + half)
 
@@ -52,6 +53,8 @@ def paired_t(first: Float64, second: Float64) -> float | None:
         return 1.0
     if np.ptp(differences) <= 1e-12 * np.abs(differences).max():
         return None  # no spread, but for rounding, to compare the difference with
+    from scipy import stats
+
     return float(stats.ttest_rel(first, second).pvalue)
 
 
@@ -65,6 +68,8 @@ def wilcoxon(first: Float64, second: Float64) -> float | None:
         return None
     if not differences.any():
         return 1.0
+    from scipy import stats
+
     return float(stats.wilcoxon(differences, zero_method="wilcox", method="approx").pvalue)
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,12 +23,31 @@ from dslbench.runs.worker.probe import probe
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import RunSpec
 
+Emit = Callable[[dict[str, Any]], None]
+
 
 def _end_with_parent() -> None:
     """Wait for the end of stdin, which the parent holds open, and go: nobody wants the run any more."""
     while os.read(sys.stdin.fileno(), 1 << 10):
         pass
     os._exit(1)
+
+
+def perform(job: dict[str, Any], emit: Emit) -> str | None:
+    """Do a job and tell of it: make a run, judge a stored one at more precisions, or time a few steps.
+
+    Returns:
+        id of the run that is stored, None where none is.
+    """
+    spec = RunSpec.of_record(job["spec"])
+    device = choose_device(job["device"])
+    if job["task"] == "probe":
+        emit({"event": "probe"} | probe(spec, device))
+        return None
+    if job["task"] == "judge":
+        judge_again(job["id"], job["precisions"], device)
+        return str(job["id"])
+    return str(make_run(spec, device, emit)["id"])
 
 
 def main() -> int:
@@ -44,16 +64,8 @@ def main() -> int:
         print(json.dumps(event), flush=True)
 
     try:
-        spec = RunSpec.of_record(job["spec"])
-        device = choose_device(job["device"])
-        if job["task"] == "probe":
-            emit({"event": "probe"} | probe(spec, device))
-        elif job["task"] == "judge":
-            judge_again(job["id"], job["precisions"], device)
-            emit({"event": "done", "id": job["id"]})
-        else:
-            record = make_run(spec, device, emit)
-            emit({"event": "done", "id": record["id"]})
+        if (stored := perform(job, emit)) is not None:
+            emit({"event": "done", "id": stored})
     except BrokenPipeError:
         return 1  # nobody is listening any more
     except DslbenchError as error:
