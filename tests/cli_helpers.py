@@ -12,7 +12,7 @@ from dslbench.cli import main as cli
 def run(*args: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
     argv, sys.argv = sys.argv, ["dslbench", *args]
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     code = 0
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -21,4 +21,5 @@ def run(*args: str) -> tuple[int, str, str]:
         code = int(error.code or 0)
     finally:
         sys.argv = argv
-    return code, out.getvalue(), err.getvalue()
+    out.seek(0)
+    return code, out.read(), err.getvalue()

@@ -24,7 +24,7 @@ from dslbench.sampling.triples import Triples
 from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
 from dslbench.tables.maps import map_parameters
 from dslbench.tables.spec import normal
-from dslbench.tables.stored import Bitmap, Dense, Rows, Values
+from dslbench.tables.stored import Bitmap, Dense, Rows, Values, sizes_by_form
 from dslbench.training.hooks import Loop
 from helpers import make_interactions
 from training_helpers import checkerboard, train
@@ -194,7 +194,7 @@ def test_stored_rows_come_back_bit_for_bit(chain: bool, places: list[int] | None
     ids = torch.tensor([8, 0, 3, 3, 5])
     assert torch.equal(served.rows(ids), table.rows(ids))
     assert served.live() == stored.parameters and served.pack() is again
-    assert artefact.sizes_by_form(model) == {"dense": 9 * 8 * 4, "rows": again.nbytes}
+    assert sizes_by_form(model.tables.values()) == {"dense": 9 * 8 * 4, "rows": again.nbytes}
     assert again.nbytes == 4 * stored.parameters + 9 <= len(content)
     assert artefact.to_bytes(StoredModel({"t": again}, {}, model.spec, model.digests)) == content
 
@@ -202,10 +202,10 @@ def test_stored_rows_come_back_bit_for_bit(chain: bool, places: list[int] | None
 def test_a_model_of_several_forms_is_sized_by_what_each_can_be() -> None:
     rows, full = mixed_table(False).eval().pack(), np.ones((2, 2), np.float32)
     tables = {"a": rows, "b": Dense.of(full)}
-    found = artefact.sizes_by_form(StoredModel(tables, {}, {}, {}))
+    found = sizes_by_form(tables.values())
     assert found == {"dense": 9 * 8 * 4 + 16, "rows": rows.nbytes + 16}
     tables |= {"b": Bitmap.of(full, full > 0)}
-    found = artefact.sizes_by_form(StoredModel(tables, {}, {}, {}))
+    found = sizes_by_form(tables.values())
     assert found["csr"] is None and found["bitmap"] == rows.nbytes + 16 + 2 + 2
 
 

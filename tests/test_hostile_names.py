@@ -44,7 +44,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is trained, and relative paths are those of the test."""
     monkeypatch.setattr(making, "estimate_seconds", lambda *args: 1.0)
     monkeypatch.setattr(runner, "make", lambda *args, **options: [{"id": "x"}])
-    monkeypatch.setattr(store, "model_bytes", lambda run_id: b"a model")
+    monkeypatch.setattr(runner, "exported", lambda *args, **options: b"a model")
     monkeypatch.chdir(tmp_path)
 
 

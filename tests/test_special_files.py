@@ -61,7 +61,7 @@ def one_line(*args: str) -> tuple[int, str]:
 
 def test_links_are_followed(runs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "make", lambda *args, **options: [{"id": "x"}])
-    monkeypatch.setattr(store, "model_bytes", lambda run_id: b"a model")
+    monkeypatch.setattr(runner, "exported", lambda *args, **options: b"a model")
     (tmp_path / "real").mkdir()
     for name, target in (("there", "real/a"), ("dangling", "real/new/b"), ("twice", "there")):
         link = tmp_path / name

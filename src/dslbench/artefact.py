@@ -1,15 +1,16 @@
 """The model file: every table as it is stored, with what is needed to rebuild the model.
 
 A safetensors file (no code is executed on reading). A table `t` lies in arrays `t.PART`, as its form
-has them (`dslbench.tables.stored`). Other weights are `rest.NAME`. The metadata holds the format, the
-run's resolved spec, the data's digests, and for each table its shape, form and what the form says.
+has them (`dslbench.tables.stored`), other weights in `rest.NAME`, and what an exported file says of its
+data in `data.NAME` (`dslbench.known`). The metadata holds the format, the run's resolved spec, the data's
+digests, and for each table its shape, form and what the form says.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class StoredModel:
         spec: the run's resolved spec as plain data.
         digests: the data's digests by part.
         name: what error messages call it: the file where it was read from one.
+        known: what it says of its data (`dslbench.known`); empty in the store's own files.
     """
 
     tables: Mapping[str, Stored]
@@ -50,6 +52,7 @@ class StoredModel:
     spec: dict[str, Any]
     digests: dict[str, Any]
     name: str = "the model"
+    known: Arrays = field(default_factory=dict)
 
 
 def pack(
@@ -71,22 +74,9 @@ def to_bytes(model: StoredModel) -> bytes:
     for name, table in model.tables.items():
         tables[name] = {"shape": list(table.shape), "form": table.form} | table.about()
         arrays |= {f"{name}.{part}": x for part, x in table.arrays().items()}
+    arrays |= {f"data.{name}": np.asarray(x, order="C") for name, x in model.known.items()}
     about = {"format": _FORMAT, "tables": tables, "spec": model.spec, "digests": model.digests}
     return bytes(save(arrays, metadata={"dslbench": json.dumps(about)}))
-
-
-def sizes_by_form(model: StoredModel) -> dict[str, int | None]:
-    """Bytes of all tables' arrays in each form that one of them can have, as they would lie on disk.
-
-    A table without that form counts as it is stored where another is stored in it, else the size is None.
-    """
-    tables = list(model.tables.values())
-    found: dict[str, int | None] = {}
-    for form in sorted({form for table in tables for form in table.sizes()}):
-        mixed = any(table.form == form for table in tables)
-        parts = [table.sizes().get(form, table.nbytes if mixed else -1) for table in tables]
-        found[form] = None if -1 in parts else sum(parts)
-    return found
 
 
 def read(path: Path | str) -> StoredModel:
@@ -178,18 +168,16 @@ def _inside(model: Backbone) -> set[str]:
 def _same_names(
     packed: StoredModel, what: str, found: Iterable[str], expected: Iterable[str]
 ) -> None:
-    missing, foreign = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing:
-        raise misfit(packed, f"it lacks {what} '{missing[0]}'")
-    if foreign:
-        raise misfit(packed, f"it has a {what} '{foreign[0]}' that the model has not")
+    for name in sorted(set(expected) ^ set(found)):
+        if name in expected:
+            raise misfit(packed, f"it lacks {what} '{name}'")
+        raise misfit(packed, f"it has a {what} '{name}' that the model has not")
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+def _metadata(content: bytes) -> Any:
     """The header's free-form part; the library reads it from files only."""
-    size = int.from_bytes(content[:8], "little")
-    found: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    return found
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    return json.loads(header).get("__metadata__", {})
 
 
 def _model(about: dict[str, Any], arrays: Arrays, name: str) -> StoredModel:
@@ -198,14 +186,17 @@ def _model(about: dict[str, Any], arrays: Arrays, name: str) -> StoredModel:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"'{key}' has entries that are no finite numbers")
     left = dict(arrays)
-    rest = {k.removeprefix("rest."): left.pop(k) for k in arrays if k.startswith("rest.")}
+    rest, known = (
+        {k.removeprefix(start): left.pop(k) for k in arrays if k.startswith(start)}
+        for start in ("rest.", "data.")
+    )
     tables = {key: _table(key, entry, left) for key, entry in about["tables"].items()}
     if left:
         raise ValueError(f"'{min(left)}' belongs to no table")
     for part in ("spec", "digests"):
         if not isinstance(about[part], dict):
             raise ValueError(f"'{part}' is no table of values")
-    return StoredModel(tables, rest, about["spec"], about["digests"], name)
+    return StoredModel(tables, rest, about["spec"], about["digests"], name, known)
 
 
 def _table(name: str, entry: dict[str, Any], left: Arrays) -> Stored:

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,52 @@ def deliver(text: str, output: Path | None = None) -> None:
         text = "".join(pieces)
     else:
         text = without_harm(text)
-    try:
+    with _to_stdout():
         sys.stdout.write(spelled(text, getattr(sys.stdout, "encoding", None) or "utf-8"))
         sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def streamed(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes a long result piece by piece; a file is put in place whole, at the end.
+
+    Where they are no terminal, stdout and the file get the text as it is, in UTF-8: it is data.
+    Raises as `deliver` does.
+    """
+    if output is not None and paths.kind(output) != "other":
+        check_writable(output)
+        with home.atomic_file(output.resolve()) as file:
+
+            def put_in(text: str) -> None:
+                file.write(text.encode())
+
+            yield put_in
+        say(f"written: {output}")
+    elif output is not None:
+        pieces: list[str] = []
+        yield pieces.append
+        write(output, "".join(pieces).encode())
+    elif sys.stdout is None or sys.stdout.isatty():
+        yield deliver
+    else:
+        yield _give
+        with _to_stdout():
+            sys.stdout.flush()
+
+
+def _give(text: str) -> None:
+    with _to_stdout():
+        sys.stdout.buffer.write(text.encode())
+
+
+@contextlib.contextmanager
+def _to_stdout() -> Iterator[None]:
+    """What goes wrong while printing, in words; a reader that has gone is no error, and the end."""
+    try:
+        yield
     except BrokenPipeError:
-        raise
+        leave_stdout()
+        sys.exit(0)
     except OSError as error:
         leave_stdout()
         raise RunError(f"nothing can be printed: stdout: {error.strerror or error}") from None

@@ -50,6 +50,7 @@ class CDAE(Autoencoder):
     name = "cdae"
     label = "CDAE"
     hyper_type = CDAEHyper
+    scores_from_pairs = True
     dense_gradients = False  # the user rows outside a batch have none to tell them apart
     sums_loss = True
     refuses: ClassVar[dict[str, str]] = dict.fromkeys(

@@ -36,6 +36,7 @@ class LightGCN(Backbone):
     label = "LightGCN"
     version = 2
     hyper_type = LightGCNHyper
+    scores_from_pairs = True
     kernel_bound = True
     dense_gradients = True  # propagation reaches every row
     pairwise_loss = True

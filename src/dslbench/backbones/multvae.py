@@ -58,6 +58,7 @@ class MultVAE(Autoencoder):
     name = "multvae"
     label = "MultVAE"
     hyper_type = MultVAEHyper
+    scores_from_pairs = True
     dense_gradients = False  # the encoder's rows of items absent from a batch have none
     refuses: ClassVar[dict[str, str]] = dict.fromkeys(
         ("autoemb", "esapn"), "it has no table of users whose rows could have sizes of their own"

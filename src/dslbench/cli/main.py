@@ -9,7 +9,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from dslbench import __version__
-from dslbench.cli import compare, doctor, download, list_, report, reproduce, train
+from dslbench.cli import (
+    compare,
+    doctor,
+    download,
+    list_,
+    recommend,
+    report,
+    reproduce,
+    score,
+    train,
+)
 from dslbench.errors import DslbenchError
 from dslbench.output import leave_stdout, occupy_closed, result, say
 
@@ -45,6 +55,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("compare", compare.compare, "compare --backbone lightgcn --sparsity 0.5 --seeds 3"),
     ("reproduce", reproduce.reproduce, "reproduce --scale quick --import ~/data"),
     ("report", report.report, "report --table 3 --output table3.tex"),
+    ("recommend", recommend.recommend, "recommend --model m.safetensors --user 17 --k 10"),
+    ("score", score.score, "score --lists lists.csv --dataset gowalla"),
     ("list", list_.list_, "list methods"),
     ("doctor", doctor.doctor, "doctor"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import typer
@@ -12,6 +12,7 @@ import typer
 from dslbench import artefact, data
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
+from dslbench.known import Known
 from dslbench.output import console, deliver, result, say, warn
 from dslbench.report import build, command
 from dslbench.report.columns import seconds
@@ -29,7 +30,7 @@ from dslbench.runs import (
     stock,
     store,
 )
-from dslbench.runs.assemble import rounded
+from dslbench.runs.assemble import rounded, trained_on
 from dslbench.runs.schedule import LOOK_AGAIN
 from dslbench.spec import RunSpec
 from dslbench.tables.stored import check_precision
@@ -233,16 +234,26 @@ def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: W
                 claim.release()
 
 
-def exported(record: Record, precision: str) -> bytes:
-    """The model file of a run at a precision; raises `RunError` where it cannot be rounded to it."""
-    content = store.model_bytes(record["id"])
-    if precision == "fp32":
-        return content
-    try:
-        packed = rounded(artefact.from_bytes(content), precision, record["budget"])
-    except ValueError as error:
-        raise RunError(f"the model cannot be kept at {precision}: {error}") from None
-    return artefact.to_bytes(packed)
+def exported(record: Record, precision: str, *, with_seen: bool) -> bytes:
+    """The model file of a run at a precision, with the ids of its data.
+
+    Args:
+        with_seen: whether what users have seen goes with it.
+
+    Raises `RunError` where it cannot be rounded to that precision.
+    """
+    packed = artefact.from_bytes(store.model_bytes(record["id"]))
+    if precision != "fp32":
+        try:
+            packed = rounded(packed, precision, record["budget"])
+        except ValueError as error:
+            raise RunError(f"the model cannot be kept at {precision}: {error}") from None
+    known = Known.of(trained_on(packed), pairs=with_seen)
+    if with_seen:
+        say("what users have seen is in the model file")
+    else:
+        say("what users have seen is not in the model file; --with-seen adds it")
+    return artefact.to_bytes(replace(packed, known=known.arrays()))
 
 
 def _say_what_was_read(loaded: Interactions) -> None:

@@ -37,6 +37,14 @@ def train(
             help="How the exported model keeps its tables: fp32, fp16, bf16, int8, int6, int4, int3, int2.",
         ),
     ] = "fp32",
+    with_seen: Annotated[
+        bool,
+        typer.Option(
+            "--with-seen",
+            help="The exported model holds what users have seen, too: `dslbench recommend` then needs "
+            "no data set.",
+        ),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train from the start, even if the run is stored.")
     ] = False,
@@ -57,12 +65,14 @@ def train(
     check_precision(precision)
     if precision != "fp32" and export is None:
         raise UsageError("--precision is that of an exported model", "add --export FILE")
+    if with_seen and export is None:
+        raise UsageError("--with-seen is of an exported model", "add --export FILE")
     if export is not None:
         check_writable(export)
     extra = () if precision == "fp32" else (precision,)
     records = make([spec], where=Where(device), force=fresh, dry_run=False, precisions=extra)
     if export is not None:
-        write(export, exported(records[0], precision))
+        write(export, exported(records[0], precision, with_seen=with_seen))
     if json_:
         import json
 

@@ -64,6 +64,18 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower()) or name.strip().lower()
 
 
+def header_names(fields: Sequence[str]) -> dict[str, int]:
+    """Position of each role that a header names once, and of `rank`."""
+    lowered = [plain(field) for field in fields]
+    found = {"rank": lowered.index("rank")} if "rank" in lowered else {}
+    for what in ROLES:
+        for tier in _KNOWN[what]:
+            places = [at for at, field in enumerate(lowered) if field in tier]
+            if len(places) == 1 and what not in found:
+                found[what] = places[0]
+    return found
+
+
 def is_number(text: str) -> bool:
     """Whether a text is a finite number."""
     try:

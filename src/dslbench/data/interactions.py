@@ -32,6 +32,11 @@ def pairs_to_csr(
     return _binary_csr(keys.astype(np.int32), indptr, shape)
 
 
+def no_pairs(shape: tuple[int, int]) -> sparse.csr_matrix:
+    """CSR of a shape without an entry."""
+    return pairs_to_csr([], [], shape)
+
+
 def masked_csr(matrix: sparse.csr_matrix, kept: npt.NDArray[np.bool_]) -> sparse.csr_matrix:
     """The stored pairs of a binary CSR for which `kept` (one flag per pair) is true."""
     before = np.zeros(matrix.nnz + 1, dtype=np.int32)
@@ -108,6 +113,20 @@ class Interactions:
         """Columns of every matrix."""
         return int(self.train.shape[1])
 
+    @property
+    def user_names(self) -> list[str]:
+        """Original id of each row, as text."""
+        return [
+            str(one) for one in (range(self.n_users) if self.user_ids is None else self.user_ids)
+        ]
+
+    @property
+    def item_names(self) -> list[str]:
+        """Original id of each column, as text."""
+        return [
+            str(one) for one in (range(self.n_items) if self.item_ids is None else self.item_ids)
+        ]
+
     @cached_property
     def digests(self) -> dict[str, str | None]:
         """Digest of each part that decides a result; None for an empty part."""
@@ -126,6 +145,11 @@ class Interactions:
     def seen_before_valid(self) -> sparse.csr_matrix:
         """Pairs excluded from the ranking when validating: train and fold-in."""
         return self.train if self.fold_in is None else self._union(self.train, self.fold_in)
+
+    @cached_property
+    def seen(self) -> sparse.csr_matrix:
+        """All pairs of all parts."""
+        return self._union(self.seen_before_test, self.test)
 
     @staticmethod
     def _union(first: sparse.csr_matrix, second: sparse.csr_matrix) -> sparse.csr_matrix:

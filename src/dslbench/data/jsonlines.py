@@ -54,6 +54,12 @@ def records_of(text: Text) -> list[dict[str, Any]]:
     return _records(text)[0]
 
 
+def objects(text: Text) -> list[tuple[int | None, dict[str, Any]]]:
+    """The objects of a file with their lines, None in an array."""
+    records, lines = _records(text)
+    return list(zip(lines, records, strict=True))
+
+
 def records_layout(name: str, records: list[dict[str, Any]], entry: DatasetEntry) -> Layout:
     """Which key is what."""
     names = list(dict.fromkeys(key for record in records for key in record))

@@ -78,10 +78,7 @@ def evaluate(
     def judge(part: slice) -> None:
         ids = users[part]
         lists[part], tied[part] = ranker(ids)
-        run_rows(
-            kernels.known_pairs, even_bounds(lists[part].size), truth.indptr, truth.indices,
-            ids.repeat(k), lists[part].ravel(), hits[part].reshape(-1),
-        )  # fmt: skip
+        _mark_hits(truth, ids, lists[part], hits[part])
         if progress is not None:
             progress(part.stop / len(users))
 
@@ -144,6 +141,38 @@ def evaluate_sampled(
     _in_blocks(len(users), block, judge)
     judged = measure(Lists(lists, hits, truth[users], popularity, whole=False), metrics)
     return Evaluation(users, *judged, int(tied.sum()))
+
+
+def evaluate_lists(
+    lists: npt.NDArray[np.int32],
+    truth: sparse.csr_matrix,
+    popularity: npt.NDArray[np.int64],
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Evaluation:
+    """Compare given lists with the truth.
+
+    Args:
+        lists: (N, k) items, best first, -1 where there are fewer.
+        truth: (N, M) binary CSR with sorted rows; users without entries are left out of averages.
+        popularity: (M,) training pairs of each item.
+        metrics: by name; none looks further than k.
+    """
+    users = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
+    items = np.ascontiguousarray(lists[users])
+    hits = np.zeros(items.shape, dtype=bool)
+    _mark_hits(truth, users, items, hits)
+    return Evaluation(users, *measure(Lists(items, hits, truth[users], popularity), metrics), 0)
+
+
+def _mark_hits(
+    truth: sparse.csr_matrix, users: npt.NDArray[np.int64], items: npt.NDArray[np.int32],
+    hits: npt.NDArray[np.bool_],
+) -> None:  # fmt: skip
+    """Which of the items (U, k) of these users are in their truth."""
+    run_rows(
+        kernels.known_pairs, even_bounds(items.size), truth.indptr, truth.indices,
+        users.repeat(items.shape[1]), items.ravel(), hits.reshape(-1),
+    )  # fmt: skip
 
 
 def pairs_of_items(matrix: sparse.csr_matrix) -> npt.NDArray[np.int64]:

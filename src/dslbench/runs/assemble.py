@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.artefact import StoredModel
-from dslbench.backbones.base import Backbone
+from dslbench.backbones.base import Backbone, Hyper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError, DslbenchError, RunError, UsageError, reason_of
 from dslbench.runs import store
@@ -57,14 +57,25 @@ def make_lab(
             "its users have too few items",
             "--protocol paper selects on test, and says so",
         )
-    full = backbone.hyper_type.model_validate(spec.hyper | {"epochs": spec.epochs})
-    dense = spec.teacher
+    full, dense = full_hyper(spec), spec.teacher
     return Lab(
-        data, backbone, full if dense is None else full.narrowed(1 - spec.sparsity),
-        epochs=spec.epochs, seed=spec.seed, device=device, emit=emit, full_hyper=full,
+        data, backbone, sized_hyper(spec), epochs=spec.epochs, seed=spec.seed, device=device, emit=emit,
+        full_hyper=full,
         find_teacher=None if dense is None else partial(stored_teacher, dense, data, device),
         keeper=keeper,
     )  # fmt: skip
+
+
+def full_hyper(spec: RunSpec) -> Hyper:
+    """Hyper-parameters of the dense model that a run is compared with."""
+    given = spec.hyper | {"epochs": spec.epochs}
+    return registry.backbone(spec.backbone).hyper_type.model_validate(given)
+
+
+def sized_hyper(spec: RunSpec) -> Hyper:
+    """Hyper-parameters of the model that a run trains: a student is narrower than its teacher."""
+    full = full_hyper(spec)
+    return full if spec.teacher is None else full.narrowed(1 - spec.sparsity)
 
 
 def precision_of(packed: StoredModel, budget: Mapping[str, Any]) -> str:
@@ -95,26 +106,47 @@ def served(packed: StoredModel, lab: Lab) -> Backbone:
     return artefact.serve(packed, lambda make_table: lab.build(make_table, pretrained=False))
 
 
-def rebuild(packed: StoredModel) -> Backbone:
-    """The trained model, over its data set, as it is stored.
+def rebuild(packed: StoredModel, data: Interactions | None = None) -> Backbone:
+    """The trained model as it is stored.
+
+    Args:
+        data: what it is built over; None: the data set that the file names, if it is the same here.
 
     Raises `DataError` when the data are not the same, or the file's spec is none or not that of
     its tables.
     """
     try:
         spec = RunSpec.model_validate(packed.spec)
-        data = datasets.load(spec.dataset, protocol=spec.protocol)
-        if data.digests != packed.digests:
-            raise DataError(
-                f"{packed.name} was trained on other data than '{spec.dataset}' is here",
-                "dslbench download brings the data sets of the catalog",
-            )
-        return served(packed, make_lab(spec, data, torch.device("cpu")))
+        if data is None:
+            data = trained_on(packed)
+        lab = Lab(
+            data,
+            registry.backbone(spec.backbone),
+            sized_hyper(spec),
+            epochs=spec.epochs,
+            seed=spec.seed,
+        )
+        return served(packed, lab)
     except (ValidationError, UsageError) as error:
         reason = f"its spec is not one of this version: {reason_of(error)}"
     except (ValueError, TypeError, RuntimeError, MemoryError) as error:
         reason = f"no model can be built by its spec: {reason_of(error)}"
     raise artefact.misfit(packed, reason)
+
+
+def trained_on(packed: StoredModel, dataset: str | None = None) -> Interactions:
+    """The data that a model was trained on, found by the name in its file or by another.
+
+    Raises `DataError` where they are other data, or are not here.
+    """
+    spec = RunSpec.model_validate(packed.spec)
+    data = datasets.load(dataset or spec.dataset, protocol=spec.protocol)
+    if data.digests != packed.digests:
+        raise DataError(
+            f"{packed.name} was trained on other data than '{dataset or spec.dataset}' is here",
+            "dslbench download brings the data sets of the catalog",
+        )
+    return data
 
 
 def stored_teacher(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -149,3 +149,17 @@ class Parts:
     def take_any(self, part: str) -> npt.NDArray[Any]:
         """An array of any type and shape."""
         return self._arrays.pop(f"{self._name}.{part}")
+
+
+def sizes_by_form(tables: Iterable[Stored]) -> dict[str, int | None]:
+    """Bytes of all tables' arrays in each form that one of them can have, as they would lie on disk.
+
+    A table without that form counts as it is stored where another is stored in it, else the size is None.
+    """
+    tables = list(tables)
+    found: dict[str, int | None] = {}
+    for form in sorted({form for table in tables for form in table.sizes()}):
+        mixed = any(table.form == form for table in tables)
+        parts = [table.sizes().get(form, table.nbytes if mixed else -1) for table in tables]
+        found[form] = None if -1 in parts else sum(parts)
+    return found

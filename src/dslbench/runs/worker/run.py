@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from dslbench import data as datasets
-from dslbench.artefact import sizes_by_form
 from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
 from dslbench.runs.assemble import precision_of
@@ -19,6 +18,7 @@ from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of
 from dslbench.runs.worker.pack import pack
 from dslbench.runs.worker.train import train_on
 from dslbench.spec import RunSpec
+from dslbench.tables.stored import sizes_by_form
 from dslbench.training.hooks import Phase
 
 
@@ -80,7 +80,7 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
                 "resumed": kept.resumed,
                 "top_k_latency": judged.latency,
                 "energy_joules": _sum_of_known(joules),
-                "stored_bytes": sizes_by_form(packed.model),
+                "stored_bytes": sizes_by_form(packed.model.tables.values()),
                 "phases": [_phase_summary(phase) for phase in lab.phases],
             },
         },

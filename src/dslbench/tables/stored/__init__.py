@@ -1,6 +1,6 @@
 """What is kept of a table, and served: one class a form, one file each."""
 
-from dslbench.tables.base import Parts, Stored
+from dslbench.tables.base import Parts, Stored, sizes_by_form
 from dslbench.tables.stored.bitmap import Bitmap
 from dslbench.tables.stored.csr import Csr
 from dslbench.tables.stored.dense import Dense
@@ -20,4 +20,5 @@ __all__ = [
     "check_precision",
     "find",
     "forms",
+    "sizes_by_form",
 ]
