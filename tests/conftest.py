@@ -11,6 +11,8 @@ os.environ.update(
     COLUMNS="160", TERMINAL_WIDTH="100", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1"
 )
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from dslbench.data.interactions import Interactions
 from dslbench.runs import local, making

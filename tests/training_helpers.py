@@ -55,6 +55,8 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
 # Iterative methods take 22 rounds to 90 %; two show the same contract.
 TWO_ROUNDS = ["lth_mrs.rounds=2", "wr.rounds=2"]
 
+_TEACHERS: dict[str, tuple[Backbone, Phase]] = {}  # each is trained once, and never changed
+
 
 def train(
     data: Interactions,
@@ -75,8 +77,12 @@ def train(
     lab = make_lab(spec, data, torch.device(device))
 
     def teacher() -> tuple[Backbone, Phase]:
-        model, _, dense = train(data, backbone, "dense", 0.0, epochs, *settings, device=device)
-        return model, dataclasses.replace(dense.phases[-1], name="teacher")
+        key = str((data.digests, backbone, epochs, settings, device))
+        if key not in _TEACHERS:
+            found, _, dense = train(data, backbone, "dense", 0.0, epochs, *settings, device=device)
+            _TEACHERS[key] = found, dense.phases[-1]
+        model, phase = _TEACHERS[key]
+        return model, dataclasses.replace(phase, name="teacher")
 
     lab.find_teacher = teacher
     method_type = registry.method(method)

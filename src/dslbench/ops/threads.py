@@ -51,7 +51,14 @@ def _worthwhile(work: int, least: int) -> int:
 def even_bounds(n_rows: int, width: int = 64, parts: int | None = None) -> Bounds:
     """Cut `n_rows` rows of about `width` entries into ranges of equal length."""
     parts = parts or _worthwhile(n_rows * width, 1 << 14)
-    return np.linspace(0, n_rows, min(parts, max(n_rows, 1)) + 1).astype(np.int64)
+    return _even(n_rows, min(parts, max(n_rows, 1)))
+
+
+@lru_cache(maxsize=1024)  # steps ask for the same few all the time
+def _even(n_rows: int, parts: int) -> Bounds:
+    bounds = np.linspace(0, n_rows, parts + 1).astype(np.int64)
+    bounds.flags.writeable = False
+    return bounds
 
 
 def balanced_bounds(indptr: npt.NDArray[np.signedinteger], parts: int | None = None) -> Bounds:
@@ -68,7 +75,11 @@ def run_rows(kernel: Callable[..., Any], bounds: Bounds, *args: Any) -> None:
 
     The calling thread works too, and each thread takes the next range when it is done with one.
     """
-    ranges = iter([(int(lo), int(hi)) for lo, hi in pairwise(bounds) if lo < hi])
+    if len(bounds) == 2:
+        if bounds[0] < bounds[1]:
+            kernel(int(bounds[0]), int(bounds[1]), *args)
+        return
+    ranges = iter([(lo, hi) for lo, hi in pairwise(bounds.tolist()) if lo < hi])
 
     def work() -> None:
         for lo, hi in ranges:  # a list's iterator hands each range to one thread only
