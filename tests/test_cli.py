@@ -87,7 +87,7 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
     ("args", "code", "message"),
     [
         (["compare", "--backbone", "lightgnc"], 2, "did you mean 'lightgcn'"),
-        (["compare", "--backbone", "lightgcn", "--method", "dls"], 2, "did you mean 'dsl'"),
+        (["compare", "--backbone", "lightgcn", "--method", "dsll"], 2, "did you mean 'dsl'"),
         (["compare", "--backbone", "lightgcn", "--sparsity", "1"], 2, "outside [0, 1)"),
         (["compare", "--backbone", "lightgcn", "--sparsity", "half"], 2, "valid number"),
         (["compare", "--backbone", "lightgcn", "--set", "lrr=1"], 2, "did you mean 'lr'"),

@@ -150,11 +150,10 @@ def test_protected_rows_keep_their_largest_entries() -> None:
         TableSpec("t", (("user", 2),), 4, lambda *_: weights), np.random.default_rng(0)
     )
     method.model = type("M", (), {"tables": lambda self: {"t": table}})()  # type: ignore[assignment]
-    method.prune_protecting_rows()
+    method.prune_protecting(1)
     assert table.mask.tolist() == [[True, True, True, False], [False, True, False, False]]
-    method.options = OneShotOptions(min_per_row=3)
     with pytest.raises(UsageError, match="min_per_row 3 keeps more") as caught:
-        method.prune_protecting_rows()
+        method.prune_protecting(3)
     assert caught.value.hint == "--set omp.min_per_row=2"
 
 

@@ -43,8 +43,8 @@ def test_what_is_allowed_in_words() -> None:
 
 
 def test_unknown_names_and_keys_lead_to_the_list() -> None:
-    with pytest.raises(UsageError, match="no backbone or method 'dls'") as caught:
-        settings.of("dls")
+    with pytest.raises(UsageError, match="no backbone or method 'dsll'") as caught:
+        settings.of("dsll")
     assert caught.value.hint == "did you mean 'dsl'?"
     for setting, owner in (
         ("dsl.decya=linear", "dsl"),

@@ -69,6 +69,11 @@ def working(kind: Kind) -> list[str]:
     return found
 
 
+def usual_methods() -> list[str]:
+    """Methods that a comparison has where none are named."""
+    return [name for name in working("method") if method(name).usual]
+
+
 def summary(kind: Kind, name: str) -> str:
     """First line of the module's docstring, read from its source without importing it."""
     if name in _foreign(kind):

@@ -63,8 +63,9 @@ class RunSpec(BaseModel):
 
     @property
     def teacher(self) -> RunSpec | None:
-        """The dense run of the same setting where the method learns from one, else None."""
-        if not registry.method(self.method).distils or self.sparsity == 0:
+        """The dense run of the same setting where the method takes its model, else None."""
+        kind = registry.method(self.method)
+        if not kind.needs_dense or (kind.uses_sparsity and self.sparsity == 0):
             return None
         dense = {"method": "dense", "variant": "default", "sparsity": 0.0, "options": {}}
         return self.model_copy(update=dense | {"changed_options": {}})
@@ -191,9 +192,8 @@ def resolve(
     of_variant = _validated(method_type.options_type, method_type.variants[variant], method)
     options = _validated(method_type.options_type, method_type.variants[variant] | chosen, method)
     hyper = _validated(backbone_type.hyper_type, values | own, backbone)
-    if method_type.distils and sparsity:
-        backbone_type.hyper_type.model_validate(hyper).narrowed(1 - sparsity)  # raises if too small
     resolved_hyper = backbone_type.hyper_type.model_validate(hyper)
+    method_type.size(resolved_hyper, sparsity)  # raises if too small
     full_epochs = hyper.pop("epochs")
     if epochs is None:
         share, least = _SCALES[scale]

@@ -77,6 +77,10 @@ class ConvNCF(Backbone):
     name = "convncf"
     label = "ConvNCF"
     hyper_type = ConvNCFHyper
+    refuses: ClassVar[dict[str, str]] = {
+        "qr": "its rows start from a pretrained model's, which rows that others share cannot take",
+        "lpt": "its optimiser is Adagrad, and low-precision training is Adam's",
+    }
     sums_loss = True
     pairwise_loss = True
 

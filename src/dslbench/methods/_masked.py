@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper
+from dslbench.errors import UsageError
 from dslbench.methods.base import Allowance, Method, Options
 from dslbench.tables import (
     DenseMaskedTable,
@@ -125,6 +126,36 @@ class MaskedMethod(Method):
                 mask[rows] = select_largest(
                     values[rows], before[rows], keep_count(size, sparsity), self.lots
                 )
+            table.set_mask(mask)
+
+    def most_protected(self) -> int:
+        """How many entries of every row can be protected within the budget."""
+        return min(
+            keep_count(size, self.sparsity) // int(rows.stop - rows.start)
+            for table in self.masked
+            for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True)
+        )
+
+    def prune_protecting(self, least: int) -> None:
+        """Keep each row's `least` largest entries, then the largest of the rest, k* in all.
+
+        Raises `UsageError` where the protected entries alone are over the budget.
+        """
+        if least > (most := self.most_protected()):
+            raise UsageError(
+                f"min_per_row {least} keeps more than sparsity {self.sparsity:g} allows",
+                f"--set {self.name}.min_per_row={most}",
+            )
+        for table in self.masked:
+            weight = table.dense()
+            mask = torch.zeros_like(weight, dtype=torch.bool)
+            for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
+                part = weight[rows]
+                safe = torch.zeros_like(mask[rows])
+                if least:
+                    safe.scatter_(1, part.abs().topk(least, dim=1).indices, True)
+                left = keep_count(size, self.sparsity) - int(safe.count_nonzero())
+                mask[rows] = safe | select_largest(part, ~safe, left, self.lots)
             table.set_mask(mask)
 
     def after_backward(self, loop: Loop) -> bool:

@@ -24,7 +24,12 @@ class Student(Method):
     """
 
     family = "KD"
-    distils: ClassVar[bool] = True
+    needs_dense: ClassVar[bool] = True
+
+    @classmethod
+    def size(cls, full: Hyper, sparsity: float) -> Hyper:
+        """Rows of floor((1 - s) d), or of the nearest width below that the backbone takes."""
+        return full.narrowed(1 - sparsity) if sparsity else full
 
     @classmethod
     def phases(cls, options: Any, sparsity: float) -> list[str]:
@@ -58,9 +63,8 @@ class Student(Method):
         return model
 
     def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
-        """Rows of floor((1 - s) d), or of the nearest width below that the backbone takes."""
-        narrow = full.narrowed(1 - self.sparsity) if self.sparsity else full
-        return super().allowance(specs, narrow)
+        """Every entry of the narrower rows."""
+        return super().allowance(specs, self.size(full, self.sparsity))
 
     def diagnostics(self) -> dict[str, Any]:
         """The student's size, and what the method found out."""

@@ -63,11 +63,15 @@ class Method(Hooks, ABC):
 
     name: ClassVar[str]
     label: ClassVar[str]
-    family: ClassVar[str]  # row group of the paper's Table 3: KD, AutoML, MP; empty for dense
+    # Row group: KD, AutoML or MP as in the paper's Table 3, "Plain" for what it does not compare with;
+    # empty for dense.
+    family: ClassVar[str]
     version: ClassVar[int] = 1  # part of a run's identity: raise it when results change
-    # Whether the model is built narrower, at a share 1 - s of its embedding size, and learns from
-    # the dense run of the same setting.
-    distils: ClassVar[bool] = False
+    # Whether it takes the trained model of the dense run of the same setting (`Lab.teacher`), which is
+    # then made first; at sparsity 0, where a sparsity means something, there is nothing to take.
+    needs_dense: ClassVar[bool] = False
+    # Whether a comparison has it where no methods are named.
+    usual: ClassVar[bool] = True
     # Whether a sparsity means anything to it; its runs have sparsity 0 where not.
     uses_sparsity: ClassVar[bool] = True
     # Time of an epoch, dense's being 1, roughly: for the expected duration that is shown beforehand.
@@ -91,6 +95,14 @@ class Method(Hooks, ABC):
 
         Called before anything is trained.
         """
+
+    @classmethod
+    def size(cls, full: Hyper, sparsity: float) -> Hyper:
+        """Hyper-parameters of the model that is trained; by default those of the dense one.
+
+        Raises `UnsuitableError` where nothing would be left of a row.
+        """
+        return full
 
     @abstractmethod
     def run(self, lab: Lab) -> Backbone:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from dslbench.backbones.base import Backbone
-from dslbench.errors import UsageError
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
-from dslbench.tables import keep_count, select_largest
 from dslbench.training.lab import Lab
 
 
@@ -53,35 +50,10 @@ class OneShotPruning(MaskedMethod):
         lab.fit(model, "dense", self)
         if self.sparsity == 0:
             return model
-        if self.options.min_per_row:
-            self.prune_protecting_rows()
-        else:
-            self.prune_by_magnitude(self.sparsity)
+        self.prune_protecting(self.options.min_per_row)
         if self.options.init == "rewind":
             restore_weights(model, initial)
             lab.fit(model, "retrain", self)
         elif self.options.init == "finetune":
             lab.fit(model, "retrain", self, lr_factor=self.options.finetune_lr)
         return model
-
-    def prune_protecting_rows(self) -> None:
-        """Keep each row's `min_per_row` largest entries, then the largest of the rest.
-
-        Raises `UsageError` when the protected entries alone are over the budget.
-        """
-        least = self.options.min_per_row
-        for table in self.masked:
-            weight = table.dense()
-            mask = torch.zeros_like(weight, dtype=torch.bool)
-            for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
-                part = weight[rows]
-                safe = torch.zeros_like(mask[rows])
-                safe.scatter_(1, part.abs().topk(min(least, part.shape[1]), dim=1).indices, True)
-                left = keep_count(size, self.sparsity) - int(safe.count_nonzero())
-                if left < 0:
-                    raise UsageError(
-                        f"min_per_row {least} keeps more than sparsity {self.sparsity:g} allows",
-                        f"--set omp.min_per_row={int(least + left / len(part))}",
-                    )
-                mask[rows] = safe | select_largest(part, ~safe, left, self.lots)
-            table.set_mask(mask)

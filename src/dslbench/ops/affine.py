@@ -23,6 +23,18 @@ class MapRows(Op):
         return product_macs(x, weight.T, skips_zeros=False)
 
 
+class FactorRows(Op):
+    """x R for rows x."""
+
+    def forward(self, x: Tensor, right: Tensor) -> Tensor:
+        """(B, k) and (k, d) to (B, d)."""
+        return x @ right
+
+    def macs(self, x: Tensor, right: Tensor) -> Macs:
+        """B k d, and as many for each of the gradients that are wanted."""
+        return product_macs(x, right.T, skips_zeros=False)
+
+
 def expand(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """tanh(x W + b), (B, w) to (B, d); a weight of shape (d,) is a diagonal one."""
     if weight.dim() == 1:

@@ -74,8 +74,7 @@ def full_hyper(spec: RunSpec) -> Hyper:
 
 def sized_hyper(spec: RunSpec) -> Hyper:
     """Hyper-parameters of the model that a run trains: a student is narrower than its teacher."""
-    full = full_hyper(spec)
-    return full if spec.teacher is None else full.narrowed(1 - spec.sparsity)
+    return registry.method(spec.method).size(full_hyper(spec), spec.sparsity)
 
 
 def precision_of(packed: StoredModel, budget: Mapping[str, Any]) -> str:

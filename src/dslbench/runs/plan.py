@@ -284,7 +284,7 @@ def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[Run
                 specs[spec.model_dump_json()] = spec
         except UsageError as error:
             raise file.error(error.message, error.hint, number) from None
-    named = [chosen.method or grid.method or registry.working("method") for grid in file.plan.grid]
+    named = [chosen.method or grid.method or registry.usual_methods() for grid in file.plan.grid]
     check_used(chosen.settings, itertools.chain(*named))
     return list(specs.values()), list(dict.fromkeys(left_out))
 
@@ -297,7 +297,7 @@ def _grid_runs(
             return list(value) if isinstance(value, list | tuple) else [value]
         return list(planned) if planned is not None else fallback
 
-    methods = one(chosen.method, grid.method, registry.working("method"))
+    methods = one(chosen.method, grid.method, registry.usual_methods())
     for backbone, method in itertools.product(one(chosen.backbone, grid.backbone, []), methods):
         for dataset, protocol, scale, epochs, settings, sparsity, seed in itertools.product(
             one(chosen.dataset, grid.dataset, [default_dataset]),

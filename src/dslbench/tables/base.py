@@ -58,6 +58,8 @@ class Stored(ABC):
     """
 
     form: ClassVar[str]
+    # Whether rows are made of what others are made of, too: their entries then are more than is stored.
+    shares_rows: ClassVar[bool] = False
     shape: tuple[int, int]
 
     @property
@@ -122,7 +124,7 @@ class Stored(ABC):
 
     def sizes(self) -> dict[str, int]:
         """Bytes in each form in which the same entries could be kept, this one among them."""
-        return {self.form: self.nbytes, "dense": 4 * self.shape[0] * self.shape[1]}
+        return {"dense": 4 * self.shape[0] * self.shape[1], self.form: self.nbytes}
 
 
 class Parts:

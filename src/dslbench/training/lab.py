@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.cost import counted, measured
@@ -115,12 +115,15 @@ class Lab:
         self.phases.append(bill)
         return model.eval().requires_grad_(False)
 
-    def work(self, phase: str, call: Callable[[], T], model: Backbone) -> T:
-        """Use a model outside a training loop, billed as a phase without steps; its result."""
+    def work(self, phase: str, call: Callable[[], T], *modules: nn.Module) -> T:
+        """Work outside a training loop, billed as a phase without steps; its result.
+
+        What runs in operations of `modules` is counted.
+        """
         record = Phase(phase, epochs=0)
         self.phases.append(record)
         began = time.perf_counter()
-        result, macs = counted.count(call, counted.ops_of(model))
+        result, macs = counted.count(call, counted.ops_of(*modules))
         record.train_seconds = time.perf_counter() - began
         record.ledger.train_macs = macs.forward
         return result
@@ -195,13 +198,9 @@ class Lab:
             row: dict[str, Any] = {"phase": phase, "epoch": loop.epoch}
             row |= self._train_epoch(loop, sampler, hooks, record, rate)
             if select and self._is_due(loop.epoch):
-                began = time.perf_counter()
                 optimiser.zero_grad(set_to_none=True)  # their memory is for the ranking
-                result = record.ledger.evaluation(
-                    lambda: self.evaluate(model, self.selects_on), counted.ops_of(model)
-                )
-                row |= result.means | {"eval_seconds": time.perf_counter() - began}
-                record.eval_seconds += row["eval_seconds"]
+                before, result = record.eval_seconds, self._tried(record, model)
+                row |= result.means | {"eval_seconds": record.eval_seconds - before}
                 reached = result.mean(SELECTION)
                 if record.selected_value is None or reached > record.selected_value:
                     record.selected_epoch, record.selected_value = loop.epoch, reached
@@ -215,6 +214,18 @@ class Lab:
         progress.take_best()
         self.keeper.offer(progress, ended=True)
         return record
+
+    def trial(self, record: Phase, model: Backbone) -> float:
+        """What chooses epochs, of a model as it is; billed to a phase."""
+        return self._tried(record, model).mean(SELECTION)
+
+    def _tried(self, record: Phase, model: Backbone) -> Evaluation:
+        began = time.perf_counter()
+        result = record.ledger.evaluation(
+            lambda: self.evaluate(model, self.selects_on), counted.ops_of(model)
+        )
+        record.eval_seconds += time.perf_counter() - began
+        return result
 
     def _report(self, record: Phase) -> None:
         self._emit({"event": "epoch", "epochs": self.epochs} | record.history[-1])

@@ -57,7 +57,7 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
             },
             *(found.row for found in rounded),
         ],
-        "selection": {"epoch": lab.phases[-1].selected_epoch, "on": lab.selects_on},
+        "selection": {"epoch": _selected(lab.phases), "on": lab.selects_on},
         "budget": packed.budget,
         "diagnostics": diagnostics,
         "cost": {
@@ -121,3 +121,8 @@ def _phase_summary(phase: Phase) -> dict[str, Any]:
         "selected_epoch": phase.selected_epoch,
         "shared_run": phase.run,
     }
+
+
+def _selected(phases: list[Phase]) -> int | None:
+    """The epoch that was kept last; what comes after a training may have none."""
+    return next((p.selected_epoch for p in reversed(phases) if p.selected_epoch is not None), None)

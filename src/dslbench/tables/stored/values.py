@@ -88,6 +88,26 @@ class Values:
         whole = scale.astype(np.float32) * np.float32(2.0**exponent)
         return cls(precision, lengths, low_bits.encode(flat, lengths, whole, bits), scale, exponent)
 
+    @classmethod
+    def on_grid(
+        cls, codes: npt.NDArray[Any], lengths: Int64, steps: npt.NDArray[Any], precision: str
+    ) -> Self:
+        """Codes (n, d), |q| at most the precision's largest, times steps (n,), which are rounded to float16.
+
+        Raises `ValueError` for steps that are not greater than zero, or out of range.
+        """
+        bits = BITS[precision]
+        top = float(steps.max(initial=0.0))
+        if len(steps) and not (np.isfinite(steps).all() and steps.min() > 0 and top < _LARGEST):
+            raise ValueError("steps that are no numbers greater than zero")
+        exponent = min(max(math.frexp(top)[1] if top else 0, -110), 110)
+        relative = steps.astype(np.float64) / 2.0**exponent
+        scale = np.maximum(relative, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+        whole = scale.astype(np.float32) * np.float32(2.0**exponent)
+        flat = (codes.astype(np.float32) * whole[:, None]).reshape(-1)
+        kept = low_bits.encode(flat, lengths, whole, bits)
+        return cls(precision, lengths, kept, scale, exponent)
+
     def rounded(self, precision: str) -> Self:
         """The same values at another precision; raises as `of` does."""
         return type(self).of(self.flat(), self.lengths, precision)
