@@ -38,6 +38,7 @@ def record(
         "budget": {
             "dense_table_params": 115200, "table_params": int(115200 * (1 - sparsity)),
             "achieved_sparsity": sparsity, "total_params": 115200,
+            "dense_table_bytes": 460_800, "table_bytes": int(460_800 * (1 - sparsity)),
         },
         "cost": {
             "counted": {"paper": {"train_macs": None, "infer_macs": None}},

@@ -42,7 +42,10 @@ def test_older_records_are_read_and_shown_with_the_same_digits(older: list[dict[
     before = (FIXTURE / "table3.md").read_text(encoding="utf-8")
     found, expected = rows(out), rows(before)
     assert len(found) == len(expected) == 6
-    assert found[2:] == expected[2:]  # below the header and its rule
+    # Below the header and its rule; in place of parameters there are bytes now, which were not recorded.
+    for now, then in zip(found[2:], expected[2:], strict=True):
+        cells, before_that = now.split("|"), then.split("|")
+        assert cells[4] == "-" and cells[:4] + cells[5:] == before_that[:4] + before_that[5:]
     for table in ("1", "cost", "tail", "stats", "pareto"):
         assert run("report", "--table", table)[0] == 0
 

@@ -49,13 +49,20 @@ def test_table_3_in_markdown() -> None:
         "REDUCED: 10 of 1000 epochs**"
     )
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
-    assert cells[0][:5] == ["Category", "Method", "Sparsity", "Table params", "Paper MACs (Tr.)"]
+    assert cells[0][:5] == ["Category", "Method", "Sparsity", "Bytes", "Paper MACs (Tr.)"]
     by_method = {row[1]: row for row in cells[2:]}
-    assert list(by_method) == ["Baseline", "DSL", "RP"]
+    assert list(by_method) == ["Baseline", "Baseline (int4)", "DSL", "RP"]
     assert by_method["Baseline"][10] == "**0.1005<sub>(.0007)</sub>**"
     assert by_method["DSL"][10] == "<u>0.0920<sub>(.0028)</sub></u>"
     assert by_method["RP"][10] == "0.0805<sub>(.0007)</sub>"
-    assert by_method["DSL"][2:8] == ["50.0%", "57,600", "-", "-", "-", "-"]  # not counted: never 0
+    assert by_method["DSL"][2:8] == [
+        "50.0%",
+        "<u>225.0 KiB</u>",
+        "-",
+        "-",
+        "-",
+        "-",
+    ]  # not counted: never 0
     assert by_method["DSL"][8:10] == ["512 MiB", "12.5 s"]
     footer = "\n".join(lines[-7:])
     for text in (
@@ -82,7 +89,9 @@ def test_different_settings_are_never_averaged_together() -> None:
 def test_what_was_set_by_hand_is_named_and_kept_apart() -> None:
     changed = record("dsl", 0.07, options={"delta_t": 5}, changed_options={"delta_t": 5})
     (table,) = build("3", [*RUNS, changed])
-    assert [row[1].text for row in table.rows] == ["Baseline", "DSL", "DSL (delta_t=5)", "RP"]
+    assert [row[1].text for row in table.rows] == [
+        "Baseline", "Baseline (int4)", "DSL", "DSL (delta_t=5)", "RP"
+    ]  # fmt: skip
     other = record("dense", 0.2, hyper={"lr": 0.1}, changed_hyper={"lr": 0.1})
     assert "official preset with lr=0.1), protocol" in build("3", [*RUNS, other])[1].title
 
@@ -101,14 +110,14 @@ def test_a_missing_value_is_a_dash_not_a_mean_of_the_rest() -> None:
     partial = record("dsl", 0.09, seed=2)
     partial["cost"]["measured"]["peak_rss_bytes"] = None
     (table,) = build("3", [*RUNS, partial])
-    assert [row[8].text for row in table.rows] == ["512 MiB", "-", "512 MiB"]
+    assert [row[8].text for row in table.rows] == ["512 MiB", "512 MiB", "-", "512 MiB"]
 
 
 @pytest.mark.parametrize("width", [50, 60, 80, 200])
 def test_terminal_output_keeps_to_its_width_and_breaks_no_number(width: int) -> None:
     text = render.tables("terminal", build("3", RUNS), width=width, color=False)
     assert max(len(line) for line in text.splitlines()) <= width
-    for number in ("0.1005 ±.0007", "57,600", "512 MiB", "12.5 s"):
+    for number in ("0.1005 ±.0007", "225.0 KiB", "512 MiB", "12.5 s"):
         assert number in text
     for line in text.splitlines():
         if "0.1005" in line:
@@ -191,8 +200,9 @@ def test_exact_macs_stand_beside_those_of_the_dense_run_of_the_same_seed() -> No
     ]  # fmt: skip
     (table,) = build("3", runs)
     place = table.headers.index("of dense (Tr.)")
-    assert [row[place].text for row in table.rows] == ["1.000x", "0.750x", "-"]
-    assert table.rows[1][place - 1].text == "8.20e+02"
+    rows = [row for row in table.rows if row[1].text != "Baseline (int4)"]
+    assert [row[place].text for row in rows] == ["1.000x", "0.750x", "-"]
+    assert rows[1][place - 1].text == "8.20e+02"
     assert any("realised non-zeros" in line for line in table.footer)
 
 
@@ -216,7 +226,12 @@ def test_equal_macs_scale_the_epochs_of_the_cheaper_runs() -> None:
     (table,) = build("3", found)
     assert table.title.startswith("Table 3: equal training MACs, toy, LightGCN")
     shares = {row[1].text: row[4].text for row in table.rows}
-    assert shares == {"Baseline": "98.4%", "OMP": "100.0%", "RP": "98.4%"}
+    assert shares == {
+        "Baseline": "98.4%",
+        "Baseline (int4)": "98.4%",
+        "OMP": "100.0%",
+        "RP": "98.4%",
+    }
     assert any("budget 1.830e+03" in line and "omp 100.0%" in line for line in table.footer)
     with pytest.raises(RunError, match="not counted"):
         equal_cost.equal_macs([record("dense")], make)
@@ -227,7 +242,7 @@ def test_a_narrower_model_names_the_width_that_was_rounded_down() -> None:
     even = record("rkd", 0.09) | {"diagnostics": found | {"exact_share": True}}
     odd = record("tkd", 0.08) | {"diagnostics": found}
     labels = {row[1].text for row in build("3", [*RUNS, even, odd])[0].rows}
-    assert labels == {"Baseline", "DSL", "RP", "RKD", "TKD (d=12)"}
+    assert labels == {"Baseline", "Baseline (int4)", "DSL", "RP", "RKD", "TKD (d=12)"}
     assert any(row[0].text == "TKD (d=12) 50%" for row in build("cost", [*RUNS, odd])[0].rows)
 
 

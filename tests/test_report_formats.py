@@ -379,7 +379,7 @@ def test_what_matters_most_comes_first_where_not_all_fits() -> None:
         "time"
     )
     wide = terminal(build("3", RUNS), 160, color=False)
-    assert wide.index("params") < wide.index("Recall@20")
+    assert wide.index("Bytes") < wide.index("Recall@20")
 
 
 def test_the_width_of_a_pipe_is_that_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:

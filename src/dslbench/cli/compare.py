@@ -35,6 +35,15 @@ def compare(
         typer.Option("--plan", help="A plan's name or file; other options replace what it says."),
     ] = None,
     precision: options.Precisions = None,
+    bytes_: Annotated[
+        str | None,
+        typer.Option(
+            "--bytes",
+            metavar="SIZE",
+            help="In place of --sparsity: each method chooses sparsity, width, bits or codes for so many "
+            "stored bytes; a share of dense's (0.133) or a size (2MiB).",
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: Annotated[
         int | None,
@@ -83,4 +92,5 @@ def compare(
         plan, chosen, format_, budget_by=budget_by,
         where=implementation.Where(device, workers, executor, address), force=force,
         dry_run=dry_run, references=references, precisions=tuple(precision or ()),
+        size=bytes_,
     )  # fmt: skip

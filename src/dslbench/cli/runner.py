@@ -14,7 +14,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.known import Known
 from dslbench.output import console, deliver, result, say, warn
-from dslbench.report import build, command
+from dslbench.report import build, command, sizes
 from dslbench.report.columns import seconds
 from dslbench.report.formats import render
 from dslbench.report.relative import setting_of
@@ -22,6 +22,7 @@ from dslbench.report.tables import group
 from dslbench.runs import (
     checkpoint,
     claims,
+    equal_bytes,
     equal_cost,
     failures,
     local,
@@ -82,6 +83,7 @@ def compare(
     dry_run: bool,
     references: bool,
     precisions: Sequence[str] = (),
+    size: str | None = None,
 ) -> None:
     """Make the runs of a plan, or of what the command line names, and print its table or figure."""
     render.check_format(format_name)
@@ -100,6 +102,14 @@ def compare(
         raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
     needs_default = chosen.dataset is None and any(grid.dataset is None for grid in file.plan.grid)
     specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
+    if size is not None:
+        if chosen.sparsity or precisions or budget_by == "macs":
+            raise UsageError("--bytes excludes --sparsity, --precision and --budget-by")
+        ways, more = equal_bytes.ways(specs, size)
+        compare_bytes(
+            ways, [*left_out, *more], format_name, where=where, force=force, dry_run=dry_run
+        )
+        return
     for line in left_out:
         say(f"left out: {line}")
     records = make(specs, where=where, force=force, dry_run=dry_run, precisions=precisions)
@@ -113,6 +123,33 @@ def compare(
         deliver(render.figures(format_name, models, width=width))
     else:
         print_table(format_name, file.plan.table or "3", records, reference=references)
+
+
+def compare_bytes(
+    ways: Sequence[equal_bytes.Way], left_out: Sequence[str], format_name: str, *, where: Where,
+    force: bool, dry_run: bool,
+) -> None:  # fmt: skip
+    """Make runs that come to a number of bytes, judge them as stored so, and print their table."""
+    for line in left_out:
+        say(f"left out: {line}")
+    for way in ways:
+        if way.spec.seed == min(other.spec.seed for other in ways):
+            say(f"{way.spec.method}: {way.words}")
+    records = make([way.spec for way in ways], where=where, force=force, dry_run=dry_run)
+    if dry_run:
+        return
+    shown = {
+        record["id"]: way.precision or record["stored"][0]["precision"]
+        for record, way in zip(records, ways, strict=True)
+    }
+    for record in records:
+        judge_missing([record], [shown[record["id"]]], where)
+    records = [store.read(record["id"]) for record in records]
+    if format_name == "json":
+        deliver(render.record_json(records))
+        return
+    width, color = command.looks(to_file=False)
+    deliver(render.tables(format_name, sizes.table(records, shown), width=width, color=color))
 
 
 def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> list[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class MaskedOptions(Options):
 class MaskedMethod(Method):
     """A method over masked tables: gradients are masked before each step."""
 
+    rows_differ: ClassVar[bool] = True
     model: Backbone
 
     def __init__(self, options: Any, sparsity: float) -> None:

@@ -21,6 +21,7 @@ from dslbench.methods._sizes import (
 )
 from dslbench.methods.base import Allowance, Method
 from dslbench.tables import MakeTable, MixedTable, Table, TableSpec
+from dslbench.tables.maps import map_parameters
 from dslbench.tables.spec import unsigned
 from dslbench.training.lab import Lab
 
@@ -28,6 +29,7 @@ from dslbench.training.lab import Lab
 class SizedMethod(Method):
     """A method of the AutoML family: a search with controllers, then training at the sizes found."""
 
+    rows_differ: ClassVar[bool] = True
     family = "AutoML"
     options_type: ClassVar[type[SizeOptions]] = SizeOptions
     variants: ClassVar[dict[str, dict[str, Any]]] = {
@@ -51,6 +53,15 @@ class SizedMethod(Method):
         most = budget_of(entries, self.sparsity)
         least = most - max(spec.dim for spec in specs.values())
         return Allowance((least, most), (4 * least + widths, 4 * most + widths))
+
+    def never_rounded(self, specs: Mapping[str, TableSpec]) -> int:
+        """The maps of all candidate sizes, used or not."""
+        return sum(
+            map_parameters(size, spec.dim, self.chain)
+            for spec in specs.values()
+            for _ in spec.segments
+            for size in self.options.candidates(spec.dim)
+        )
 
     def begin_search(
         self, lab: Lab, make: MakeTable, epochs: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import RunError
 from dslbench.tables import Stored, TableSpec
+from dslbench.tables.stored import BITS
 from dslbench.training.hooks import Hooks
 from dslbench.training.lab import Lab
+
+# Bits that a row of codes leaves of its last byte on average, by bits of a code.
+_LEFT = {8: 0.0, 6: 3.0, 4: 2.0, 3: 3.5, 2: 3.0}
 
 
 class Options(BaseModel):
@@ -70,6 +75,8 @@ class Method(Hooks, ABC):
     # Whether it takes the trained model of the dense run of the same setting (`Lab.teacher`), which is
     # then made first; at sparsity 0, where a sparsity means something, there is nothing to take.
     needs_dense: ClassVar[bool] = False
+    # Whether rows of a stored table have different numbers of entries.
+    rows_differ: ClassVar[bool] = False
     # Whether a comparison has it where no methods are named.
     usual: ClassVar[bool] = True
     # Whether a sparsity means anything to it; its runs have sparsity 0 where not.
@@ -121,6 +128,43 @@ class Method(Hooks, ABC):
         """
         entries = sum(spec.n_rows * full.width(name) for name, spec in specs.items())
         return Allowance.exactly(entries, 4 * entries)
+
+    @classmethod
+    def choices(cls, options: Any, full: Hyper) -> list[tuple[dict[str, Any], str | None]]:
+        """What can be chosen for a number of bytes, from the fewest on: options, and a precision.
+
+        Beside these a method has its sparsity, if one means something to it; it then takes four bits at
+        least, at which little is lost. None is the method's own precision.
+        """
+        if cls.uses_sparsity:
+            return [({}, precision) for precision in ("int4", "int8", "fp16", "fp32")]
+        return [({}, precision) for precision in reversed(BITS)]
+
+    def never_rounded(self, specs: Mapping[str, TableSpec]) -> int:
+        """How many of the parameters in `allowance` stay float32 at any precision."""
+        return 0
+
+    def stored_size(
+        self, specs: Mapping[str, TableSpec], full: Hyper, precision: str | None
+    ) -> int:
+        """Bytes that the tables of users and items are expected to take at a precision.
+
+        What a row's values leave of its last byte is taken as half of what it can be, where rows differ.
+        """
+        allowed = self.allowance(specs, full)
+        entries, nbytes = allowed.parameters[1] or 0, allowed.bytes[1] or 0
+        if precision is None or precision == "fp32":
+            return nbytes
+        rows, bits = sum(spec.n_rows for spec in specs.values()), BITS[precision]
+        beside, whole = nbytes - 4 * entries, self.never_rounded(specs)
+        entries, beside = entries - whole, beside + 4 * whole
+        if bits >= 16:
+            return beside + entries * bits // 8
+        if self.rows_differ:
+            of_rows = (entries * bits + rows * _LEFT[bits]) / 8
+        else:
+            of_rows = rows * -(-(entries // rows) * bits // 8)
+        return beside + math.ceil(of_rows) + 2 * rows
 
     def diagnostics(self) -> dict[str, Any]:
         """What the method found out about itself, for the record."""

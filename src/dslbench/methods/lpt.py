@@ -82,6 +82,19 @@ class LowPrecisionTraining(Method):
             table.step(loop.t, group, int(self.rounding.integers(2**63)))
         return True
 
+    @classmethod
+    def choices(cls, options: Any, full: Hyper) -> list[tuple[dict[str, Any], str | None]]:
+        """Trained at 8 bits, and rounded afterwards where that is more than there is."""
+        low = [({"precision": "int8"}, name) for name in ("int2", "int3", "int4", "int6")]
+        return [*low, ({"precision": "int8"}, None), ({"precision": "bf16"}, None)]
+
+    def stored_size(
+        self, specs: Mapping[str, TableSpec], full: Hyper, precision: str | None
+    ) -> int:
+        """Every entry."""
+        kept = precision or self.options.precision
+        return sum(values_bytes(np.full(s.n_rows, s.dim), kept) for s in specs.values())
+
     def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
         """Every entry, at the precision of training."""
         entries = sum(spec.n_rows * spec.dim for spec in specs.values())

@@ -82,6 +82,11 @@ class LearnedSteps(Method):
         )
         return Allowance.exactly(entries, nbytes)
 
+    @classmethod
+    def choices(cls, options: Any, full: Hyper) -> list[tuple[dict[str, Any], str | None]]:
+        """The bits of a value, which it is then trained for."""
+        return [({"precision": name}, None) for name in ("int2", "int3", "int4", "int6", "int8")]
+
     def diagnostics(self) -> dict[str, Any]:
         """Whether the epoch that was kept lies after the start of rounding."""
         return {"trained_rounded": self.rounded}

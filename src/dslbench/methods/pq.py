@@ -114,6 +114,11 @@ class ProductQuantisation(Method):
             nbytes += Codes.size(spec.n_rows, spec.dim, self.parts_of(spec), k)
         return Allowance.exactly(entries, nbytes)
 
+    @classmethod
+    def choices(cls, options: Any, full: Hyper) -> list[tuple[dict[str, Any], str | None]]:
+        """The codes of a row."""
+        return [({"parts": parts}, None) for parts in range(1, min(full.widths_of_rows()) + 1)]
+
     def diagnostics(self) -> dict[str, Any]:
         """Squared error beside the squared norm, by table, before anything is trained on."""
         return {"relative_error": self.errors}

@@ -14,6 +14,7 @@ from dslbench.methods.base import Allowance, Method, Options
 from dslbench.tables import DenseTable, Table, TableSpec, keep_count
 from dslbench.tables.composed import ComposedTable
 from dslbench.tables.stored.quotient import Plan
+from dslbench.tables.stored.values import values_bytes
 from dslbench.training.lab import Lab
 
 
@@ -91,6 +92,19 @@ class QuotientRemainder(Method):
                 entries += rows * spec.dim
                 nbytes += 4 * rows * spec.dim + 4 * own
         return Allowance.exactly(entries, nbytes)
+
+    def stored_size(
+        self, specs: Mapping[str, TableSpec], full: Hyper, precision: str | None
+    ) -> int:
+        """The rows that are stored, and which rows have one of their own."""
+        if self.sparsity == 0:
+            return super().stored_size(specs, full, precision)
+        total = 0
+        for spec in specs.values():
+            for (_, n), (m, own) in zip(spec.segments, self.sizes(spec), strict=True):
+                rows = np.full(rows_of(n, m, own), spec.dim)
+                total += values_bytes(rows, precision or "fp32") + 4 * own
+        return total
 
 
 def rows_of(n: int, m: int, own: int) -> int:

@@ -15,6 +15,7 @@ from dslbench.methods.base import Allowance, Method, Options
 from dslbench.ops.affine import PrincipalAxes
 from dslbench.tables import DenseTable, Table, TableSpec, keep_count
 from dslbench.tables.factored import FactoredTable
+from dslbench.tables.stored.values import values_bytes
 from dslbench.training.lab import Lab
 
 
@@ -104,6 +105,16 @@ class TruncatedSVD(Method):
         ranks = [(self.rank_of(spec), spec) for spec in specs.values()]
         entries = sum(rank * (spec.n_rows + spec.dim) for rank, spec in ranks)
         return Allowance.exactly(entries, 4 * entries)
+
+    def stored_size(
+        self, specs: Mapping[str, TableSpec], full: Hyper, precision: str | None
+    ) -> int:
+        """Rows at a precision; what brings them to full width stays float32."""
+        if self.sparsity == 0:
+            return super().stored_size(specs, full, precision)
+        ranks = [(self.rank_of(spec), spec) for spec in specs.values()]
+        rows = sum(values_bytes(np.full(s.n_rows, k), precision or "fp32") for k, s in ranks)
+        return rows + sum(4 * k * s.dim for k, s in ranks)
 
     def diagnostics(self) -> dict[str, Any]:
         """Rank and kept share of the squared norm, by table."""

@@ -56,10 +56,20 @@ _MEASURED = ("cost", "measured")
 _PAPER = ("cost", "counted", "paper")
 _EXACT = ("cost", "counted", "exact")
 
+
+def size(value: float) -> str:
+    """Bytes in the unit a reader needs."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value:.0f} B"
+
+
 COLUMNS: dict[str, Column] = {
     "params": Column(
         "Table params", ("budget", "table_params"), None, "counted", lambda v: f"{v:,.0f}"
     ),
+    "bytes": Column("Bytes", ("budget", "table_bytes"), "low", "counted", size),
     "train_macs": Column(
         "Paper MACs (Tr.)", (*_PAPER, "train_macs"), "low", "counted", "{:.2e}".format
     ),

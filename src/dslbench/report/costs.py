@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dslbench.report.columns import COLUMNS, Column, Record, seconds
+from dslbench.report.columns import COLUMNS, Column, Record, seconds, size
 from dslbench.report.comparable import dense_of, footer, label, row_label, rows, setting
 from dslbench.report.relative import mac_notes, setting_of
 from dslbench.report.tables import (
@@ -22,14 +22,6 @@ from dslbench.words import percent
 
 # A counted change smaller than this promises nothing that could be realised.
 LEAST_PROMISE = 0.05
-
-
-def size(value: float) -> str:
-    """Bytes in the unit a reader needs."""
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= unit:
-            return f"{value / unit:.1f} {name}"
-    return f"{value:.0f} B"
 
 
 def stored_bytes(record: Record) -> float | None:

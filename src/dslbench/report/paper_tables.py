@@ -11,7 +11,9 @@ from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import in_group
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.comparable import (
+    dense_of,
     footer,
+    label,
     method_names,
     model,
     protocol,
@@ -21,6 +23,7 @@ from dslbench.report.comparable import (
     setting,
 )
 from dslbench.report.relative import EQUAL_COST, is_equal_cost, mac_notes, setting_of, with_ratios
+from dslbench.report.sizes import at_precision
 from dslbench.report.tables import Cell, TableModel, cell, group, heading, marks
 from dslbench.words import percent, percent_reached
 
@@ -34,13 +37,28 @@ def table3(records: Sequence[Record]) -> list[TableModel]:
 
 def _table3(records: list[Record]) -> TableModel:
     records = list(with_ratios(records))
-    shown = ["params", "train_macs", "exact_train_macs", "train_ratio", "exact_infer_macs"]
+    records += [at for record in dense_of(records) if (at := _at_four_bits(record)) is not None]
+    shown = ["bytes", "train_macs", "exact_train_macs", "train_ratio", "exact_infer_macs"]
     shown += ["memory", "train_time", *in_group("quality")]
     if is_equal_cost(records[0]):
         shown = EQUAL_COST + shown
     table = by_method(f"Table 3: {setting(records[0])}", shown, records)
-    table.footer = footer(records, *paper_mac_note(records), *mac_notes(records))
+    own = [label([r]) for r in records if method_names(r["spec"]["method"])[1] == "Plain"]
+    own += [label([r]) for r in records if "precision" in r]
+    notes = [f"Ours, not the paper's: {', '.join(dict.fromkeys(own))}."] if own else []
+    if any("precision" in r for r in records):
+        notes.append(
+            "int4: the same training, its tables rounded to four bits a value and a scale a row; "
+            "`dslbench report --table bytes` has all methods at all precisions."
+        )
+    table.footer = footer(records, *notes, *paper_mac_note(records), *mac_notes(records))
     return table
+
+
+def _at_four_bits(record: Record) -> Record | None:
+    """A dense run as if its model were kept at int4; None where it was not judged so."""
+    found = at_precision(record, "int4")
+    return None if found is None else {**found, "spec": found["spec"] | {"variant": "int4"}}
 
 
 def tail(records: Sequence[Record]) -> list[TableModel]:

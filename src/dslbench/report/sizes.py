@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
-from dslbench.report.columns import COLUMNS, Column, Record
+from dslbench.report.columns import COLUMNS, Record, size
 from dslbench.report.comparable import dense_of, footer, label, rows, setting
-from dslbench.report.costs import STATE, change, size
+from dslbench.report.costs import STATE, change
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.pareto import front
 from dslbench.report.relative import setting_of
@@ -19,8 +19,9 @@ from dslbench.report.statistics import holm, p_cell, paired_t, per_user
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, cell, group, mean
 from dslbench.words import percent
 
-BYTES = Column("Bytes", ("budget", "table_bytes"), "low", "counted", size)
+BYTES = COLUMNS["bytes"]
 LARGEST_LOSS, SIGNIFICANT = 0.01, 0.05
+Precisions = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,17 @@ def at_precision(record: Record, precision: str) -> Record | None:
     return None
 
 
-def points(records: Sequence[Record]) -> list[Point]:
-    """Every row of one setting at every precision that all of its runs were judged at, by bytes."""
+def points(records: Sequence[Record], only: Precisions | None = None) -> list[Point]:
+    """Every row of one setting at every precision that all of its runs were judged at, by bytes.
+
+    Args:
+        only: the one precision of each run, by its id, that is looked at.
+    """
     found = []
     for runs in rows(records):
         precisions = dict.fromkeys(s["precision"] for run in runs for s in run.get("stored") or [])
+        if only is not None:
+            precisions = dict.fromkeys(only[run["id"]] for run in runs)
         for precision in precisions:
             at = [at_precision(run, precision) for run in runs]
             kept = [run for run in at if run is not None]
@@ -80,16 +87,21 @@ def _p_value(point: Point, dense: Sequence[Record]) -> float | None:
     seeds = sorted({r["spec"]["seed"] for r in point.runs} & {r["spec"]["seed"] for r in dense})
     if not seeds or (point.precision == "fp32" and point.runs[0]["spec"]["method"] == "dense"):
         return None
-    metric = SELECTION if point.precision == "fp32" else f"{SELECTION}|{point.precision}"
+    as_trained = point.runs[0]["stored"][0]["precision"]
+    metric = SELECTION if point.precision == as_trained else f"{SELECTION}|{point.precision}"
     own, theirs = per_user(point.runs, metric, seeds), per_user(dense, SELECTION, seeds)
     if own is None or theirs is None or not np.array_equal(own[0], theirs[0]):
         return None
     return paired_t(own[1], theirs[1])
 
 
-def table(records: Sequence[Record]) -> list[TableModel]:
-    """Methods by precision, the smallest first; raises `UsageError` where no run has bytes recorded."""
-    found = [(part, points(part)) for part in group(records, setting_of)]
+def table(records: Sequence[Record], only: Precisions | None = None) -> list[TableModel]:
+    """Methods by precision, the smallest first; raises `UsageError` where no run has bytes recorded.
+
+    Args:
+        only: the one precision of each run, by its id, that is shown.
+    """
+    found = [(part, points(part, only)) for part in group(records, setting_of)]
     if not any(of_part for _, of_part in found):
         raise UsageError(
             "no stored run was judged by its bytes: older records lack them",

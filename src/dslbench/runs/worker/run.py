@@ -18,7 +18,7 @@ from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of
 from dslbench.runs.worker.pack import pack
 from dslbench.runs.worker.train import train_on
 from dslbench.spec import RunSpec
-from dslbench.tables.stored import sizes_by_form
+from dslbench.tables.stored import BITS, sizes_by_form
 from dslbench.training.hooks import Phase
 
 
@@ -37,7 +37,9 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     gc.collect()
     judged = judge(packed.content, lab)
     train_seconds = sum(phase.train_seconds for phase in lab.phases)
-    wanted = USUAL if is_cheap(judged.test_seconds, train_seconds) else ()
+    own_bits = BITS.get(precision_of(packed.model, packed.budget), 0)
+    narrower = tuple(name for name in USUAL if BITS[name] < own_bits)
+    wanted = narrower if is_cheap(judged.test_seconds, train_seconds) else ()
     rounded = judge_rounded(packed.model, packed.budget, wanted, lab)
     # A run in several processes has been counted in the last of them only.
     joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
