@@ -270,7 +270,7 @@ def test_marked_commands_run(
     Path("plan.toml").write_text(plan)
     for _, _, content in blocks("test"):
         for args in commands(content):
-            small = [*args, *(SMALL if args[0] in ("train", "compare") else [])]
+            small = [*args, *(SMALL if args[0] in ("train", "compare", "shrink") else [])]
             assert dslbench(small) == 0, (args, capsys.readouterr().err)
     for _, _, content in blocks("dry-run"):
         for args in commands(content):

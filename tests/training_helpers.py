@@ -94,7 +94,7 @@ def parameters(model: Backbone) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def checkerboard(n: int = 60) -> Interactions:
+def checkerboard(n: int = 44) -> Interactions:
     """Users like the items of their own parity; two of them are held out for each user."""
     users, items = np.nonzero((np.arange(n)[:, None] + np.arange(n)) % 2 == 0)
     held_out = ((items - users) % n == 2) | ((items - users) % n == 10)

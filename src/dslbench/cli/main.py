@@ -18,8 +18,9 @@ from dslbench.cli import (
     report,
     reproduce,
     score,
+    shrink,
     train,
-)
+)  # fmt: skip
 from dslbench.errors import DslbenchError
 from dslbench.output import leave_stdout, occupy_closed, result, say
 
@@ -55,6 +56,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("compare", compare.compare, "compare --backbone lightgcn --sparsity 0.5 --seeds 3"),
     ("reproduce", reproduce.reproduce, "reproduce --scale quick --import ~/data"),
     ("report", report.report, "report --table 3 --output table3.tex"),
+    ("shrink", shrink.shrink, "shrink --dataset orders.csv --backbone lightgcn --within 1%"),
     ("recommend", recommend.recommend, "recommend --model m.safetensors --user 17 --k 10"),
     ("score", score.score, "score --lists lists.csv --dataset gowalla"),
     ("list", list_.list_, "list methods"),

@@ -173,11 +173,12 @@ def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> li
 
 def make(
     specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True,
-    precisions: Sequence[str] = (),
+    expect: bool = True, precisions: Sequence[str] = (),
 ) -> list[Record]:  # fmt: skip
     """Make the runs that are missing and return the records of all, in order.
 
-    Where some fail, `show` prints the table of the others before the error.
+    Where some fail, `show` prints the table of the others before the error. `expect` times a few steps
+    before, and says how long it will take.
     """
     where.check()
     if not dry_run:
@@ -197,20 +198,8 @@ def make(
         checkpoint.share_of_time()  # a setting that makes no sense is found out before training
         if not dry_run:
             store.check_writable()
-        say("timing a few steps of each kind of run ...")
-        workers = where.workers or 1 if where.executor == "local" else 1
-        try:
-            expected = making.estimate_seconds(missing, where.device, workers)
-        except KeyboardInterrupt:
-            say("interrupted before the first run; nothing was changed")
-            raise typer.Exit(130) from None
-        duration = (
-            "a trial failed, how long it takes is not known"
-            if expected is None
-            else f"about {seconds(expected)} on this machine"
-        )
-        at_once = f", {workers} at once" if workers > 1 else ""
-        summary += f" ({number(trainings, 'training')}, {duration}{at_once})"
+        said = [number(trainings, "training"), *([_expected(missing, where)] if expect else [])]
+        summary += f" ({', '.join(said)})"
     say(summary)
     if dry_run:
         for run in planned:
@@ -236,6 +225,21 @@ def make(
         )
     judge_missing([store.read(run.id) for run in planned if run.asked], precisions, where)
     return [store.read(run.id) for run in planned if run.asked]
+
+
+def _expected(missing: Sequence[stock.WantedRun], where: Where) -> str:
+    """How long runs will take, from a few steps of each kind."""
+    say("timing a few steps of each kind of run ...")
+    workers = where.workers or 1 if where.executor == "local" else 1
+    try:
+        expected = making.estimate_seconds(missing, where.device, workers)
+    except KeyboardInterrupt:
+        say("interrupted before the first run; nothing was changed")
+        raise typer.Exit(130) from None
+    at_once = f", {workers} at once" if workers > 1 else ""
+    if expected is None:
+        return f"a trial failed, how long it takes is not known{at_once}"
+    return f"about {seconds(expected)} on this machine{at_once}"
 
 
 def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: Where) -> None:

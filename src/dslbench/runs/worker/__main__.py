@@ -18,7 +18,7 @@ import torch
 
 from dslbench.errors import DslbenchError
 from dslbench.runs.assemble import choose_device
-from dslbench.runs.worker.judge import judge_again
+from dslbench.runs.worker.judge import judge_again, validate
 from dslbench.runs.worker.probe import probe
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import RunSpec
@@ -34,7 +34,7 @@ def _end_with_parent() -> None:
 
 
 def perform(job: dict[str, Any], emit: Emit) -> str | None:
-    """Do a job and tell of it: make a run, judge a stored one at more precisions, or time a few steps.
+    """Do a job and tell of it: make a run, judge a stored one, or time a few steps.
 
     Returns:
         id of the run that is stored, None where none is.
@@ -43,6 +43,10 @@ def perform(job: dict[str, Any], emit: Emit) -> str | None:
     device = choose_device(job["device"])
     if job["task"] == "probe":
         emit({"event": "probe"} | probe(spec, device))
+        return None
+    if job["task"] == "validate":
+        found = validate(job["id"], job["precisions"], device, latency=job["latency"])
+        emit({"event": "validated", "models": found})
         return None
     if job["task"] == "judge":
         judge_again(job["id"], job["precisions"], device)

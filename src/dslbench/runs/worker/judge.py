@@ -16,6 +16,7 @@ from dslbench.artefact import StoredModel
 from dslbench.cost import counted, measured
 from dslbench.errors import RunError, UsageError, reason_of
 from dslbench.evaluation.evaluate import Evaluation
+from dslbench.evaluation.metrics import SELECTION
 from dslbench.runs import store
 from dslbench.runs.assemble import make_lab, rounded, served
 from dslbench.runs.record import StoredForm
@@ -122,6 +123,39 @@ def judge_again(run_id: str, precisions: Sequence[str], device: torch.device) ->
     kept = [row for row in record["stored"] if row["precision"] not in precisions]
     rows = [StoredForm.model_validate(one.row).model_dump(exclude_unset=True) for one in found]
     store.change(record | {"stored": [*kept, *rows]}, users | of_users(found))
+
+
+def validate(
+    run_id: str, precisions: Sequence[str], device: torch.device, *, latency: bool
+) -> list[dict[str, Any]]:
+    """A stored run's model at precisions, on validation: what is to be chosen by has not seen test.
+
+    Args:
+        latency: whether the time of ranking is measured, too.
+
+    Returns:
+        For each precision that its values can have: `precision`, `bytes` of the tables of users and items,
+        `values` of the metric that chooses, by user, and `latency`.
+    """
+    record = store.read(run_id)
+    spec = RunSpec.of_record(record["spec"])
+    lab = make_lab(spec, datasets.load(spec.dataset, protocol=spec.protocol), device)
+    packed = artefact.from_bytes(store.model_bytes(run_id), f"the model of run {run_id}")
+    names = [table["name"] for table in record["budget"]["tables"] if table["role"] == "embedding"]
+    own = record["stored"][0]["precision"]
+    found = []
+    for precision in precisions:
+        try:
+            smaller = packed if precision == own else rounded(packed, precision, record["budget"])
+        except (ValueError, UsageError):
+            continue
+        model = served(artefact.from_bytes(artefact.to_bytes(smaller)), lab)
+        values = lab.evaluate(model, "valid").values[SELECTION]
+        took = measured.top_k_latency(model.eval(), lab.data.seen_before_test) if latency else None
+        nbytes = sum(smaller.tables[name].nbytes for name in names)
+        row = {"precision": precision, "bytes": nbytes, "values": values.tolist(), "latency": took}
+        found.append(row)
+    return found
 
 
 def of_users(found: Sequence[Rounded]) -> dict[str, npt.NDArray[Any]]:

@@ -1,0 +1,158 @@
+"""What `dslbench shrink` does: searches, writes the model and its evidence, and says what was chosen."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from dslbench.cli.runner import Where, dataset_or_default, exported, judge_missing, make
+from dslbench.errors import RunError, UsageError
+from dslbench.output import deliver, say, warn, write
+from dslbench.report import command, shrunk
+from dslbench.report.columns import seconds as duration
+from dslbench.report.formats import render
+from dslbench.runs import equal_bytes, local, making, stock, store
+from dslbench.runs.shrinking import Answer, Goal, search
+from dslbench.spec import RunSpec, resolve
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# The share of the time that the dense training may take, where nobody said how long it is.
+_DENSE_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be shrunk, and how far."""
+
+    dataset: str | None
+    backbone: str
+    epochs: int | None
+    settings: tuple[str, ...]
+    protocol: str
+    seed: int
+    goal: Goal
+    seconds: float
+
+
+def goal_of(within: str | None, to: str | None) -> Goal:
+    """The goal that `--within` or `--to` names; raises `UsageError` for what is none."""
+    if within is not None and to is not None:
+        raise UsageError("--within and --to exclude each other")
+    if to is not None:
+        return Goal(most=equal_bytes.parse(to)[0])
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", within or "1%")
+    share = float(match[1]) / (100 if match[2] else 1) if match else 1.0
+    if share >= 1:
+        raise UsageError(f"--within {within} is no share of dense's quality", "--within 1%")
+    return Goal(within=share)
+
+
+def seconds_of(text: str) -> float:
+    """A duration; raises `UsageError` for what is none."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smhd])\s*", text)
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--time {text} is no duration", "--time 30m, or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def shrink(
+    wish: Wish, *, where: Where, export: Path, with_seen: bool, evidence: Path, as_json: bool
+) -> None:
+    """Search, and write what was found; on an interruption, what was found by then."""
+    format_name = command.chosen_format(None, evidence, figure=False)
+    dense = dense_of(wish, where)
+    say(
+        f"dense: {dense.title}, {dense.epochs} of {dense.full_epochs} epochs; then what is "
+        f"made of it, then other trainings, {duration(wish.seconds)} in all"
+    )
+    answers: list[Answer] = []
+    code = 0
+    try:
+        search(
+            dense, wish.goal, lambda spec: made(spec, where),
+            lambda record, precisions: validated(record, precisions, where),
+            seconds=wish.seconds, say=say, answer=answers.append,
+        )  # fmt: skip
+    except (KeyboardInterrupt, typer.Exit):
+        if not answers:
+            raise
+        say("interrupted: what was found by now is written; the same command goes on")
+        code = 130
+    (found,) = answers
+    tested = {
+        (one.run, one.precision): tested_once(found, one.run, one.precision, where)
+        for one in filter(None, (found.dense, found.chosen))
+    }
+    page = render.tables(
+        format_name, shrunk.tables(found, tested), width=render.PIPE_WIDTH, color=False
+    )
+    write(evidence, page.encode())
+    if found.chosen is not None:
+        write(
+            export,
+            exported(store.read(found.chosen.run), found.chosen.precision, with_seen=with_seen),
+        )
+    if as_json:
+        deliver(json.dumps(shrunk.plain(found, tested), indent=1) + "\n")
+    else:
+        width, color = command.looks(to_file=False)
+        deliver(
+            render.tables("terminal", shrunk.tables(found, tested)[:1], width=width, color=color)
+        )
+    if code:
+        raise typer.Exit(code)
+    if found.chosen is None:
+        raise RunError("nothing that was tried fits", "more --time, or a goal that asks for less")
+
+
+def dense_of(wish: Wish, where: Where) -> RunSpec:
+    """The dense run, for as many epochs as were asked for, or as the time has room for."""
+
+    def spec(epochs: int | None) -> RunSpec:
+        return resolve(
+            dataset=dataset, backbone=wish.backbone, method="dense", sparsity=0.0, seed=wish.seed,
+            epochs=epochs, scale="paper", protocol=wish.protocol, settings=wish.settings,
+        )  # fmt: skip
+
+    dataset = dataset_or_default(wish.dataset)
+    whole = spec(wish.epochs)
+    if wish.epochs is not None:
+        return whole
+    say("timing a few steps ...")
+    expected = making.estimate_seconds(stock.take_stock([whole], True, warn), where.device)
+    if expected is None or expected <= _DENSE_SHARE * wish.seconds:
+        return whole
+    return spec(max(1, int(whole.epochs * _DENSE_SHARE * wish.seconds / expected)))
+
+
+def made(spec: RunSpec, where: Where) -> dict[str, Any]:
+    """The record of a run, which is made if it is missing."""
+    (record,) = make([spec], where=where, force=False, dry_run=False, show=False, expect=False)
+    return record
+
+
+def validated(
+    record: dict[str, Any], precisions: Any, where: Where, *, latency: bool = False
+) -> list[dict[str, Any]]:
+    """A run's model on validation at precisions."""
+    job = {
+        "task": "validate", "id": record["id"], "precisions": list(precisions), "latency": latency,
+        "spec": record["spec"], "device": where.device,
+    }  # fmt: skip
+    models: list[dict[str, Any]] = local.Process().run(job)["models"]
+    return models
+
+
+def tested_once(
+    found: Answer, run: str, precision: str, where: Where
+) -> tuple[dict[str, Any], shrunk.Latency]:
+    """The record of a run with its quality on test at a precision, and the latency there."""
+    judge_missing([store.read(run)], [precision], where)
+    record = store.read(run)
+    (model,) = validated(record, [precision], where, latency=True)
+    return record, model["latency"]

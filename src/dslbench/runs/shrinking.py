@@ -1,0 +1,241 @@
+"""The smallest stored model that is as good as dense, or the best within so many bytes.
+
+Everything is chosen on validation. The dense run comes first; then what costs a ranking and no training (its
+rounding, factors, codes, pruning), then trainings, in order of promise, as far as the time goes. Each way is
+tried at every precision, and left out where its smallest form is no smaller than what has been found.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dslbench import registry
+from dslbench.errors import DslbenchError, RunError, UnsuitableError, UsageError
+from dslbench.runs.assemble import full_hyper
+from dslbench.runs.equal_bytes import tables_of
+from dslbench.spec import RunSpec, resolve
+from dslbench.tables.stored import BITS
+from dslbench.words import percent
+
+Record = dict[str, Any]
+Make = Callable[[RunSpec], Record]
+Validate = Callable[[Record, Sequence[str]], list[dict[str, Any]]]
+
+# Methods with their sparsity and settings, the cheap and promising first.
+WAYS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
+    ("pq", 0.0, ()), ("svd", 0.5, ()), ("magprune", 0.5, ()), ("svd", 0.75, ()),
+    ("lsq", 0.0, ("lsq.precision=int3",)), ("mde", 0.5, ()), ("narrow", 0.5, ()), ("dsl", 0.5, ()),
+    ("lsq", 0.0, ("lsq.precision=int2",)), ("mde", 0.75, ()), ("narrow", 0.75, ()), ("dsl", 0.8, ()),
+)  # fmt: skip
+SURE = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted: to lose at most `within` of dense's quality, or to take at most `most` bytes.
+
+    Where `most` is not above 1 it is a share of dense's bytes.
+    """
+
+    within: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A stored model, judged on validation.
+
+    Attributes:
+        spec, run: of the training it comes from.
+        precision: how its tables are kept.
+        nbytes: of the tables of users and items.
+        quality: mean over users of the metric that chooses.
+        loss: share of dense's quality that is lost, with the ends of its 95 % interval (paired over users).
+        seconds: of its training, teachers and searches included; 0 for what is made of a run that was there.
+    """
+
+    spec: RunSpec
+    run: str
+    precision: str
+    nbytes: int
+    quality: float
+    loss: float
+    interval: tuple[float, float]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """Method, sparsity and options, and precision."""
+        return f"{name_of(self.spec)}, {self.precision}"
+
+
+@dataclass
+class Answer:
+    """What a search came to; `left_out` says what was not tried, and why."""
+
+    dense: Tried
+    goal: Goal
+    tried: list[Tried] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def fits(self, one: Tried) -> bool:
+        """Whether a model is what was asked for."""
+        if self.goal.within is not None:
+            return one.loss <= self.goal.within
+        return one.nbytes <= self.most
+
+    @property
+    def most(self) -> float:
+        """Bytes that are allowed."""
+        most = self.goal.most or math.inf
+        return most * self.dense.nbytes if most <= 1 else most
+
+    @property
+    def chosen(self) -> Tried | None:
+        """The smallest that fits, and of equal ones the best; or the best that fits. None where none does."""
+        fitting = [one for one in self.tried if self.fits(one)]
+        if not fitting:
+            return None
+        if self.goal.within is not None:
+            return min(fitting, key=lambda one: (one.nbytes, -one.quality))
+        return max(fitting, key=lambda one: (one.quality, -one.nbytes))
+
+
+def search(
+    dense: RunSpec, goal: Goal, make: Make, validate: Validate, *, seconds: float,
+    say: Callable[[str], None], answer: Callable[[Answer], None],
+) -> Answer:  # fmt: skip
+    """Try ways of making a model small.
+
+    Args:
+        make: makes a run, or finds it; its record.
+        validate: judges a run's model on validation at precisions.
+        seconds: how long it may take; a training that is not expected to end in time is left out.
+        say: takes a line of progress.
+        answer: is given the answer as soon as there is one: what was found by then survives an interruption.
+
+    Raises `UsageError` where the protocol has no validation part.
+    """
+    began = time.monotonic()
+    record = make(dense)
+    if not record["data"]["valid_pairs"]:
+        raise UsageError(
+            f"protocol {dense.protocol} has no validation part to choose on", "--protocol default"
+        )
+    models = validate(record, [*BITS])
+    whole = np.array(next(m for m in models if m["precision"] == "fp32")["values"])
+    if not whole.any():
+        raise RunError("the dense model has found nothing on validation", "more --epochs")
+    found = Answer(_tried(dense, record, models[0], whole), goal)
+    answer(found)
+    found.tried += [_tried(dense, record, model, whole) for model in models]
+    _progress(found, say)
+    of_dense = float(record["cost"]["measured"]["train_seconds"])
+    for method, sparsity, settings in WAYS:
+        try:
+            spec = like(dense, method, sparsity, settings)
+        except UnsuitableError as error:
+            found.left_out.append(f"{method} {percent(sparsity)}: {error.message}")
+            continue
+        if (reason := _hopeless(found, spec)) is not None:
+            found.left_out.append(f"{name_of(spec)}: {reason}")
+            continue
+        kind = registry.method(method)
+        trainings = len(kind.phases(spec.method_options, sparsity))
+        expected = of_dense * kind.relative_time * trainings
+        left = seconds - (time.monotonic() - began)
+        if expected > left:
+            found.left_out.append(
+                f"{name_of(spec)}: it takes about {expected:.0f} s, and {max(0, left):.0f} s are left"
+            )
+            continue
+        try:
+            record = make(spec)
+            own = record["stored"][0]["precision"]
+            models = validate(record, [own, *(p for p in BITS if BITS[p] < BITS.get(own, 0))])
+        except (RunError, UnsuitableError) as error:
+            found.left_out.append(f"{name_of(spec)}: {error.message}")
+            continue
+        found.tried += [_tried(spec, record, model, whole) for model in models]
+        _progress(found, say)
+    return found
+
+
+def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) -> RunSpec:
+    """The run of another method at the setting of a dense run."""
+    own = [f"{key}={json.dumps(value)}" for key, value in dense.changed_hyper.items()]
+    return resolve(
+        dataset=dense.dataset, backbone=dense.backbone, method=method, sparsity=sparsity,
+        seed=dense.seed, epochs=dense.epochs, protocol=dense.protocol,
+        settings=[f"preset={dense.preset}", *own, *settings],
+    )  # fmt: skip
+
+
+def command(spec: RunSpec) -> str:
+    """What makes a run again."""
+    options = [f"{spec.method}.{k}={json.dumps(v)}" for k, v in spec.changed_options.items()]
+    own = [f"{k}={json.dumps(v)}" for k, v in spec.changed_hyper.items()]
+    words = [
+        "dslbench train", f"--backbone {spec.backbone}", f"--dataset '{spec.dataset}'",
+        f"--method {spec.method}", f"--epochs {spec.epochs}", f"--seed {spec.seed}",
+        *([f"--sparsity {spec.sparsity:g}"] if spec.sparsity else []),
+        *([f"--protocol {spec.protocol}"] if spec.protocol != "default" else []),
+        *(f"--set {setting}" for setting in [f"preset={spec.preset}", *own, *options]),
+    ]  # fmt: skip
+    return " ".join(words)
+
+
+def _hopeless(found: Answer, spec: RunSpec) -> str | None:
+    """Why a way cannot beat what was found; None where it may."""
+    kind, full = registry.method(spec.method), full_hyper(spec)
+    tables = tables_of(spec.dataset, spec.protocol, spec.backbone, spec.model_dump_json())
+    method = kind(spec.method_options, spec.sparsity)
+    last = "int2" if spec.method != "pq" else None
+    try:
+        least = method.stored_size(tables, full, last)
+    except DslbenchError as error:
+        return error.message
+    best = found.chosen
+    if found.goal.within is not None and best is not None and least >= best.nbytes:
+        return f"its least, {least:,} bytes, is no smaller than what was found"
+    if found.goal.within is None and least > found.most:
+        return f"its least, {least:,} bytes, is more than {found.most:,.0f}"
+    return None
+
+
+def _tried(spec: RunSpec, record: Record, model: dict[str, Any], whole: Any) -> Tried:
+    values = np.array(model["values"])
+    mean, difference = float(whole.mean()), whole - values
+    half = SURE * float(difference.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    loss = float(difference.mean())
+    return Tried(
+        spec, record["id"], model["precision"], model["bytes"], float(values.mean()), loss / mean,
+        ((loss - half) / mean, (loss + half) / mean),
+        sum(phase["train_seconds"] for phase in record["cost"]["measured"]["phases"]),
+    )  # fmt: skip
+
+
+def _progress(found: Answer, say: Callable[[str], None]) -> None:
+    best = found.chosen
+    if best is None:
+        say("nothing fits yet")
+    else:
+        share = best.nbytes / found.dense.nbytes
+        say(
+            f"best so far: {best.name}: {best.nbytes:,} bytes, {share:.3f} of dense, "
+            f"{-best.loss:+.1%} on validation"
+        )
+
+
+def name_of(spec: RunSpec) -> str:
+    """A method's label with its sparsity and options."""
+    special = ", ".join(f"{k}={v}" for k, v in spec.changed_options.items())
+    at = f" {percent(spec.sparsity)}" if spec.sparsity else ""
+    return registry.method(spec.method).label + (f" ({special})" if special else "") + at

@@ -1,0 +1,188 @@
+"""The smallest model that is as good: what is chosen, what is left out, and that it can be made again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from cli_helpers import run
+from dslbench import artefact
+from dslbench.cli import shrinking as command
+from dslbench.errors import RunError, UsageError
+from dslbench.runs import store
+from dslbench.runs.shrinking import WAYS, Answer, Goal, search
+from dslbench.spec import RunSpec, resolve
+
+SMALL = ["--dataset", "toy", "--backbone", "lightgcn", "--epochs", "1", "--set", "embedding_size=8"]
+DENSE = resolve(
+    dataset="toy", backbone="lightgcn", method="dense", sparsity=0, seed=0, epochs=1,
+    settings=["embedding_size=64"],
+)  # fmt: skip
+BYTES = {
+    "fp32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "int8": 1.0,
+    "int6": 0.8,
+    "int4": 0.5,
+    "int3": 0.4,
+    "int2": 0.3,
+}
+# What rounding leaves of the quality.
+LEFT = {"fp32": 1.0, "fp16": 1.0, "bf16": 1.0, "int8": 0.999, "int6": 0.998, "int4": 0.995, "int3": 0.98,
+        "int2": 0.7}  # fmt: skip
+
+
+class Made:
+    """Runs that take no time: their quality is that of their method."""
+
+    def __init__(self, **quality: float) -> None:
+        self.quality, self.asked = quality, list[str]()
+
+    def make(self, spec: RunSpec) -> dict[str, Any]:
+        self.asked.append(spec.method)
+        if self.quality.get(spec.method) == -1:
+            raise RunError("it broke")
+        kept = 1 - spec.sparsity
+        own = spec.options.get("precision", "fp32")
+        return {
+            "id": f"{spec.method}{spec.sparsity}{own}", "spec": spec.model_dump(), "kept": kept,
+            "data": {"valid_pairs": 0 if spec.protocol == "paper" else 9}, "stored": [{"precision": own}],
+            "cost": {"measured": {"train_seconds": 10.0, "phases": [{"train_seconds": 10.0}]}},
+        }  # fmt: skip
+
+    def validate(self, record: dict[str, Any], precisions: Sequence[str]) -> list[dict[str, Any]]:
+        base = self.quality.get(record["spec"]["method"], 0.5) * np.linspace(0.5, 1.5, 50)
+        return [
+            {
+                "precision": p,
+                "bytes": int(115_200 * record["kept"] * BYTES[p]),
+                "values": base * LEFT[p],
+            }
+            for p in precisions
+        ]
+
+    def found(self, goal: Goal, seconds: float = 1e6, dense: RunSpec = DENSE) -> Answer:
+        said: list[str] = []
+        return search(
+            dense, goal, self.make, self.validate, seconds=seconds, say=said.append,
+            answer=lambda answer: None,
+        )  # fmt: skip
+
+
+def test_the_smallest_that_loses_little_enough_is_chosen() -> None:
+    made = Made(dense=1.0)
+    found = made.found(Goal(within=0.01))
+    assert found.chosen is not None and found.chosen.name == "Baseline, int4"
+    assert found.chosen.loss == pytest.approx(0.005)
+    assert found.chosen.interval[0] < 0.005 < found.chosen.interval[1]
+    assert made.found(Goal(within=0.03)).chosen.precision == "int3"  # type: ignore[union-attr]
+    assert made.found(Goal(within=0.0)).chosen.precision in ("fp16", "bf16")  # type: ignore[union-attr]
+    made = Made(dense=1.0, mde=0.999)
+    assert made.found(Goal(within=0.01)).chosen.name == "MDE 75%, int4"  # type: ignore[union-attr]
+
+
+def test_the_best_within_a_size_is_chosen() -> None:
+    found = Made(dense=1.0, narrow=0.999).found(Goal(most=0.1))
+    assert found.chosen is not None
+    assert found.chosen.nbytes <= 0.1 * found.dense.nbytes
+    assert found.chosen.quality == max(t.quality for t in found.tried if t.nbytes <= 46_080)
+    assert Made(dense=1.0).found(Goal(most=5000.0)).chosen is None
+
+
+def test_what_cannot_be_smaller_is_not_trained() -> None:
+    made = Made(dense=1.0, pq=1.0)
+    found = made.found(Goal(within=0.5))  # dense at int2
+    assert found.chosen is not None and found.chosen.nbytes <= 34_560
+    assert any("no smaller than what was found" in line for line in found.left_out)
+    assert len(made.asked) < 1 + len(WAYS)
+
+
+def test_time_failures_and_protocols() -> None:
+    made = Made(dense=1.0)
+    found = made.found(Goal(within=0.0), seconds=5)
+    assert "dsl" not in made.asked and "narrow" not in made.asked and "svd" in made.asked
+    assert any("it takes about 10 s, and 5 s are left" in line for line in found.left_out)
+    found = Made(dense=1.0, mde=-1).found(Goal(within=0.0))
+    assert "MDE 50%: it broke" in found.left_out and found.chosen is not None
+    with pytest.raises(UsageError, match="no validation part"):
+        made.found(Goal(within=0.01), dense=DENSE.model_copy(update={"protocol": "paper"}))
+    with pytest.raises(RunError, match="found nothing on validation"):
+        Made(dense=0.0).found(Goal(within=0.01))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--within", "100%"], "no share of dense's quality"), (["--within", "few"], "no share"),
+        (["--within", "1%", "--to", "0.1"], "exclude each other"), (["--to", "0"], "is no size"),
+        (["--time", "5"], "is no duration"), (["--time", "0s"], "is no duration"),
+        (["--export", "/"], "cannot write /"), (["--evidence", "page.pdf"], "pdf"),
+    ],
+)  # fmt: skip
+def test_bad_input(
+    args: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("shrink", *SMALL, *args)
+    assert code == 2 and out == "" and said in err and "Traceback" not in err, err
+    assert list(tmp_path.glob("shrunk*")) == []
+
+
+def test_from_a_command_to_a_model_and_its_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs_in_this_process: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("shrink", *SMALL, "--within", "2%", "--with-seen", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    chosen, dense = answer["chosen"], answer["dense"]
+    assert (
+        dense["of_dense"] == 1 and dense["precision"] == "fp32" and dense["bytes"] == 1800 * 8 * 4
+    )
+    assert chosen["bytes"] == min(t["bytes"] for t in answer["tried"] if t["fits"])
+    assert chosen["validation"]["loss"] <= 0.02 and 0 <= chosen["quality"]["recall@20"] <= 1
+    assert chosen["top_k_latency"]["1"]["p50_seconds"] > 0
+    packed = artefact.read("shrunk.safetensors")
+    assert sum(table.nbytes for table in packed.tables.values()) == chosen["bytes"]
+    page = Path("shrunk.md").read_text()
+    assert answer["answer"].split(":")[0] in page and "Test was looked at once" in page
+    code, out, _ = run("recommend", "--model", "shrunk.safetensors", "--user", "5", "--k", "3")
+    assert code == 0 and len(out.splitlines()) == 4
+    # every row can be made again: it is the run that is stored
+    for one in answer["tried"]:
+        words = shlex.split(one["command"])
+        assert words[0] == "dslbench"
+        code, out, err = run(*words[1:], "--json")
+        assert code == 0 and json.loads(out)["id"] == one["run"], err
+        assert "1 stored, 0 to make" in err
+    # again: nothing is trained, the same is chosen
+    before = {r["id"] for r in store.read_all(pytest.fail)}
+    code, out, err = run("shrink", *SMALL, "--within", "2%", "--json")
+    assert code == 0 and {r["id"] for r in store.read_all(pytest.fail)} == before
+    again = json.loads(out)["chosen"]
+    assert (again["run"], again["precision"]) == (chosen["run"], chosen["precision"])
+
+
+def test_an_interruption_keeps_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs_in_this_process: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = command.made
+
+    def interrupted(spec: RunSpec, where: Any) -> dict[str, Any]:
+        if spec.method != "dense":
+            raise typer.Exit(130)
+        return made(spec, where)
+
+    monkeypatch.setattr(command, "made", interrupted)
+    code, out, err = run("shrink", *SMALL, "--within", "5%")
+    assert code == 130 and "what was found by now is written" in err
+    assert "Baseline, " in out and Path("shrunk.safetensors").is_file()
