@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cli_helpers import run
-from dslbench.runs import checkpoint, making, store
-from process_helpers import WITHOUT_TRIAL
+from dslbench.runs import checkpoint, local, making, store
+from process_helpers import WITHOUT_TRIAL, run_here
 from record_helpers import RUNS
 
 TRAIN = ["train", "--backbone", "lightgcn", "--method", "dsl"]
@@ -42,7 +42,9 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         assert exact["infer_macs"] > 1000 * 800 * 8 and exact["infer_users_counted"] == 1000
         assert r["selection"] == {"epoch": r["selection"]["epoch"], "on": "valid"}
         assert len(json.loads((store.folder(r["id"]) / "history.json").read_text())) == 2
-    monkeypatch.setattr(making, "estimate_seconds", lambda *_: 0.0)  # a trial was had above
+    # A trial was had above, and processes.
+    monkeypatch.setattr(making, "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(local.Process, "run", run_here)
     # A third method: the two stored runs are not made again, damaged ones are.
     (store.folder(records[1]["id"]) / "run.json").write_text("{")
     three = ["--method", "dense", "--method", "rp", "--method", "dsl"]

@@ -26,6 +26,11 @@ SMALL = [
     "lightgcn",
 ]
 
+DENSE_SPEC = resolve(
+    dataset="toy", backbone="lightgcn", method="dense", sparsity=0, seed=0,
+    settings=["embedding_size=16"],
+)  # fmt: skip
+
 
 def chosen(method: str, size: str, backbone: str = "lightgcn") -> Way:
     kind = registry.method(method)
@@ -40,14 +45,17 @@ def chosen(method: str, size: str, backbone: str = "lightgcn") -> Way:
     ("text", "size"),
     [
         ("0.133", (0.133, True)), (".5", (0.5, True)), ("1", (1.0, True)), ("1e-2", (0.01, True)),
-        ("2MiB", (2 * 2**20, False)), ("1.5 kb", (1500.0, False)), ("70000B", (70000.0, False)),
+        ("13%", (0.13, True)), ("2MiB", (2 * 2**20, False)), ("1.5 kb", (1500.0, False)),
+        ("70000B", (70000.0, False)),
     ],
 )  # fmt: skip
 def test_sizes(text: str, size: tuple[float, bool]) -> None:
     assert parse(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "half", "0", "-1", "2", "2 bananas", "nan", "inf", "1,5"])
+@pytest.mark.parametrize(
+    "text", ["", "half", "0", "-1", "2", "2 bananas", "nan", "inf", "1,5", "1e400B", "120%"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--bytes"):
         parse(text)
@@ -97,13 +105,25 @@ def test_too_few_bytes_say_the_least() -> None:
     with pytest.raises(UnsuitableError, match="dense takes at least 10,800 bytes"):
         chosen("dense", "0.01")
     with pytest.raises(UsageError, match="no method comes to so few bytes"):
-        equal_bytes.ways(
-            [resolve(dataset="toy", backbone="lightgcn", method="dense", sparsity=0, seed=0)], "9B"
-        )
+        equal_bytes.ways([DENSE_SPEC], ["9B"])
+    with pytest.raises(UsageError, match=r"more than all of dense's 115,200"):
+        chosen("dense", "1GiB")
 
 
 def test_runs_take_what_was_expected(own_home: Path, runs_in_this_process: None) -> None:
-    methods = [m for m in registry.names("method") if m not in ("wr", "lth_mrs", "tkd")]
+    methods = [
+        "dense",
+        "autoemb",
+        "dsl",
+        "lpt",
+        "lsq",
+        "magprune",
+        "mde",
+        "narrow",
+        "pq",
+        "qr",
+        "svd",
+    ]
     named = [part for name in methods for part in ("--method", name)]
     code, out, err = run("compare", *SMALL, *named, "--bytes", "0.2", "--format", "json")
     assert code == 0, err
@@ -140,4 +160,28 @@ def test_runs_take_what_was_expected(own_home: Path, runs_in_this_process: None)
 )
 def test_what_excludes_it(more: list[str]) -> None:
     code, out, err = run("compare", *SMALL, "--bytes", "0.2", *more)
-    assert code == 2 and out == "" and "--bytes excludes" in err
+    assert code == 2 and out == "" and f"--bytes chooses what {more[0]}" in err
+
+
+def test_what_is_chosen_cannot_be_set() -> None:
+    spec = resolve(
+        dataset="toy", backbone="lightgcn", method="pq", sparsity=0, seed=0, epochs=1,
+        settings=["pq.parts=3"],
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="--bytes chooses pq"):
+        way(spec, parse("0.2"))
+
+
+@pytest.mark.parametrize("method", ["narrow", "svd", "qr", "mde", "dsl"])
+def test_a_little_less_is_a_little_less(method: str) -> None:
+    """Also where all entries at some precision come to just so much."""
+    kept = []
+    for share in ("0.51", "0.5", "0.49"):
+        found = chosen(method, share)
+        kept.append((1 - found.spec.sparsity) * (16 if found.precision == "fp16" else 32))
+    assert kept[0] >= kept[1] * 0.95 and kept[1] >= kept[2] * 0.95 and min(kept) > 12
+
+
+def test_where_widths_are_coarse_more_bits_are_taken() -> None:
+    found = chosen("narrow", "0.3", "convncf")
+    assert found.nbytes > 0.75 * found.target

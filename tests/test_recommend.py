@@ -151,6 +151,13 @@ def test_somebody_new(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     assert code == 0
     assert json.loads(out) == {"user": None, "items": model.recommend_for(trained[:2].tolist(), 4)}
+    for ids, said in ("12", "is one user"), (b"1", "is one user"):
+        with pytest.raises(UsageError, match=said):
+            model.recommend(ids)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="leave_out is 'some'"):
+        model.recommend(["c001"], 3, "some")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a number of items"):
+        model.recommend(["c001"], 2.5)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="knows no item 'box'"):
         model.recommend_for(["box"])
 
@@ -160,7 +167,9 @@ def test_bad_input(shop: Path) -> None:
     base = ["recommend", "--model", "m.safetensors"]
     for args, code, said in (
         (base, 2, "--user ID"),
-        ([*base, "--user", "c001", "--all"], 2, "--user ID"),
+        ([*base, "--user", "c001", "--all"], 2, "--user and --all exclude each other"),
+        ([*base, "--all", "--output", "m.safetensors"], 2, "is the model that is read"),
+        ([*base, "--item", "box, 01", "--leave-out", "nothing"], 2, "not of --item"),
         ([*base, "--user", "c999", "--user", "0"], 2, "knows no user 'c999' and 1 more"),
         ([*base, "--item", "box, 01"], 2, "knows only users that it was trained on"),
         ([*base, "--all", "--k", "0"], 2, "--k"),
@@ -236,8 +245,9 @@ def test_worked_by_hand(given_split: Path) -> None:
     best = 1 + second
     assert values["NDCG@20"] == pytest.approx(((1 + 1 / 2) / best + second / best) / 2)
     code, values, notes = score(head + ranked("a", "w", "y"))
-    assert code == 0 and all(value is None for value in values.values())
-    assert "lists of 2 are too short for Recall@20" in notes and "1 user of 2 have no list" in notes
+    assert code == 0 and values == {}
+    assert "lists of 2 are too short for metrics at 10 and 20" in notes
+    assert "1 of 2 users with something to find are without a list" in notes
 
 
 @pytest.mark.parametrize(
@@ -246,7 +256,20 @@ def test_worked_by_hand(given_split: Path) -> None:
         ("user,rank,item\na,1,w\na,2,w\n", "l.csv, line 3: item 'w' stands twice"),
         ("user,rank,item\na,1,q\n", "l.csv, line 2: the data set has no item 'q'"),
         ("user,rank,item\nd,1,w\n", "l.csv, line 2: the data set has no user 'd'"),
-        ("user,rank,item\na,first,w\n", "l.csv, line 2: 'first' in column 'rank' is no number"),
+        ("user,rank,item\na,first,w\n", "l.csv, line 2: 'first' in column 'rank' is no rank"),
+        ("user,rank,item\na,-1,w\n", "l.csv, line 2: '-1' in column 'rank' is no rank"),
+        (
+            "user,rank,item\na,1,w\na,1,x\n",
+            "l.csv, line 3: rank 1 stands twice in the list of user 'a'",
+        ),
+        ("user,item,score\na,w,nan\n", "l.csv, line 2: 'nan' in column 'score' is no number"),
+        ("user,item,prediction\na,w,3\n", "what is column 'prediction', and which item is best?"),
+        (
+            '{"user": "a", "items": ["w"]}\n{"user": "a", "items": ["x"]}\n',
+            "user 'a' already has a list",
+        ),
+        ('{"user": null, "items": ["w"]}\n', "null is no id"),
+        ('{"user": "a", "items": [["w", 0.5]]}\n', '["w", 0.5] is no id'),
         ("a,w\nb,y\n", "does not name a column of users"),
         ("user,rank,item\nc,1,w\n", "none of 1 list is of a user with something to find"),
         ('{"user": "a", "item": "w"}\n', 'not {"user": ..., "items": [...]}'),
@@ -287,7 +310,7 @@ def test_users_without_a_list_have_found_nothing_and_order_is_by_rank_or_score(
             assert ranked.items[row].tolist() == found
         judged = judge(ranked, loaded)
         assert judged.means["recall@20"] == pytest.approx(np.mean(by_hand), abs=1e-12)
-        assert any("1 user of" in note and "have no list" in note for note in judged.notes)
+        assert any(note.startswith("1 of ") and "without a list" in note for note in judged.notes)
 
 
 # --- what travels ----------------------------------------------------------------------------------
@@ -335,6 +358,12 @@ def _damages(loaded: Interactions) -> dict[str, dict[str, Any]]:
         },
         "no shape": {k: v for k, v in arrays.items() if k != "shape"},
         "a shape of one": {**arrays, "shape": np.array([6])},
+        "no ends": {**arrays, "items.ends": np.empty(0, np.int64)},
+        "ends that are no numbers": {
+            **arrays,
+            "items.ends": arrays["items.ends"].astype(np.float32),
+        },
+        "a number for a shape": {**arrays, "shape": np.array(6)},
         "text that is none": {**arrays, "items.text": np.full(9, 0xFF, dtype=np.uint8)},
     }
 

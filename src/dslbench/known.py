@@ -66,8 +66,16 @@ class Known:
     @classmethod
     def read(cls, arrays: Arrays) -> Known:
         """From a file's arrays; raises `ValueError` where they do not fit together."""
-        left = dict(arrays)
-        n, m = (int(size) for size in left.pop("shape"))
+        try:
+            return cls._read(dict(arrays))
+        except (LookupError, TypeError, UnicodeDecodeError, OverflowError, AttributeError):
+            raise ValueError("what it says of its data is damaged") from None
+
+    @classmethod
+    def _read(cls, left: dict[str, npt.NDArray[Any]]) -> Known:
+        if (size := left.pop("shape")).shape != (2,):
+            raise ValueError("what it says of its data is damaged")
+        n, m = (int(x) for x in size)
         if not (0 <= n < 1 << 31 and 0 <= m < 1 << 31):
             raise ValueError(f"{n} users and {m} items")
         user_ids, item_ids = (
@@ -117,8 +125,8 @@ def _read_ids(left: dict[str, npt.NDArray[Any]], side: str, size: int) -> npt.ND
     found = left.pop(f"{side}.numbers", None)
     if found is None and f"{side}.ends" in left:
         ends, text = left.pop(f"{side}.ends"), left.pop(f"{side}.text").tobytes()
-        starts = np.concatenate([[0], ends[:-1]])
-        if (starts > ends).any() or int(ends[-1]) != len(text):
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        if ends.dtype.kind != "i" or (starts > ends).any() or int(ends[-1]) != len(text):
             raise ValueError(f"the ids of {side} are damaged")
         texts = [text[a:b].decode() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
         found = np.array(texts, dtype=object)

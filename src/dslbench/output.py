@@ -149,6 +149,13 @@ def put(path: Path, content: bytes) -> None:
         raise _cannot_write(path, error) from None
 
 
+def check_apart(path: Path | None, read: Path, what: str) -> None:
+    """Raise `UsageError` where a file that is to be written is one that is read."""
+    with contextlib.suppress(OSError):
+        if path is not None and path.exists() and path.samefile(read):
+            raise UsageError(f"{path} is the {what} that is read", "name another --output")
+
+
 def check_writable(path: Path) -> None:
     """Raise `UsageError` where a file cannot be written: better before a training than after it."""
     try:

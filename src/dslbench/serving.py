@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -131,6 +131,10 @@ class Recommender:
         return known.data(name, protocol), False, "nowhere"
 
     def _seen(self, leave_out: LeaveOut) -> sparse.csr_matrix:
+        if leave_out not in get_args(LeaveOut):
+            raise UsageError(
+                f"leave_out is '{leave_out}'", f"one of {', '.join(get_args(LeaveOut))}"
+            )
         if leave_out == "nothing" or not self.has_seen:
             return no_pairs(self._shape)
         return self._data.seen_before_test if leave_out == "before-test" else self._data.seen
@@ -138,6 +142,10 @@ class Recommender:
     def _numbers(
         self, ids: Sequence[Id], known: dict[str, int], what: str
     ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        if isinstance(ids, str | bytes):
+            raise UsageError(
+                f"'{ids!r}' is one {what}, not a list of them", f"give a list: [{ids!r}]"
+            )
         texts = [str(one).strip() for one in ids]
         unknown = [one for one in texts if one not in known]
         if unknown:
@@ -151,6 +159,8 @@ class Recommender:
     def _ranked(
         self, scorer: Scorer, seen: sparse.csr_matrix, rows: np.ndarray[Any, Any], k: int
     ) -> Iterator[tuple[int, list[str]]]:
+        if not isinstance(k, int):
+            raise UsageError(f"k is {k}, not a number of items", "k is a whole number")
         ranker = Ranker(scorer, seen, k, seed=self._spec.seed)
         for start in range(0, len(rows), ranker.users_at_once):
             some = rows[start : start + ranker.users_at_once]

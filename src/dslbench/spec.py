@@ -67,6 +67,11 @@ class RunSpec(BaseModel):
         kind = registry.method(self.method)
         if not kind.needs_dense or (kind.uses_sparsity and self.sparsity == 0):
             return None
+        return self.as_dense
+
+    @property
+    def as_dense(self) -> RunSpec:
+        """The dense run of the same setting."""
         dense = {"method": "dense", "variant": "default", "sparsity": 0.0, "options": {}}
         return self.model_copy(update=dense | {"changed_options": {}})
 

@@ -36,7 +36,7 @@ def compare(
     ] = None,
     precision: options.Precisions = None,
     bytes_: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--bytes",
             metavar="SIZE",
@@ -92,5 +92,5 @@ def compare(
         plan, chosen, format_, budget_by=budget_by,
         where=implementation.Where(device, workers, executor, address), force=force,
         dry_run=dry_run, references=references, precisions=tuple(precision or ()),
-        size=bytes_,
+        sizes=tuple(bytes_ or ()),
     )  # fmt: skip

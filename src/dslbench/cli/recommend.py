@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dslbench.errors import UsageError, did_you_mean
-from dslbench.output import say, streamed
+from dslbench.output import check_apart, say, streamed
 
 _FORMATS = ("csv", "json")
 _LEFT_OUT = ("all", "before-test", "nothing")
@@ -54,14 +54,23 @@ def recommend(
     ] = None,
 ) -> None:
     """Print recommendations by original ids, from a model file and nothing else."""
-    if (user is not None) + all_ + (item is not None) != 1:
-        raise UsageError("who is to be recommended for?", "name one of --user ID, --all, --item ID")
+    named = [name for name, given in (("--user", user), ("--all", all_), ("--item", item)) if given]
+    if len(named) != 1:
+        raise UsageError(
+            f"{' and '.join(named)} exclude each other"
+            if named
+            else "who is to be recommended for?",
+            "name one of --user ID, --all, --item ID",
+        )
+    if item and leave_out != "all":
+        raise UsageError("--leave-out is of users of the model, not of --item", "leave it out")
     if format_ not in _FORMATS:
         raise UsageError(f"unknown format '{format_}'", did_you_mean(format_, _FORMATS))
     if leave_out not in _LEFT_OUT:
         raise UsageError(
             f"--leave-out is {' or '.join(_LEFT_OUT)}", did_you_mean(leave_out, _LEFT_OUT)
         )
+    check_apart(output, model, "model")
     from dslbench.cli.progress import progress
     from dslbench.serving import Recommender
 

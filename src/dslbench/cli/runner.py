@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +16,8 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.known import Known
 from dslbench.output import console, deliver, result, say, warn
-from dslbench.report import build, command, sizes
+from dslbench.report import build, command
+from dslbench.report import sizes as sizes_report
 from dslbench.report.columns import seconds
 from dslbench.report.formats import render
 from dslbench.report.relative import setting_of
@@ -83,7 +86,7 @@ def compare(
     dry_run: bool,
     references: bool,
     precisions: Sequence[str] = (),
-    size: str | None = None,
+    sizes: Sequence[str] = (),
 ) -> None:
     """Make the runs of a plan, or of what the command line names, and print its table or figure."""
     render.check_format(format_name)
@@ -102,13 +105,16 @@ def compare(
         raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
     needs_default = chosen.dataset is None and any(grid.dataset is None for grid in file.plan.grid)
     specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
-    if size is not None:
-        if chosen.sparsity or precisions or budget_by == "macs":
-            raise UsageError("--bytes excludes --sparsity, --precision and --budget-by")
-        ways, more = equal_bytes.ways(specs, size)
-        compare_bytes(
-            ways, [*left_out, *more], format_name, where=where, force=force, dry_run=dry_run
-        )
+    if sizes:
+        for option, given in (("--sparsity", chosen.sparsity), ("--precision", precisions),
+                              ("--budget-by macs", budget_by == "macs")):  # fmt: skip
+            if given:
+                raise UsageError(
+                    f"--bytes chooses what {option} would say", f"leave {option} out, or --bytes"
+                )
+        ways, more = equal_bytes.ways(specs, sizes)
+        left_out = [re.sub(r" at sparsity [0-9.e-]+", "", line) for line in left_out] + more
+        compare_bytes(ways, left_out, format_name, where=where, force=force, dry_run=dry_run)
         return
     for line in left_out:
         say(f"left out: {line}")
@@ -138,18 +144,29 @@ def compare_bytes(
     records = make([way.spec for way in ways], where=where, force=force, dry_run=dry_run)
     if dry_run:
         return
-    shown = {
-        record["id"]: way.precision or record["stored"][0]["precision"]
-        for record, way in zip(records, ways, strict=True)
-    }
-    for record in records:
-        judge_missing([record], [shown[record["id"]]], where)
-    records = [store.read(record["id"]) for record in records]
+    by_spec = {json.dumps(RunSpec.of_record(r["spec"]).decisive()): r for r in records}
+    shown: dict[str, list[str]] = {}
+    for way in ways:
+        record = by_spec[json.dumps(way.spec.decisive())]
+        shown.setdefault(record["id"], []).append(way.precision or record["stored"][0]["precision"])
+    for record_id, of_run in shown.items():
+        judge_missing([store.read(record_id)], of_run, where)
+    records = [store.read(record_id) for record_id in shown]
     if format_name == "json":
         deliver(render.record_json(records))
         return
     width, color = command.looks(to_file=False)
-    deliver(render.tables(format_name, sizes.table(records, shown), width=width, color=color))
+    found = sizes_report.table([*records, *_dense_beside(records)], shown)
+    deliver(render.tables(format_name, found, width=width, color=color))
+
+
+def _dense_beside(records: Sequence[Record]) -> list[Record]:
+    """The dense runs of the same settings, where they are stored: what others are compared with."""
+    specs = {RunSpec.of_record(r["spec"]).as_dense.model_dump_json() for r in records}
+    dense = [RunSpec.model_validate_json(spec) for spec in sorted(specs)]
+    known = {record["id"] for record in records}
+    stored = _stored(stock.take_stock(dense, False, warn))
+    return [store.read(run.id) for run in stored if run.id not in known]
 
 
 def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> list[Record]:

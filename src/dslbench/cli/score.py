@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dslbench.cli import options
-from dslbench.output import deliver, say
+from dslbench.output import check_apart, deliver, say
 
 
 def score(
@@ -36,6 +36,7 @@ def score(
     from dslbench.report.given_lists import judge, table
 
     render.check_format(format_)
+    check_apart(output, lists, "file of lists")
     name = dataset_or_default(dataset)
     data = datasets.load(name, protocol=protocol)
     users, items = (

@@ -19,8 +19,9 @@ def train(
     ] = "dense",
     dataset: options.Dataset = None,
     sparsity: Annotated[
-        float, typer.Option("--sparsity", help="Share of table weights removed.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--sparsity", help="Share of table weights removed; default: 0.5."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all random streams.")] = 0,
     epochs: options.Epochs = None,
     scale: options.Scale = None,
@@ -51,6 +52,7 @@ def train(
     json_: Annotated[bool, typer.Option("--json", help="Print the run's record.")] = False,
 ) -> None:
     """Train one model with one method and store the run."""
+    from dslbench import registry
     from dslbench.cli.runner import Where, dataset_or_default, exported, make, print_table
     from dslbench.spec import check_length, check_used, resolve
     from dslbench.tables.stored import check_precision
@@ -58,11 +60,18 @@ def train(
     check_length(epochs, scale)
     spec = resolve(
         dataset=dataset_or_default(dataset), backbone=backbone, method=method,
-        sparsity=sparsity, seed=seed, epochs=epochs, scale=scale or "quick", protocol=protocol,
-        settings=set_ or (),
+        sparsity=0.5 if sparsity is None else sparsity, seed=seed, epochs=epochs,
+        scale=scale or "quick", protocol=protocol, settings=set_ or (),
     )  # fmt: skip
     check_used(set_ or (), [method])
     check_precision(precision)
+    kind = registry.method(method)
+    if sparsity and not kind.uses_sparsity and method != "dense":
+        raise UsageError(f"a sparsity means nothing to {method}", "leave --sparsity out")
+    if precision != "fp32" and not kind.has_precisions:
+        raise UsageError(
+            f"what {method} stores has no precisions", f"dslbench list settings {method}"
+        )
     if precision != "fp32" and export is None:
         raise UsageError("--precision is that of an exported model", "add --export FILE")
     if with_seen and export is None:

@@ -75,6 +75,8 @@ class Method(Hooks, ABC):
     # Whether it takes the trained model of the dense run of the same setting (`Lab.teacher`), which is
     # then made first; at sparsity 0, where a sparsity means something, there is nothing to take.
     needs_dense: ClassVar[bool] = False
+    # Whether what it stores can be kept at other precisions.
+    has_precisions: ClassVar[bool] = True
     # Whether rows of a stored table have different numbers of entries.
     rows_differ: ClassVar[bool] = False
     # Whether a comparison has it where no methods are named.

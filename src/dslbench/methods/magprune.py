@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from dslbench.backbones.base import Backbone
+from dslbench.backbones.base import Backbone, Hyper
+from dslbench.errors import UsageError
 from dslbench.methods._masked import MaskedMethod, MaskedOptions
 from dslbench.methods._trained import take_trained
 from dslbench.methods.base import Options
@@ -45,6 +46,15 @@ class MagnitudePruning(MaskedMethod):
     @classmethod
     def phases(cls, options: Any, sparsity: float) -> list[str]:
         return ["search"] if sparsity else ["train"]
+
+    @classmethod
+    def check(cls, options: Any, hyper: Hyper, epochs: int, sparsity: float) -> None:
+        least, d = options.min_per_row or 0, min(hyper.widths_of_rows())
+        if sparsity and least > (most := int((1 - sparsity) * d + 1e-9)):
+            raise UsageError(
+                f"min_per_row {least} keeps more than sparsity {sparsity:g} allows",
+                f"--set magprune.min_per_row={most}",
+            )
 
     def run(self, lab: Lab) -> Backbone:
         self.found: dict[int, float] = {}

@@ -17,7 +17,6 @@ from dslbench.methods.base import Allowance, Options
 from dslbench.tables import Stored, TableSpec, keep_count
 from dslbench.tables.stored import Prefix
 from dslbench.training.lab import Lab
-from dslbench.words import percent
 
 Int64 = npt.NDArray[np.int64]
 
@@ -44,6 +43,15 @@ class MixedDimensions(MaskedMethod):
     family = "Plain"
     usual: ClassVar[bool] = False
     options_type: ClassVar[type[Options]] = MixedDimensionOptions
+
+    @classmethod
+    def check(cls, options: Any, hyper: Hyper, epochs: int, sparsity: float) -> None:
+        d = min(hyper.widths_of_rows())
+        if sparsity > 1 - 1 / d:
+            raise UnsuitableError(
+                f"at sparsity {sparsity:g} rows of {d} have less than one column each",
+                f"--sparsity {1 - 1 / d:.6g} is the most",
+            )
 
     def run(self, lab: Lab) -> Backbone:
         model = self.start(lab)
@@ -110,7 +118,7 @@ def widths_for(
     if budget < n:
         raise UnsuitableError(
             f"{budget:,} entries are not one for each of {n:,} rows",
-            f"--sparsity {1 - 1 / d:.6g} is the most ({percent(1 / d)} is a column)",
+            f"--sparsity {1 - 1 / d:.6g} is the most",
         )
     shape = np.maximum(degrees, 1).astype(np.float64) ** alpha
     low, high = 0.0, d / float(shape.min())

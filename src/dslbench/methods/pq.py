@@ -52,6 +52,7 @@ class ProductQuantisation(Method):
     needs_dense: ClassVar[bool] = True
     uses_sparsity: ClassVar[bool] = False
     usual: ClassVar[bool] = False
+    has_precisions: ClassVar[bool] = False
     relative_time: ClassVar[float] = 0.1
     options_type: ClassVar[type[Options]] = CodeOptions
     variants: ClassVar[dict[str, dict[str, Any]]] = {

@@ -121,6 +121,10 @@ def shares(n: int, rows: int, m: int | None, entity: str) -> tuple[int, int]:
     fitting = next((k for k in tried if rows_of(n, k, 0) <= rows), None)
     if fitting is None:
         least = min(tried, key=lambda k: rows_of(n, k, 0))
+        if rows_of(n, least, 0) >= n:
+            raise UnsuitableError(
+                f"{least} remainders for {n} of '{entity}' save nothing", "leave --set qr.m out"
+            )
         raise UnsuitableError(
             f"{rows} rows are too few to put {n} of '{entity}' together from",
             f"{rows_of(n, least, 0)} would do: --sparsity {1 - rows_of(n, least, 0) / n:.3f}",

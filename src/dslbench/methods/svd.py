@@ -54,6 +54,15 @@ class TruncatedSVD(Method):
             return ["train"]
         return ["factors"] if options.retrain == "none" else ["factors", "finetune"]
 
+    @classmethod
+    def check(cls, options: Any, hyper: Hyper, epochs: int, sparsity: float) -> None:
+        d = min(hyper.widths_of_rows())
+        if sparsity and (1 - sparsity) * d < 1:  # however many rows there are
+            raise UnsuitableError(
+                f"factors of rank 1 of rows of {d} are over the budget",
+                f"less than --sparsity {1 - 1 / d:.6g}",
+            )
+
     def run(self, lab: Lab) -> Backbone:
         self.ranks: dict[str, int] = {}
         self.kept: dict[str, float] = {}

@@ -17,7 +17,7 @@ from dslbench.words import number
 
 @dataclass(frozen=True)
 class Judged:
-    """Values of the metrics, None where lists are too short for one, and what a reader must know."""
+    """Values of the metrics for which lists are long enough, and what a reader must know."""
 
     means: dict[str, float | None]
     users: int
@@ -48,7 +48,7 @@ def judge(ranked: RankedLists, data: Interactions) -> Judged:
     notes = []
     if missing := int((tested & ~ranked.given).sum()):
         notes.append(
-            f"{number(missing, 'user')} of {int(tested.sum()):,} have no list and count as 0"
+            f"{missing:,} of {int(tested.sum()):,} users with something to find are without a list: 0"
         )
     if beside := int((ranked.given & ~tested).sum()):
         notes.append(f"{number(beside, 'list')} of users with nothing to find are not looked at")
@@ -58,11 +58,13 @@ def judge(ranked: RankedLists, data: Interactions) -> Judged:
         notes.append(
             f"{known:,} of {len(rows):,} places hold what the user had before the test; they count as misses"
         )
-    if too_long := [metric.label for name, metric in METRICS.items() if name not in metrics]:
-        notes.append(f"lists of {longest} are too short for {', '.join(too_long)}")
+    if short := sorted({metric.k for name, metric in METRICS.items() if name not in metrics}):
+        notes.append(
+            f"lists of {longest} are too short for metrics at {' and '.join(map(str, short))}"
+        )
     if data.negatives is not None:
         notes.append("all items are ranked here, not the sampled ones of this protocol")
-    return Judged({name: found.means.get(name) for name in METRICS}, len(found.users), tuple(notes))
+    return Judged(found.means, len(found.users), tuple(notes))
 
 
 def table(lists: str, dataset: str, judged: Judged) -> TableModel:
@@ -74,6 +76,7 @@ def table(lists: str, dataset: str, judged: Judged) -> TableModel:
             Cell(MISSING) if (value := judged.means[name]) is None else Cell(metric.show(value), value=value),
         ]
         for name, metric in METRICS.items()
+        if name in judged.means
     ]  # fmt: skip
     return TableModel(
         f"{lists} on {dataset}", ["Metric", "Meaning", "Value"], rows,

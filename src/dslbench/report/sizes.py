@@ -21,7 +21,7 @@ from dslbench.words import percent
 
 BYTES = COLUMNS["bytes"]
 LARGEST_LOSS, SIGNIFICANT = 0.01, 0.05
-Precisions = Mapping[str, str]
+Precisions = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def points(records: Sequence[Record], only: Precisions | None = None) -> list[Po
     """Every row of one setting at every precision that all of its runs were judged at, by bytes.
 
     Args:
-        only: the one precision of each run, by its id, that is looked at.
+        only: the precisions of each run, by its id, that are looked at; others have none.
     """
     found = []
     for runs in rows(records):
         precisions = dict.fromkeys(s["precision"] for run in runs for s in run.get("stored") or [])
         if only is not None:
-            precisions = dict.fromkeys(only[run["id"]] for run in runs)
+            precisions = dict.fromkeys(p for run in runs for p in only.get(run["id"], ()))
         for precision in precisions:
             at = [at_precision(run, precision) for run in runs]
             kept = [run for run in at if run is not None]
@@ -99,7 +99,7 @@ def table(records: Sequence[Record], only: Precisions | None = None) -> list[Tab
     """Methods by precision, the smallest first; raises `UsageError` where no run has bytes recorded.
 
     Args:
-        only: the one precision of each run, by its id, that is shown.
+        only: the precisions of each run, by its id, that are shown.
     """
     found = [(part, points(part, only)) for part in group(records, setting_of)]
     if not any(of_part for _, of_part in found):
@@ -112,7 +112,7 @@ def table(records: Sequence[Record], only: Precisions | None = None) -> list[Tab
 
 def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
     dense = dense_of(records)
-    whole = mean(BYTES, dense)
+    whole = mean(BYTES, dense) or records[0]["budget"].get("dense_table_bytes")
     on_front = front([point.place for point in found])
     quality = [COLUMNS[name] for name in in_group("compared")]
     table = TableModel(
@@ -189,16 +189,18 @@ def figure(records: Sequence[Record]) -> list[FigureModel]:
             continue
         places = [point.place for point in found]
         best = sorted(p for p, on in zip(places, front(places), strict=True) if on and p)
-        lines = [Series("not beaten", [x / 2**20 for x, _ in best], [y for _, y in best])]
+        largest = max(place[0] for place in places if place is not None)
+        unit, unit_name = (2**20, "MiB") if largest >= 2**20 else (2**10, "KiB")
+        lines = [Series("not beaten", [x / unit for x, _ in best], [y for _, y in best])]
         of_methods: dict[str, list[tuple[float, float]]] = {}
         for point, place in zip(found, places, strict=True):
             if place is not None:
                 of_methods.setdefault(point.name.rpartition(", ")[0], []).append(place)
         lines += [
-            Series(name, [x / 2**20 for x, _ in own], [y for _, y in own], style="points")
+            Series(name, [x / unit for x, _ in own], [y for _, y in own], style="points")
             for name, own in of_methods.items()
         ]
-        panel = Panel("", "bytes of the tables (MiB)", COLUMNS[SELECTION].title, lines)
+        panel = Panel("", f"bytes of the tables ({unit_name})", COLUMNS[SELECTION].title, lines)
         title = f"What a byte buys: {setting(part[0])}"
         figures.append(FigureModel(title, [panel], footer(part, answer(found, dense_of(part)))))
     if not figures:

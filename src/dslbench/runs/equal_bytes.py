@@ -13,7 +13,6 @@ from dslbench import data as datasets
 from dslbench import registry
 from dslbench.data.interactions import Interactions, no_pairs
 from dslbench.errors import UnsuitableError, UsageError
-from dslbench.methods.base import Method
 from dslbench.runs.assemble import full_hyper
 from dslbench.spec import RunSpec
 from dslbench.tables import TableSpec
@@ -21,6 +20,7 @@ from dslbench.training.lab import Lab
 from dslbench.words import number
 
 _STEPS = 10**7  # of the sparsity
+_NEARLY, _ENOUGH = 0.99, 0.9  # shares of the size that is wanted
 _UNITS = {
     "": 1,
     "B": 1,
@@ -60,14 +60,19 @@ class Way:
 
 
 def parse(text: str) -> tuple[float, bool]:
-    """A size that somebody wrote, and whether it is a share of dense: `0.133`, `2MiB`, `500000B`.
+    """A size that somebody wrote, and whether it is a share of dense: `0.133`, `13.3%`, `2MiB`, `500000B`.
 
     Raises `UsageError` for what is neither.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-z]*|%)\s*", text)
     unit = match[2].upper() if match else "?"
-    if match is None or unit not in _UNITS or (value := float(match[1])) <= 0:
-        raise UsageError(f"--bytes '{text}' is no size", "a share of dense, 0.133, or a size, 2MiB")
+    value = float(match[1]) if match else 0.0
+    if unit == "%":
+        value, unit = value / 100, ""
+    if unit not in _UNITS or not 0 < value < 1e15:
+        raise UsageError(
+            f"--bytes '{text}' is no size", "--bytes 0.133 (of dense), or --bytes 2MiB"
+        )
     if unit == "" and value > 1:
         raise UsageError(
             f"--bytes {text} is more than all of dense's bytes", f"for a size: --bytes {text}B"
@@ -75,44 +80,53 @@ def parse(text: str) -> tuple[float, bool]:
     return value * _UNITS[unit], unit == ""
 
 
-def ways(specs: Sequence[RunSpec], size: str) -> tuple[list[Way], list[str]]:
-    """How runs come to a size, and which are left out because they cannot.
+def ways(specs: Sequence[RunSpec], sizes: Sequence[str]) -> tuple[list[Way], list[str]]:
+    """How runs come to sizes, and which are left out because they cannot.
 
     Raises `UsageError` where none can.
     """
-    wanted = parse(size)
-    found: dict[str, Way] = {}
-    left_out = []
-    for spec in specs:
-        try:
-            one = way(spec, wanted)
-        except UnsuitableError as error:
-            left_out.append(error.message)
-        else:
-            found.setdefault(one.spec.model_dump_json(), one)
+    found: dict[tuple[str, str | None], Way] = {}
+    left_out, hints = [], []
+    for size in sizes:
+        wanted = parse(size)
+        for spec in specs:
+            try:
+                one = way(spec, wanted)
+            except UnsuitableError as error:
+                left_out.append(error.message)
+                hints.append(error.hint or "")
+            else:
+                found.setdefault((one.spec.model_dump_json(), one.precision), one)
     if not found:
-        raise UsageError("no method comes to so few bytes: " + "; ".join(dict.fromkeys(left_out)))
+        least = min(hints, key=lambda hint: float(hint.split()[-1]))
+        raise UsageError(
+            "no method comes to so few bytes: " + "; ".join(dict.fromkeys(left_out)), least
+        )
     return list(found.values()), list(dict.fromkeys(left_out))
 
 
 def way(spec: RunSpec, size: tuple[float, bool]) -> Way:
     """How a run's method comes to a size, within what it can choose.
 
-    A method with a sparsity stores its entries at the fewest bits, from four, at which all of them would take
-    less, and prunes to the byte; the others have the most bits, or codes, that are within it.
+    A method with a sparsity keeps its entries at the fewest bits, four or more, at which all of them would
+    take about so much or more, and leaves out what is too much; at more bits where widths are so coarse that
+    less than nine tenths would be used. The others have the most bits, or codes, that are within the size.
 
-    Raises `UnsuitableError` where nothing it can choose is so small.
+    Raises `UnsuitableError` where nothing it can choose is so small, `UsageError` for a size beyond dense's
+    and for settings of what is to be chosen.
     """
     kind, full = registry.method(spec.method), full_hyper(spec)
     tables = tables_of(spec.dataset, spec.protocol, spec.backbone, spec.model_dump_json())
     dense = sum(4 * table.n_rows * full.width(name) for name, table in tables.items())
     target = round(size[0] * dense) if size[1] else round(size[0])
-
-    def made(options: dict[str, Any], sparsity: float) -> Method:
-        return kind(kind.options_type.model_validate(spec.options | options), sparsity)
+    if target > dense:
+        raise UsageError(
+            f"--bytes: {target:,} bytes are more than all of dense's {dense:,}", "--bytes 0.5"
+        )
 
     def expected(options: dict[str, Any], sparsity: float, precision: str | None) -> int:
-        return made(options, sparsity).stored_size(tables, full, precision)
+        chosen = kind.options_type.model_validate(spec.options | options)
+        return kind(chosen, sparsity).stored_size(tables, full, precision)
 
     def chosen(options: dict[str, Any], sparsity: float, precision: str | None) -> Way:
         other = {key: value for key, value in options.items() if spec.options[key] != value}
@@ -124,22 +138,36 @@ def way(spec: RunSpec, size: tuple[float, bool]) -> Way:
         nbytes = expected(options, sparsity, precision)
         return Way(spec.model_copy(update=changed), precision, nbytes, target)
 
-    ways = kind.choices(made({}, 0.0).options, full)
+    choices = kind.choices(spec.method_options, full)
+    for key in {key for options, _ in choices for key in options} & {*spec.changed_options}:
+        raise UsageError(
+            f"--bytes chooses {spec.method}.{key} by itself", f"leave --set {spec.method}.{key} out"
+        )
     if not kind.uses_sparsity:
-        fitting = [(o, p) for o, p in ways if expected(o, 0.0, p) <= target]
-        if not fitting:
-            raise _too_small(spec.method, min(expected(o, 0.0, p) for o, p in ways), target, dense)
-        options, precision = max(fitting, key=lambda way: expected(way[0], 0.0, way[1]))
+        sizes = [expected(options, 0.0, precision) for options, precision in choices]
+        if min(sizes) > target:
+            raise _too_small(spec.method, min(sizes), target, dense)
+        nbytes = max(x for x in sizes if x <= target)
+        options, precision = choices[sizes.index(nbytes)]
         return chosen(options, 0.0, precision)
-    for options, precision in ways:
-        if expected(options, 0.0, precision) > target:
-            size_at = partial(expected, options, precision=precision)
-            row = 4 * max(full.widths_of_rows())
-            sparsity, nbytes = _sparsity(size_at, target, row)
-            if nbytes > target:
-                raise _too_small(spec.method, nbytes, target, dense, sparsity)
-            return chosen(options, sparsity, precision)
-    return chosen(ways[-1][0], 0.0, ways[-1][1])
+    best: Way | None = None
+    least: tuple[float, int] | None = None
+    for options, precision in choices:
+        if expected(options, 0.0, precision) <= _NEARLY * target:
+            continue
+        size_at = partial(expected, options, precision=precision)
+        sparsity, nbytes = _sparsity(size_at, target, 4 * max(full.widths_of_rows()))
+        if nbytes > target:
+            least = least or (sparsity, nbytes)
+        elif best is None or nbytes > best.nbytes:
+            best = chosen(options, sparsity, precision)
+        if best is not None and best.nbytes >= _ENOUGH * target:
+            return best
+    if best is not None:
+        return best
+    if least is not None:
+        raise _too_small(spec.method, least[1], target, dense, least[0])
+    return chosen(choices[-1][0], 0.0, choices[-1][1])
 
 
 def _sparsity(size_at: Callable[[float], int], target: int, row: int) -> tuple[float, int]:
@@ -181,7 +209,7 @@ def _is_possible(size_at: Callable[[float], int], at: int) -> bool:
 def _too_small(
     method: str, least: int, target: int, dense: int, sparsity: float | None = None
 ) -> UnsuitableError:
-    at = "" if sparsity is None else f", at sparsity {sparsity:g}"
+    at = "" if sparsity is None else f", at sparsity {sparsity:.7g}"
     return UnsuitableError(
         f"{method} takes at least {number(least, 'byte')} ({least / dense:.4f} of dense{at}), not {target:,}",
         f"--bytes {math.ceil(least / dense * 10**4) / 10**4:g}",
