@@ -82,7 +82,7 @@ def test_ranks_are_the_largest_that_fit(interactions: Interactions) -> None:
     assert method.diagnostics()["ranks"] == {"user": 160 // 48, "item": 120 // 38}
     for table in model.tables().values():
         assert isinstance(table, FactoredTable)
-    with pytest.raises(UsageError, match="rank 1 of table 'user' are over the budget"):
+    with pytest.raises(UsageError, match="rank 1 of rows of 8 are over the budget"):
         train(interactions, "ultragcn", "svd", 0.9, 1, "embedding_size=8")
     trained_on = train(interactions, "lightgcn", "svd", 0.5, 2, "svd.variant=finetune")
     assert [p.name for p in trained_on[2].phases] == ["teacher", "factors", "finetune"]
