@@ -74,11 +74,12 @@ class Killed(BaseException):
 
 
 def run(
-    backbone: str, method: str, own: list[str], keeper: Keeper, data: Interactions
-) -> dict[str, Any]:
+    backbone: str, method: str, own: list[str], keeper: Keeper, data: Interactions,
+    epochs: int = EPOCHS,
+) -> dict[str, Any]:  # fmt: skip
     """What must be the same: all that a run comes to, its times aside."""
     spec = resolve(
-        dataset="toy", backbone=backbone, method=method, sparsity=0.5, seed=3, epochs=EPOCHS,
+        dataset="toy", backbone=backbone, method=method, sparsity=0.5, seed=3, epochs=epochs,
         settings=[
             "embedding_size=7", "batch_size=32", *SETTINGS["small"].get(backbone, []), *TWO_ROUNDS,
             *own,
@@ -171,10 +172,10 @@ def test_interrupted_is_uninterrupted(backbone: str, method: str, own: list[str]
     data = make_interactions()
     with pytest.MonkeyPatch.context() as patch:
         steps = stop_at(0, patch)
-        whole = run(backbone, method, own, Keeper(), data)
+        whole = run(backbone, method, own, Keeper(), data, 2)
         total = steps()
     if not total:  # it trains nothing
-        same(run(backbone, method, own, Keeper(), data), whole)
+        same(run(backbone, method, own, Keeper(), data, 2), whole)
         return
     # In the first half, at once after that, and in one of the last steps.
     rng = random.Random(f"{backbone} {method} {own}")
@@ -183,8 +184,8 @@ def test_interrupted_is_uninterrupted(backbone: str, method: str, own: list[str]
     for chosen in (early, 1, total - early):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             stop_at(chosen, patch)
-            run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data)
-    found = run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data)
+            run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data, 2)
+    found = run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data, 2)
     same(found, whole)
     assert all(line.startswith("continues at epoch ") for line in said)
 
