@@ -35,8 +35,10 @@ class Contestant:
             model = lab.build()
         else:
             model = method.model = lab.build(method.make_table)
-            method.mask_at_random(lab.streams)
+            if hasattr(method, "mask_at_random"):
+                method.mask_at_random(lab.streams)
             method.growth = lab.streams["growth"]
+            method.rounding = lab.streams["rounding"]
         self.model, self.optimiser = model, model.optimiser(lab.hyper)
         self.sampler = model.sampler(lab.data, lab.hyper, lab.streams, lab.device)
         self.loop = Loop(model, self.optimiser, total, lab.hyper.batch_size)
@@ -68,27 +70,33 @@ def main() -> str:
     parser.add_argument("--every", type=int, default=20, help="iterations between explorations")
     parser.add_argument("--backbone", default="lightgcn")
     parser.add_argument("--dataset", help="a downloaded data set; default: Gowalla, or alike")
+    parser.add_argument("--only", action="append", help="a method beside dense; may be repeated")
     chosen = parser.parse_args()
     if chosen.dataset is None:
         (data, source), protocol = gowalla_or_alike(), "paper"
     else:
         data, source, protocol = datasets.load(chosen.dataset), chosen.dataset, "default"
     contestants: dict[str, Contestant] = {}
-    for name, sparsity, in_full in [
-        ("dense", 0.0, False), ("rp", 0.5, False), ("rp", 0.5, True), ("dsl", 0.5, False),
-        ("rp", 0.9, False), ("rp", 0.9, True), ("dsl", 0.9, False),
-    ]:  # fmt: skip
+    entrants: list[tuple[str, float, bool, list[str]]] = [
+        ("dense", 0.0, False, []), ("rp", 0.5, False, []), ("rp", 0.5, True, []),
+        ("dsl", 0.5, False, [f"dsl.delta_t={chosen.every}"]), ("rp", 0.9, False, []),
+        ("rp", 0.9, True, []), ("dsl", 0.9, False, [f"dsl.delta_t={chosen.every}"]),
+        ("lpt", 0.0, False, []), ("lpt", 0.0, False, ["lpt.precision=bf16"]),
+    ]  # fmt: skip
+    if chosen.only:
+        entrants = [one for one in entrants if one[0] in ("dense", *chosen.only)]
+    for name, sparsity, in_full, settings in entrants:
         spec = resolve(
             dataset=chosen.dataset or "gowalla", backbone=chosen.backbone, method=name,
             sparsity=sparsity, seed=0, epochs=1, protocol=protocol,
-            settings=[f"dsl.delta_t={chosen.every}"] if name == "dsl" else [],
+            settings=settings,
         )  # fmt: skip
         kind = registry.method(name)
         method: Any = kind(kind.options_type.model_validate(spec.options), sparsity)
         if in_full:
             method.table_type = lambda spec: DenseMaskedTable
         lab = make_lab(spec, data, torch.device("cpu"))
-        label = name if name == "dense" else f"{name} {sparsity:.0%}"
+        label = f"{name} {sparsity:.0%}" if sparsity else " ".join([name, *settings])
         label += ", tables in full" if in_full else ""
         contestants[label] = Contestant(
             lab, None if name == "dense" else method, 10 * chosen.rounds
