@@ -27,7 +27,7 @@ from dslbench import home
 from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.evaluation.evaluate import evaluate, evaluate_sampled, pairs_of_items
 from dslbench.report import command
-from dslbench.runs import claims, failures, stock, store
+from dslbench.runs import claims, failures, local, stock, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import CancelledError, OnEvent
 from dslbench.runs.progress import Live, Quiet
@@ -35,7 +35,7 @@ from dslbench.runs.schedule import Schedule
 from dslbench.runs.stock import WantedRun
 from dslbench.spec import RunSpec, resolve
 from helpers import make_interactions
-from process_helpers import WITHOUT_TRIAL
+from process_helpers import WITHOUT_TRIAL, run_here
 from record_helpers import RUNS, record
 
 COMPARE = [
@@ -421,7 +421,9 @@ def disk(where: Path, size: str) -> Iterator[Callable[[str], Any]]:
         subprocess.run(["umount", str(where)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_store_still_reads(own_home: Path, no_trials: None) -> None:
+def test_a_full_disk_is_one_line_and_the_store_still_reads(
+    own_home: Path, no_trials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where, args = own_home, [*COMPARE, "--epochs", "2"]
     with disk(where, "100k") as change:
         code, _, err = dslbench(*args)
@@ -439,6 +441,7 @@ def test_a_full_disk_is_one_line_and_the_store_still_reads(own_home: Path, no_tr
             (where / "runs").glob(".[0-9a-f][0-9a-f][0-9a-f]*")
         )  # nothing half-written stays
         change("size=20m")
+        monkeypatch.setattr(local.Process, "run", run_here)
         code, _, err = dslbench(*args)
         assert code == 0 and f"2 runs: {kept} stored" in err, err
 

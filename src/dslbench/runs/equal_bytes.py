@@ -56,6 +56,9 @@ class Way:
         what = [f"sparsity {spec.sparsity:g}"] if spec.sparsity else []
         what += [f"{key}={value}" for key, value in spec.changed_options.items()]
         what += [self.precision] if self.precision else []
+        what = what or [
+            f"{spec.options['precision']}" if "precision" in spec.options else "as it is"
+        ]
         return f"{', '.join(what)}: {self.nbytes:,} of {self.target:,} bytes expected"
 
 
