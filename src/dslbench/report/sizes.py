@@ -79,7 +79,13 @@ def points(records: Sequence[Record], only: Precisions | None = None) -> list[Po
         Point(point.name, point.precision, point.runs, p)
         for point, p in zip(found, corrected, strict=True)
     ]
-    return sorted(found, key=lambda point: point.place or (0, 0))
+    return sorted(found, key=_by_size)
+
+
+def _by_size(point: Point) -> tuple[float, float]:
+    """The smallest first, and of equal ones the best."""
+    nbytes, quality = point.place or (0.0, 0.0)
+    return nbytes, -quality
 
 
 def _p_value(point: Point, dense: Sequence[Record]) -> float | None:
