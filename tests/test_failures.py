@@ -268,6 +268,15 @@ def test_a_run_that_another_process_made_while_a_trial_was_timed_is_not_made_aga
     assert stock.take_stock([spec(epochs=1)], False, pytest.fail)[0].done
 
 
+def test_each_table_has_its_own_failures_below_it() -> None:
+    failures.write("a", spec(method="rp"), "broken", None)
+    records = [record() | {"spec": spec().model_dump() | {"embedding_size": 64, "layers": 3}}]
+    other = json.loads(json.dumps(records[0]))
+    other["spec"]["dataset"] = other["data"]["name"] = "gowalla"
+    found = command.tables("3", [*records, other])
+    assert [any("broken" in line for line in table.footer) for table in found] == [True, False]
+
+
 def test_only_failures_of_a_tables_own_settings_stand_below_it() -> None:
     failures.write("a", spec(seed=1), "broken", None)
     failures.write("b", spec(seed=1, epochs=7), "broken at another length", None)

@@ -17,7 +17,8 @@ from dslbench.report.comparable import latest
 from dslbench.report.formats import render
 from dslbench.report.formats.draw import draw
 from dslbench.report.formats.html import page
-from dslbench.report.tables import TableModel
+from dslbench.report.relative import setting_of
+from dslbench.report.tables import TableModel, group
 from dslbench.runs import failures, store
 
 LEAST_WIDTH = 30
@@ -164,8 +165,12 @@ def tables(
 ) -> list[TableModel]:
     """The tables of a name, with statistics and reference rows where asked for."""
     found = build.build(name, records)
-    if found:
-        found[0].footer += failures.footer(records, failures.read_all(warn))
+    parts, failed = group(records, setting_of), failures.read_all(warn)
+    if len(found) == len(parts):  # a table for each setting, which has its own failures below it
+        for table, part in zip(found, parts, strict=True):
+            table.footer += failures.footer(part, failed)
+    elif found:
+        found[0].footer += failures.footer(records, failed)
     if stats and name != "stats":
         found += statistics.table(records)
     if reference:
