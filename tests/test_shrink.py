@@ -154,6 +154,7 @@ def test_from_a_command_to_a_model_and_its_evidence(
     assert sum(table.nbytes for table in packed.tables.values()) == chosen["bytes"]
     page = Path("shrunk.md").read_text()
     assert answer["answer"].split(":")[0] in page and "Test was looked at once" in page
+    assert "Seeds: 0 (one run per row" in page
     code, out, _ = run("recommend", "--model", "shrunk.safetensors", "--user", "5", "--k", "3")
     assert code == 0 and len(out.splitlines()) == 4
     # every row can be made again: it is the run that is stored

@@ -53,7 +53,7 @@ def tables(
     """
     chosen = found.chosen
     shown = [found.dense, *([chosen] if chosen is not None else [])]
-    records = [record for record, _ in tested.values()]
+    records = list({record["id"]: record for record, _ in tested.values()}.values())
     head = TableModel(
         f"The answer, on test: {setting(records[0])}",
         ["Model", "Bytes", "of dense", *(METRICS[name].label for name in in_group("compared")),
