@@ -118,14 +118,22 @@ class MaskedMethod(Method):
             return [rows for _, rows in spec.segments]
         return [spec.n_rows]
 
-    def prune_by_magnitude(self, sparsity: float) -> None:
-        """Keep the largest live weights of each group, exactly so many that `sparsity` is reached."""
+    def prune_by_magnitude(self, sparsity: float, least: int = 0) -> None:
+        """Keep the largest live weights of each group, exactly so many that `sparsity` is reached.
+
+        Args:
+            least: how many of the largest of each row stay in any case; no more than there is room for.
+        """
         for table in self.masked:
             values, before = table.dense(), table.mask
             mask = torch.zeros_like(before)
             for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
-                mask[rows] = select_largest(
-                    values[rows], before[rows], keep_count(size, sparsity), self.lots
+                safe = torch.zeros_like(before[rows])
+                if least:
+                    safe.scatter_(1, values[rows].abs().topk(least, dim=1).indices, True)
+                left = keep_count(size, sparsity) - int(safe.count_nonzero())
+                mask[rows] = safe | select_largest(
+                    values[rows], before[rows] & ~safe, left, self.lots
                 )
             table.set_mask(mask)
 
@@ -147,17 +155,7 @@ class MaskedMethod(Method):
                 f"min_per_row {least} keeps more than sparsity {self.sparsity:g} allows",
                 f"--set {self.name}.min_per_row={most}",
             )
-        for table in self.masked:
-            weight = table.dense()
-            mask = torch.zeros_like(weight, dtype=torch.bool)
-            for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
-                part = weight[rows]
-                safe = torch.zeros_like(mask[rows])
-                if least:
-                    safe.scatter_(1, part.abs().topk(least, dim=1).indices, True)
-                left = keep_count(size, self.sparsity) - int(safe.count_nonzero())
-                mask[rows] = safe | select_largest(part, ~safe, left, self.lots)
-            table.set_mask(mask)
+        self.prune_by_magnitude(self.sparsity, least)
 
     def after_backward(self, loop: Loop) -> bool:
         for table in self.masked:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from dslbench.backbones.base import Backbone, Hyper
+from dslbench.backbones.base import Backbone
 from dslbench.errors import UsageError
-from dslbench.methods.base import Allowance, Method
-from dslbench.tables import DenseTable, MakeTable, TableSpec
+from dslbench.methods.base import Method
+from dslbench.tables import DenseTable, MakeTable
 from dslbench.training.lab import Lab
 
 
@@ -25,11 +24,7 @@ class Student(Method):
 
     family = "KD"
     needs_dense: ClassVar[bool] = True
-
-    @classmethod
-    def size(cls, full: Hyper, sparsity: float) -> Hyper:
-        """Rows of floor((1 - s) d), or of the nearest width below that the backbone takes."""
-        return full.narrowed(1 - sparsity) if sparsity else full
+    narrows: ClassVar[bool] = True
 
     @classmethod
     def phases(cls, options: Any, sparsity: float) -> list[str]:
@@ -61,10 +56,6 @@ class Student(Method):
     def finished(self, model: Backbone) -> Backbone:
         """The model that is stored."""
         return model
-
-    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
-        """Every entry of the narrower rows."""
-        return super().allowance(specs, self.size(full, self.sparsity))
 
     def diagnostics(self) -> dict[str, Any]:
         """The student's size, and what the method found out."""

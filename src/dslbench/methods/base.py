@@ -75,6 +75,8 @@ class Method(Hooks, ABC):
     # Whether it takes the trained model of the dense run of the same setting (`Lab.teacher`), which is
     # then made first; at sparsity 0, where a sparsity means something, there is nothing to take.
     needs_dense: ClassVar[bool] = False
+    # Whether its model has rows of floor((1 - s) d), or of the nearest width below that the backbone takes.
+    narrows: ClassVar[bool] = False
     # Whether what it stores can be kept at other precisions.
     has_precisions: ClassVar[bool] = True
     # Whether rows of a stored table have different numbers of entries.
@@ -107,11 +109,11 @@ class Method(Hooks, ABC):
 
     @classmethod
     def size(cls, full: Hyper, sparsity: float) -> Hyper:
-        """Hyper-parameters of the model that is trained; by default those of the dense one.
+        """Hyper-parameters of the model that is trained.
 
         Raises `UnsuitableError` where nothing would be left of a row.
         """
-        return full
+        return full.narrowed(1 - sparsity) if cls.narrows and sparsity else full
 
     @abstractmethod
     def run(self, lab: Lab) -> Backbone:
@@ -122,13 +124,14 @@ class Method(Hooks, ABC):
         return {name: table.pack() for name, table in model.tables().items()}
 
     def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
-        """What may be stored; by default every entry, as float32.
+        """What may be stored; by default every entry of the model that is trained, as float32.
 
         Args:
             specs: the tables of the model that is stored, those of role "embedding".
             full: hyper-parameters of the dense run that the method is compared with.
         """
-        entries = sum(spec.n_rows * full.width(name) for name, spec in specs.items())
+        trained = self.size(full, self.sparsity)
+        entries = sum(spec.n_rows * trained.width(name) for name, spec in specs.items())
         return Allowance.exactly(entries, 4 * entries)
 
     @classmethod

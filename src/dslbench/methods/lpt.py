@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,10 +10,10 @@ from pydantic import Field
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UnsuitableError
-from dslbench.methods.base import Allowance, Method, Options
+from dslbench.methods._low import LowBits
+from dslbench.methods.base import Options
 from dslbench.tables import DenseTable, Table, TableSpec
 from dslbench.tables.low_precision import LowPrecisionTable
-from dslbench.tables.stored.values import values_bytes
 from dslbench.training.hooks import Loop
 from dslbench.training.lab import Lab
 
@@ -27,7 +26,7 @@ class LowPrecisionOptions(Options):
     )
 
 
-class LowPrecisionTraining(Method):
+class LowPrecisionTraining(LowBits):
     """Weights are int8 (a grid a row) or bf16 between steps, Adam's moments 8 bits each, with a scale a row.
 
     After each step weights and moments are rounded at random, without bias: steps below half the grid are
@@ -39,9 +38,6 @@ class LowPrecisionTraining(Method):
 
     name = "lpt"
     label = "LPT"
-    family = "Plain"
-    uses_sparsity: ClassVar[bool] = False
-    usual: ClassVar[bool] = False
     relative_time: ClassVar[float] = 1.3
     options_type: ClassVar[type[Options]] = LowPrecisionOptions
     variants: ClassVar[dict[str, dict[str, Any]]] = {
@@ -87,19 +83,3 @@ class LowPrecisionTraining(Method):
         """Trained at 8 bits, and rounded afterwards where that is more than there is."""
         low = [({"precision": "int8"}, name) for name in ("int2", "int3", "int4", "int6")]
         return [*low, ({"precision": "int8"}, None), ({"precision": "bf16"}, None)]
-
-    def stored_size(
-        self, specs: Mapping[str, TableSpec], full: Hyper, precision: str | None
-    ) -> int:
-        """Every entry."""
-        kept = precision or self.options.precision
-        return sum(values_bytes(np.full(s.n_rows, s.dim), kept) for s in specs.values())
-
-    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
-        """Every entry, at the precision of training."""
-        entries = sum(spec.n_rows * spec.dim for spec in specs.values())
-        nbytes = sum(
-            values_bytes(np.full(spec.n_rows, spec.dim), self.options.precision)
-            for spec in specs.values()
-        )
-        return Allowance.exactly(entries, nbytes)

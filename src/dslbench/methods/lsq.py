@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from dslbench.backbones.base import Backbone, Hyper
-from dslbench.methods.base import Allowance, Method, Options
+from dslbench.methods._low import LowBits
+from dslbench.methods.base import Options
 from dslbench.tables import DenseTable, Table, TableSpec
 from dslbench.tables.stepped import SteppedTable
-from dslbench.tables.stored.values import values_bytes
 from dslbench.training.hooks import Loop
 from dslbench.training.lab import Lab
 
@@ -31,7 +30,7 @@ class StepOptions(Options):
     )
 
 
-class LearnedSteps(Method):
+class LearnedSteps(LowBits):
     """Weights are float32, and read as they will be stored, through a grid of each row whose step is learned.
 
     LSQ (Esser et al., ICLR 2020) with a step a row, trained as its logarithm, as Adam's steps know no
@@ -41,9 +40,6 @@ class LearnedSteps(Method):
 
     name = "lsq"
     label = "LSQ"
-    family = "Plain"
-    uses_sparsity: ClassVar[bool] = False
-    usual: ClassVar[bool] = False
     relative_time: ClassVar[float] = 1.4
     options_type: ClassVar[type[Options]] = StepOptions
     variants: ClassVar[dict[str, dict[str, Any]]] = {
@@ -72,15 +68,6 @@ class LearnedSteps(Method):
             for table in self.stepped:
                 if not table.rounds:
                     table.start_steps()
-
-    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
-        """Every entry, at the precision it was trained for."""
-        entries = sum(spec.n_rows * spec.dim for spec in specs.values())
-        nbytes = sum(
-            values_bytes(np.full(spec.n_rows, spec.dim), self.options.precision)
-            for spec in specs.values()
-        )
-        return Allowance.exactly(entries, nbytes)
 
     @classmethod
     def choices(cls, options: Any, full: Hyper) -> list[tuple[dict[str, Any], str | None]]:

@@ -80,16 +80,10 @@ class MagnitudePruning(MaskedMethod):
 
         chosen = self.options.min_per_row
         if chosen is None:
-            chosen = best_of(
-                judged, min(self.most_protected(), self.least_width()), self.options.tries
-            )
+            chosen = best_of(judged, self.most_protected(), self.options.tries)
         prune(chosen)
         self.chosen = chosen
         return model
-
-    def least_width(self) -> int:
-        """Width of the narrowest table's rows."""
-        return min(table.spec.dim for table in self.masked)
 
     def diagnostics(self) -> dict[str, Any]:
         """What was chosen, and the values that were tried."""

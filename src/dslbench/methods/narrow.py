@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import ClassVar
 
-from dslbench.backbones.base import Backbone, Hyper
-from dslbench.methods.base import Allowance, Method
-from dslbench.tables import TableSpec
+from dslbench.backbones.base import Backbone
+from dslbench.methods.base import Method
 from dslbench.training.lab import Lab
 
 
@@ -20,17 +19,9 @@ class Narrow(Method):
     name = "narrow"
     label = "Narrow"
     family = "Plain"
-
-    @classmethod
-    def size(cls, full: Hyper, sparsity: float) -> Hyper:
-        """Rows of floor((1 - s) d), or of the nearest width below that the backbone takes."""
-        return full.narrowed(1 - sparsity) if sparsity else full
+    narrows: ClassVar[bool] = True
 
     def run(self, lab: Lab) -> Backbone:
         model = lab.build()
         lab.fit(model, "train", self)
         return model
-
-    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
-        """Every entry of the narrower rows."""
-        return super().allowance(specs, self.size(full, self.sparsity))

@@ -119,7 +119,7 @@ def way(spec: RunSpec, size: tuple[float, bool]) -> Way:
     and for settings of what is to be chosen.
     """
     kind, full = registry.method(spec.method), full_hyper(spec)
-    tables = tables_of(spec.dataset, spec.protocol, spec.backbone, spec.model_dump_json())
+    tables = tables_of(spec)
     dense = sum(4 * table.n_rows * full.width(name) for name, table in tables.items())
     target = round(size[0] * dense) if size[1] else round(size[0])
     if target > dense:
@@ -219,13 +219,17 @@ def _too_small(
     )
 
 
-@cache
-def tables_of(dataset: str, protocol: str, backbone: str, spec: str) -> dict[str, TableSpec]:
-    """The tables of users and items of the dense model of a spec, as JSON."""
-    given = RunSpec.model_validate_json(spec)
-    data = datasets.load(dataset, protocol=protocol)
+def tables_of(spec: RunSpec) -> dict[str, TableSpec]:
+    """The tables of users and items of the dense model of a setting."""
+    return _tables(spec.as_dense.model_copy(update={"seed": 0}).model_dump_json())
+
+
+@cache  # the same for all methods, sizes and seeds: the data are read once
+def _tables(dense: str) -> dict[str, TableSpec]:
+    spec = RunSpec.model_validate_json(dense)
+    data = datasets.load(spec.dataset, protocol=spec.protocol)
     none = no_pairs((data.n_users, data.n_items))
     empty: Interactions = replace(data, train=none, valid=none, test=none, fold_in=None)
-    lab = Lab(empty, registry.backbone(backbone), full_hyper(given), epochs=1, seed=0)
+    lab = Lab(empty, registry.backbone(spec.backbone), full_hyper(spec), epochs=1, seed=0)
     tables = lab.build(pretrained=False).tables()
     return {n: t.spec for n, t in tables.items() if t.spec.role == "embedding"}

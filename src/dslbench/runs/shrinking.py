@@ -195,9 +195,9 @@ def command(spec: RunSpec) -> str:
 def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     """Why a way cannot beat what was found; None where it may."""
     kind, full = registry.method(spec.method), full_hyper(spec)
-    tables = tables_of(spec.dataset, spec.protocol, spec.backbone, spec.model_dump_json())
+    tables = tables_of(spec)
     method = kind(spec.method_options, spec.sparsity)
-    last = "int2" if spec.method != "pq" else None
+    last = "int2" if kind.has_precisions else None
     try:
         least = method.stored_size(tables, full, last)
     except DslbenchError as error:
