@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,21 +12,20 @@ import torch
 from torch import Tensor
 
 from dslbench.ops import packed
-from dslbench.tables.base import Array, Int64, Parts, Stored, Table
+from dslbench.tables.base import Array, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
-from dslbench.tables.stored.values import ServedValues, Values
+from dslbench.tables.stored._valued import Served, Valued
+from dslbench.tables.stored.values import Values
 
 
 @dataclass(frozen=True)
-class Bitmap(Stored):
+class Bitmap(Valued):
     """`values`; `bits`, (n, ceil(d / 8)) uint8, bit k of a row set where column k is live (little-endian
     within a byte); `counts`, live entries of each row, in the smallest unsigned integer that holds d.
     """
 
     form: ClassVar[str] = "bitmap"
 
-    shape: tuple[int, int]
-    values: Values
     bits: npt.NDArray[np.uint8]
 
     @classmethod
@@ -43,23 +42,9 @@ class Bitmap(Stored):
         """Bytes of n rows of d columns with so many live entries, as float32."""
         return 4 * live + n * (-(-d // 8)) + n * np.dtype(unsigned(d)).itemsize
 
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> Self:
-        return replace(self, values=self.values.rounded(precision))
-
-    @property
-    def parameters(self) -> int:
-        return self.values.count
-
     def arrays(self) -> dict[str, Array]:
         counts = self.entries().astype(unsigned(self.shape[1]))
         return self.values.arrays() | {"counts": counts, "bits": self.bits}
-
-    def about(self) -> dict[str, Any]:
-        return self.values.about()
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
@@ -72,9 +57,6 @@ class Bitmap(Stored):
         ):
             raise ValueError("bits and counts of live entries don't add up")
         return cls(shape, Values.read(about, counts, parts), bits)
-
-    def entries(self) -> Int64:
-        return self.values.lengths
 
     def live(self) -> npt.NDArray[np.bool_]:
         return np.unpackbits(self.bits, axis=1, count=self.shape[1], bitorder="little").view(bool)
@@ -93,16 +75,14 @@ class Bitmap(Stored):
         return ServedBitmap(spec, self)
 
 
-class ServedBitmap(Table):
+class ServedBitmap(Served):
     """Spreads the stored rows that are asked for."""
 
     bits: Tensor
     starts: Tensor
 
     def __init__(self, spec: TableSpec, stored: Bitmap) -> None:
-        super().__init__(spec)
-        self._stored = stored
-        self.values = ServedValues(stored.values)
+        super().__init__(spec, stored)
         self.register_buffer("bits", torch.tensor(stored.bits))
         self.register_buffer("starts", packed.row_starts(stored.bits))
 
@@ -120,9 +100,3 @@ class ServedBitmap(Table):
 
     def entries(self) -> Tensor:
         return self.values.all_values()
-
-    def live(self) -> int:
-        return self._stored.parameters
-
-    def pack(self) -> Stored:
-        return self._stored

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from dslbench.tables.base import Array, Int64, Parts, Stored, Table
+from dslbench.tables.base import Array, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
+from dslbench.tables.stored._valued import Valued
 from dslbench.tables.stored.bitmap import Bitmap, ServedBitmap
 from dslbench.tables.stored.values import Values
 
 
 @dataclass(frozen=True)
-class Csr(Stored):
+class Csr(Valued):
     """`values`; `columns`, in the smallest unsigned integer that holds d; `counts`, entries of each row."""
 
     form: ClassVar[str] = "csr"
 
-    shape: tuple[int, int]
-    values: Values
     columns: npt.NDArray[np.unsignedinteger[Any]]
     counts: npt.NDArray[np.unsignedinteger[Any]]
 
@@ -35,22 +34,8 @@ class Csr(Stored):
         counts = mask.sum(axis=1, dtype=np.int64)
         return cls((n, d), Values.of(full[mask], counts), columns, counts.astype(kind))
 
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> Self:
-        return replace(self, values=self.values.rounded(precision))
-
-    @property
-    def parameters(self) -> int:
-        return self.values.count
-
     def arrays(self) -> dict[str, Array]:
         return self.values.arrays() | {"counts": self.counts, "columns": self.columns}
-
-    def about(self) -> dict[str, Any]:
-        return self.values.about()
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
@@ -65,9 +50,6 @@ class Csr(Stored):
         ):
             raise ValueError("columns of live entries are not in order, or stand twice")
         return found
-
-    def entries(self) -> Int64:
-        return self.values.lengths
 
     def live(self) -> npt.NDArray[np.bool_]:
         mask = np.zeros(self.shape, dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from dslbench.ops.affine import FactorRows
-from dslbench.tables.base import Array, Int64, Parts, Stored, Table
+from dslbench.tables.base import Array, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec
-from dslbench.tables.stored.values import ServedValues, Values
+from dslbench.tables.stored._valued import Served, Valued
+from dslbench.tables.stored.values import Values
 
 
 @dataclass(frozen=True)
-class Factors(Stored):
+class Factors(Valued):
     """Row r stands for x_r R: `values`, n rows of k, and `right`, R (k, d), which stays float32."""
 
     form: ClassVar[str] = "factors"
 
-    shape: tuple[int, int]
-    values: Values
     right: Float32
 
     @classmethod
@@ -38,13 +37,6 @@ class Factors(Stored):
     def rank(self) -> int:
         """k."""
         return len(self.right)
-
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> Self:
-        return replace(self, values=self.values.rounded(precision))
 
     @property
     def parameters(self) -> int:
@@ -65,9 +57,6 @@ class Factors(Stored):
         right = parts.take("right", np.float32, (rank, d))
         return cls(shape, Values.read(about, np.full(n, rank, dtype=np.int64), parts), right)
 
-    def entries(self) -> Int64:
-        return self.values.lengths
-
     def live(self) -> npt.NDArray[np.bool_]:
         """The first k columns of each row: so many numbers it is made of."""
         return np.broadcast_to(np.arange(self.shape[1]) < self.rank, self.shape)
@@ -81,30 +70,23 @@ class Factors(Stored):
         return ServedFactors(spec, self)
 
 
-class ServedFactors(Table):
+class ServedFactors(Served):
     """Multiplies the rows that are asked for; the product is on the bill."""
 
     right: Tensor
 
     def __init__(self, spec: TableSpec, stored: Factors) -> None:
-        super().__init__(spec)
-        self._stored = stored
-        self.values = ServedValues(stored.values)
+        super().__init__(spec, stored)
+        self._rank = stored.rank
         self.register_buffer("right", torch.tensor(stored.right))
         self.factor_rows = FactorRows()
 
     def full(self) -> Tensor:
-        left = self.values.all_values().view(-1, self._stored.rank)
+        left = self.values.all_values().view(-1, self._rank)
         found: Tensor = self.factor_rows(left, self.right)
         return found
 
     def rows(self, ids: Tensor) -> Tensor:
-        left = self.values.of_rows(ids.reshape(-1))[0].view(-1, self._stored.rank)
+        left = self.values.of_rows(ids.reshape(-1))[0].view(-1, self._rank)
         found: Tensor = self.factor_rows(left, self.right)
         return found.view(*ids.shape, self.spec.dim)
-
-    def live(self) -> int:
-        return self._stored.parameters
-
-    def pack(self) -> Stored:
-        return self._stored

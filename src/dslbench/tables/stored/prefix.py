@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,19 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dslbench.tables.base import Array, Int64, Parts, Stored, Table
+from dslbench.tables.base import Array, Int64, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
-from dslbench.tables.stored.values import ServedValues, Values
+from dslbench.tables.stored._valued import Served, Valued
+from dslbench.tables.stored.values import Values
 
 
 @dataclass(frozen=True)
-class Prefix(Stored):
+class Prefix(Valued):
     """`values`, the rows one after the other; `counts`, their widths. What lies behind a row is zero."""
 
     form: ClassVar[str] = "prefix"
-
-    shape: tuple[int, int]
-    values: Values
 
     @classmethod
     def of(cls, full: Float32, widths: Int64, precision: str = "fp32") -> Self:
@@ -35,23 +33,9 @@ class Prefix(Stored):
         """Bytes of n rows of at most d columns with so many entries, as float32."""
         return 4 * live + n * np.dtype(unsigned(d)).itemsize
 
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> Self:
-        return replace(self, values=self.values.rounded(precision))
-
-    @property
-    def parameters(self) -> int:
-        return self.values.count
-
     def arrays(self) -> dict[str, Array]:
         counts = self.values.lengths.astype(unsigned(self.shape[1]))
         return self.values.arrays() | {"counts": counts}
-
-    def about(self) -> dict[str, Any]:
-        return self.values.about()
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
@@ -59,9 +43,6 @@ class Prefix(Stored):
         if widths.max(initial=0) > shape[1]:
             raise ValueError(f"rows wider than {shape[1]}")
         return cls(shape, Values.read(about, widths, parts))
-
-    def entries(self) -> Int64:
-        return self.values.lengths
 
     def live(self) -> npt.NDArray[np.bool_]:
         return _live(self.values.lengths, self.shape[1])
@@ -75,13 +56,8 @@ class Prefix(Stored):
         return ServedPrefix(spec, self)
 
 
-class ServedPrefix(Table):
+class ServedPrefix(Served):
     """Fills up the rows that are asked for with zeros."""
-
-    def __init__(self, spec: TableSpec, stored: Prefix) -> None:
-        super().__init__(spec)
-        self._stored = stored
-        self.values = ServedValues(stored.values)
 
     def full(self) -> Tensor:
         return self._filled(self.values.all_values(), self.values.starts)
@@ -93,12 +69,6 @@ class ServedPrefix(Table):
         columns = torch.arange(self.spec.dim, device=values.device)
         live = columns < starts.diff().unsqueeze(1)
         return values.new_zeros(live.shape).masked_scatter_(live, values)
-
-    def live(self) -> int:
-        return self._stored.parameters
-
-    def pack(self) -> Stored:
-        return self._stored
 
 
 def _live(widths: Int64, d: int) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
 from typing import Any, ClassVar, Literal, Self
@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dslbench.tables.base import Array, Int64, Parts, Stored, Table
+from dslbench.tables.base import Array, Int64, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec
-from dslbench.tables.stored.values import ServedValues, Values
+from dslbench.tables.stored._valued import Served, Valued
+from dslbench.tables.stored.values import Values
 
 Combine = Literal["mult", "add"]
 
@@ -70,7 +71,7 @@ def _mixed(n: int) -> Int64:
 
 
 @dataclass(frozen=True)
-class Quotient(Stored):
+class Quotient(Valued):
     """`values`, the rows that are stored; `own`, int32, the rows that have one of their own.
 
     The header says the segments' sizes, m of each, and how two rows are put together.
@@ -79,8 +80,6 @@ class Quotient(Stored):
     form: ClassVar[str] = "quotient"
     shares_rows: ClassVar[bool] = True
 
-    shape: tuple[int, int]
-    values: Values
     plan: Plan
     combine: Combine
 
@@ -90,17 +89,6 @@ class Quotient(Stored):
         r, d = base.shape
         values = Values.of(np.array(base), np.full(r, d, dtype=np.int64), precision)
         return cls((sum(plan.segments), d), values, plan, combine)
-
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> Self:
-        return replace(self, values=self.values.rounded(precision))
-
-    @property
-    def parameters(self) -> int:
-        return self.values.count
 
     def arrays(self) -> dict[str, Array]:
         return self.values.arrays() | {"own": self.plan.own}
@@ -152,16 +140,15 @@ def combined(first: Tensor, second: Tensor, places: Tensor, how: Combine) -> Ten
     return first + second.masked_fill(alone, 0.0)
 
 
-class ServedQuotient(Table):
+class ServedQuotient(Served):
     """Puts the rows that are asked for together."""
 
     first: Tensor
     second: Tensor
 
     def __init__(self, spec: TableSpec, stored: Quotient) -> None:
-        super().__init__(spec)
-        self._stored = stored
-        self.values = ServedValues(stored.values)
+        super().__init__(spec, stored)
+        self._combine: Combine = stored.combine
         first, second, _ = stored.plan.places()
         self.register_buffer("first", torch.from_numpy(first))
         self.register_buffer("second", torch.from_numpy(second))
@@ -169,7 +156,7 @@ class ServedQuotient(Table):
     def full(self) -> Tensor:
         base = self.values.all_values().view(-1, self.spec.dim)
         parts = base[self.first], base[self.second.clamp(min=0)]
-        return combined(*parts, self.second, self._stored.combine)
+        return combined(*parts, self.second, self._combine)
 
     def rows(self, ids: Tensor) -> Tensor:
         flat, d = ids.reshape(-1), self.spec.dim
@@ -178,10 +165,4 @@ class ServedQuotient(Table):
             self.values.of_rows(place)[0].view(-1, d)
             for place in (self.first[flat], second.clamp(min=0))
         )
-        return combined(one, other, second, self._stored.combine).view(*ids.shape, d)
-
-    def live(self) -> int:
-        return self._stored.parameters
-
-    def pack(self) -> Stored:
-        return self._stored
+        return combined(one, other, second, self._combine).view(*ids.shape, d)

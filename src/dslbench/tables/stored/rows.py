@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from dslbench.ops.affine import ExpandRows, expand
-from dslbench.tables.base import Array, Int64, Parts, Stored, Table
+from dslbench.tables.base import Array, Int64, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
-from dslbench.tables.stored.values import ServedValues, Values
+from dslbench.tables.stored._valued import Served, Valued
+from dslbench.tables.stored.values import Values
 
 
 @dataclass(frozen=True)
-class Rows(Stored):
+class Rows(Valued):
     """Row r of width w in segment s stands for tanh(x_r W + b), W (w, d) and b (d,) its map.
 
     Where W has shape (d,) it is a diagonal one, for w = d. In the file: `values`; `counts`, the widths;
@@ -34,19 +35,9 @@ class Rows(Stored):
 
     form: ClassVar[str] = "rows"
 
-    shape: tuple[int, int]
-    values: Values
     widths: Int64
     segments: tuple[int, ...]
     maps: Mapping[tuple[int, int], tuple[Float32, Float32]]
-
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> Self:
-        """The rows at another precision; maps, which are few, stay float32."""
-        return replace(self, values=self.values.rounded(precision))
 
     @property
     def parameters(self) -> int:
@@ -129,19 +120,17 @@ class Rows(Stored):
         return ServedRows(spec, self)
 
 
-class ServedRows(Table):
+class ServedRows(Served):
     """Brings the rows that are asked for to full width; the maps' products are on the bill."""
 
     block: Tensor
 
     def __init__(self, spec: TableSpec, stored: Rows) -> None:
-        super().__init__(spec)
-        self._stored = stored
+        super().__init__(spec, stored)
         self._keys = [(segment, width) for segment, width, _ in stored.blocks()]
         block = np.empty(stored.shape[0], dtype=np.int64)
         for number, (_, _, rows) in enumerate(stored.blocks()):
             block[rows] = number
-        self.values = ServedValues(stored.values)
         self.register_buffer("block", torch.from_numpy(block))
         for number, key in enumerate(self._keys):
             weight, bias = stored.maps[key]
@@ -162,9 +151,3 @@ class ServedRows(Table):
                 maps = getattr(self, f"map{number}"), getattr(self, f"bias{number}")
                 out[here] = self.expand_rows(vectors, *maps)
         return out
-
-    def live(self) -> int:
-        return self._stored.parameters
-
-    def pack(self) -> Stored:
-        return self._stored
