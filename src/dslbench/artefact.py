@@ -62,8 +62,7 @@ def pack(
     """A trained model as it is kept; `tables` None: each as it packs itself."""
     if tables is None:
         tables = {name: table.pack() for name, table in model.tables().items()}
-    inside = _inside(model)
-    rest = {k: v.cpu().numpy() for k, v in model.state_dict().items() if k not in inside}
+    rest = {name: weight.cpu().numpy() for name, weight in model.rest().items()}
     return StoredModel(tables, rest, spec, dict(digests))
 
 
@@ -134,8 +133,7 @@ def serve(packed: StoredModel, build: Callable[[MakeTable], Backbone]) -> Backbo
 
     model = build(table)
     _same_names(packed, "table", packed.tables, made)
-    inside = _inside(model)
-    rest = {k: v for k, v in model.state_dict().items() if k not in inside}
+    rest = model.rest()
     _same_names(packed, "weight", packed.rest, rest)
     given = {name: torch.from_numpy(np.array(x)) for name, x in packed.rest.items()}
     for name, weight in rest.items():
@@ -152,17 +150,6 @@ def serve(packed: StoredModel, build: Callable[[MakeTable], Backbone]) -> Backbo
 def misfit(packed: StoredModel, reason: str) -> DataError:
     """The error for a file that does not fit the model it names."""
     return DataError(f"{packed.name} does not fit the model it names: {reason}", _HINT)
-
-
-def _inside(model: Backbone) -> set[str]:
-    """Names of the weights that belong to tables."""
-    tables = set(model.tables().values())
-    return {
-        f"{name}.{inner}"
-        for name, module in model.named_modules()
-        if module in tables
-        for inner in module.state_dict()
-    }
 
 
 def _same_names(

@@ -243,6 +243,13 @@ class Backbone(nn.Module, ABC):
         found = (module for module in self.modules() if isinstance(module, Table))
         return {table.spec.name: table for table in found}
 
+    def rest(self) -> dict[str, Tensor]:
+        """Weights and buffers by name that do not belong to tables."""
+        tables = tuple(
+            f"{name}." for name, module in self.named_modules() if isinstance(module, Table)
+        )
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(tables)}
+
     def other_parameters(self) -> int:
         """Number of parameters outside the tables."""
         in_tables = {id(p) for table in self.tables().values() for p in table.parameters()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dslbench.backbones.base import Backbone
-from dslbench.tables import DenseTable, MaskedTable, Table
+from dslbench.tables import DenseTable, MaskedTable
 
 
 @torch.no_grad()
@@ -21,7 +21,4 @@ def take_trained(model: Backbone, teacher: Backbone) -> None:
             table.assign(trained[name].full())
         elif isinstance(table, DenseTable):
             table.weight.copy_(trained[name].full())
-    state = teacher.state_dict()
-    tables = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, Table))
-    rest = [name for name in model.state_dict() if not name.startswith(tables)]
-    model.load_state_dict({name: state[name] for name in rest}, strict=False)
+    model.load_state_dict(teacher.rest(), strict=False)

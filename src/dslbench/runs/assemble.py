@@ -79,12 +79,20 @@ def sized_hyper(spec: RunSpec) -> Hyper:
 
 def precision_of(packed: StoredModel, budget: Mapping[str, Any]) -> str:
     """How the values of the tables of users and items are kept."""
-    names = [table["name"] for table in budget["tables"] if table["role"] == "embedding"]
-    return ", ".join(dict.fromkeys(packed.tables[name].precision for name in names))
+    return ", ".join(dict.fromkeys(packed.tables[n].precision for n in _embeddings(budget)))
+
+
+def table_bytes(packed: StoredModel, budget: Mapping[str, Any]) -> int:
+    """Bytes of the tables of users and items."""
+    return sum(packed.tables[name].nbytes for name in _embeddings(budget))
+
+
+def _embeddings(budget: Mapping[str, Any]) -> list[str]:
+    return [table["name"] for table in budget["tables"] if table["role"] == "embedding"]
 
 
 def rounded(packed: StoredModel, precision: str, budget: Mapping[str, Any]) -> StoredModel:
-    """A stored model with the tables of users and items at another precision.
+    """A stored model with the tables of users and items at a precision; at its own it is as it is.
 
     Args:
         budget: that section of the run's record, which says which tables these are.
@@ -92,8 +100,9 @@ def rounded(packed: StoredModel, precision: str, budget: Mapping[str, Any]) -> S
     Raises `UsageError` for a precision that there is not, or that a form has not, and `ValueError` for
     values that cannot be rounded to it.
     """
-    names = [table["name"] for table in budget["tables"] if table["role"] == "embedding"]
-    tables = {name: packed.tables[name].rounded(precision) for name in names}
+    if precision == precision_of(packed, budget):
+        return packed
+    tables = {name: packed.tables[name].rounded(precision) for name in _embeddings(budget)}
     return replace(packed, tables={**packed.tables, **tables})
 
 

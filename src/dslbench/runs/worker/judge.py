@@ -18,7 +18,7 @@ from dslbench.errors import RunError, UsageError, reason_of
 from dslbench.evaluation.evaluate import Evaluation
 from dslbench.evaluation.metrics import SELECTION
 from dslbench.runs import store
-from dslbench.runs.assemble import make_lab, rounded, served
+from dslbench.runs.assemble import make_lab, rounded, served, table_bytes
 from dslbench.runs.record import StoredForm
 from dslbench.spec import RunSpec
 from dslbench.training.lab import Lab
@@ -96,11 +96,7 @@ def judge_rounded(
             continue
         model = served(artefact.from_bytes(artefact.to_bytes(smaller)), lab)
         result = lab.evaluate(model, "test")
-        row["bytes"] = sum(
-            smaller.tables[table["name"]].nbytes
-            for table in budget["tables"]
-            if table["role"] == "embedding"
-        )
+        row["bytes"] = table_bytes(smaller, budget)
         row["quality"] = result.means | {"tied_users": result.ties}
         found.append(Rounded(row, result))
     return found
@@ -115,10 +111,7 @@ def judge_again(run_id: str, precisions: Sequence[str], device: torch.device) ->
     record, users = store.read(run_id), store.per_user(run_id)
     if users is None:
         raise RunError(f"run {run_id} has no readable values by user", "--force makes it anew")
-    spec = RunSpec.of_record(record["spec"])
-    lab = make_lab(spec, datasets.load(spec.dataset, protocol=spec.protocol), device)
-    content = store.model_bytes(run_id)
-    packed = artefact.from_bytes(content, f"the model of run {run_id}")
+    packed, lab = _kept(record, device)
     found = judge_rounded(packed, record["budget"], precisions, lab)
     kept = [row for row in record["stored"] if row["precision"] not in precisions]
     rows = [StoredForm.model_validate(one.row).model_dump(exclude_unset=True) for one in found]
@@ -138,24 +131,28 @@ def validate(
         `values` of the metric that chooses, by user, and `latency`.
     """
     record = store.read(run_id)
-    spec = RunSpec.of_record(record["spec"])
-    lab = make_lab(spec, datasets.load(spec.dataset, protocol=spec.protocol), device)
-    packed = artefact.from_bytes(store.model_bytes(run_id), f"the model of run {run_id}")
-    names = [table["name"] for table in record["budget"]["tables"] if table["role"] == "embedding"]
-    own = record["stored"][0]["precision"]
+    packed, lab = _kept(record, device)
     found = []
     for precision in precisions:
         try:
-            smaller = packed if precision == own else rounded(packed, precision, record["budget"])
+            smaller = rounded(packed, precision, record["budget"])
         except (ValueError, UsageError):
             continue
         model = served(artefact.from_bytes(artefact.to_bytes(smaller)), lab)
         values = lab.evaluate(model, "valid").values[SELECTION]
         took = measured.top_k_latency(model.eval(), lab.data.seen_before_test) if latency else None
-        nbytes = sum(smaller.tables[name].nbytes for name in names)
+        nbytes = table_bytes(smaller, record["budget"])
         row = {"precision": precision, "bytes": nbytes, "values": values.tolist(), "latency": took}
         found.append(row)
     return found
+
+
+def _kept(record: Mapping[str, Any], device: torch.device) -> tuple[StoredModel, Lab]:
+    """A stored run's model, and the lab it was trained in."""
+    spec = RunSpec.of_record(record["spec"])
+    lab = make_lab(spec, datasets.load(spec.dataset, protocol=spec.protocol), device)
+    content = store.model_bytes(record["id"])
+    return artefact.from_bytes(content, f"the model of run {record['id']}"), lab
 
 
 def of_users(found: Sequence[Rounded]) -> dict[str, npt.NDArray[Any]]:
