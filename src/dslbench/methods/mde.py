@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UnsuitableError
+from dslbench.methods._degrees import degrees
 from dslbench.methods._masked import MaskedMethod, MaskedOptions
 from dslbench.methods.base import Allowance, Options
 from dslbench.tables import Stored, TableSpec, keep_count
@@ -56,16 +57,9 @@ class MixedDimensions(MaskedMethod):
     def run(self, lab: Lab) -> Backbone:
         model = self.start(lab)
         self.widths: dict[str, Int64] = {}
-        train = lab.data.train
-        degrees = {
-            "user": np.diff(train.indptr).astype(np.int64),
-            "item": np.bincount(train.indices, minlength=lab.data.n_items).astype(np.int64),
-        }
         for table in self.masked:
             spec = table.spec
-            of_rows = np.concatenate(
-                [degrees.get(name, np.ones(rows, dtype=np.int64)) for name, rows in spec.segments]
-            )
+            of_rows = np.concatenate(degrees(spec, lab.data.train))
             widths = np.concatenate(
                 [
                     widths_for(of_rows[rows], spec.dim, keep_count(size, self.sparsity),

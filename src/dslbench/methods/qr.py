@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UnsuitableError
+from dslbench.methods._degrees import degrees
 from dslbench.methods.base import Allowance, Method, Options
 from dslbench.tables import DenseTable, Table, TableSpec, keep_count
 from dslbench.tables.composed import ComposedTable
@@ -47,11 +48,6 @@ class QuotientRemainder(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "add": {"combine": "add"}}
 
     def run(self, lab: Lab) -> Backbone:
-        train = lab.data.train
-        degrees = {
-            "user": np.diff(train.indptr).astype(np.int64),
-            "item": np.bincount(train.indices, minlength=lab.data.n_items).astype(np.int64),
-        }
         lots = lab.streams.fresh("lots")
 
         def composed(spec: TableSpec, rng: np.random.Generator) -> Table:
@@ -59,8 +55,8 @@ class QuotientRemainder(Method):
                 return DenseTable(spec, rng)
             own, start = [], 0
             sizes = self.sizes(spec)
-            for (entity, n), (_, owners) in zip(spec.segments, sizes, strict=True):
-                of_rows = degrees.get(entity, np.ones(n, dtype=np.int64))
+            for of_rows, (_, owners) in zip(degrees(spec, lab.data.train), sizes, strict=True):
+                n = len(of_rows)
                 order = np.lexsort((lots.permutation(n), -of_rows))
                 own.append(start + np.sort(order[:owners]))
                 start += n
