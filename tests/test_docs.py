@@ -86,6 +86,10 @@ def presets(backbone: str) -> str:
         for dataset, own in preset.get("dataset", {}).items():
             values = ", ".join(f"{k} {settings.shown(v)}" for k, v in own.items() if k != "source")
             text += f"  * on `{dataset}`: {values}\n"
+        for tier in preset.get("by_size", []):
+            values = ", ".join(f"{k} {settings.shown(v)}" for k, v in tier.items() if k != "up_to")
+            upper = f"up to {tier['up_to']:,}" if "up_to" in tier else "more"
+            text += f"  * on other data sets, {upper} interactions: {values}\n"
     return text
 
 

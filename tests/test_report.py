@@ -23,6 +23,23 @@ def show(number: str, format_name: str, records: list[dict[str, Any]]) -> str:
     return render.tables(format_name, build(number, records), width=160, color=False)
 
 
+def with_rise(made: dict[str, Any], rise: float | None) -> dict[str, Any]:
+    return made | {"selection": made["selection"] | {"rise": rise}}
+
+
+def test_rows_that_had_not_levelled_off_are_marked_and_named() -> None:
+    dense, rp = record("dense", 0.10), record("rp", 0.08)
+    [level] = build("3", [with_rise(dense, 0.0), with_rise(rp, 0.01)])
+    assert "(rising)" not in str(level.rows)
+    assert "All rows had levelled off (none grew by more than 1%" in "\n".join(level.footer)
+    [found] = build("3", [with_rise(dense, 0.0), with_rise(rp, 0.023)])
+    names = [row[1].text for row in found.rows]
+    assert "RP (rising)" in names and "Baseline" in names
+    assert "RP 50% +2.3%" in "\n".join(found.footer)
+    [unknown] = build("3", [with_rise(dense, None), with_rise(rp, 0.0)])
+    assert "levelled" not in "\n".join(unknown.footer)
+
+
 def test_rows_of_other_versions_of_the_code_are_named() -> None:
     current, older, oldest = record("dense", 0.1), record("dsl", 0.09), record("rp", 0.08)
     older["versions"] = older["versions"] | {"ops": 0}

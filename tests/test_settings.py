@@ -17,7 +17,7 @@ def test_every_listed_default_is_what_a_run_resolves_to(owner: str) -> None:
     found = settings.of(owner)
     typed = [f"{s.key}={settings.shown(s.default)}" for s in found if s.default is not None]
     spec = resolve(
-        dataset="a data set without values of its own", sparsity=0.5, seed=0, scale="paper",
+        dataset="yelp2018", sparsity=0.5, seed=0, scale="paper",
         backbone="lightgcn" if is_method else owner, method=owner if is_method else "dense",
         settings=typed,
     )  # fmt: skip

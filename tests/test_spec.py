@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dslbench import versions
+from dslbench import registry, versions
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.spec import RunSpec, resolve
@@ -23,8 +25,43 @@ def spec(**changes: Any) -> RunSpec:
     return resolve(**(arguments | changes))
 
 
-def test_the_official_preset_is_the_default() -> None:
-    found = spec(scale="paper")
+def official(**changes: Any) -> RunSpec:
+    return spec(**changes | {"settings": ["preset=official", *changes.get("settings", ())]})
+
+
+def test_the_fast_preset_in_full_is_the_default() -> None:
+    found = spec()
+    assert found.preset == "fast" and found.scale == "paper"
+    assert found.epochs == found.full_epochs < 1000
+    assert spec(settings=["preset=fast"]) == found
+
+
+@pytest.mark.parametrize("backbone", registry.names("backbone"))
+def test_every_backbone_has_a_fast_and_an_official_recipe(backbone: str) -> None:
+    fast, official = (
+        spec(backbone=backbone, method="dense", settings=[f"preset={name}"])
+        for name in ("fast", "official")
+    )
+    assert fast.preset == "fast" != official.preset
+    presets = registry.backbone(backbone).presets()
+    assert presets["default"] == "fast" and "source" in presets["fast"]
+
+
+def test_data_of_ones_own_take_the_values_for_their_size(tmp_path: Path) -> None:
+    tiers = registry.backbone("lightgcn").presets()["fast"]["by_size"]
+    limits = [tier.get("up_to", math.inf) for tier in tiers]
+    assert limits == sorted(limits) and limits[-1] == math.inf
+    file = tmp_path / "orders.csv"
+    file.write_text("user,item\n" + "".join(f"u{i % 40},i{i % 37}\n" for i in range(400)))
+    found = spec(dataset=str(file))
+    assert found.hyper["batch_size"] == tiers[0]["batch_size"]
+    assert found.epochs == tiers[0]["epochs"]
+    # Of the catalog's data sets the published size is taken: nothing is read.
+    assert spec(dataset="yelp2018").epochs == tiers[-1]["epochs"]
+
+
+def test_the_official_preset() -> None:
+    found = official()
     assert found.preset == "official"
     assert found.epochs == found.full_epochs == 1000
     expected = {"embedding_size": 64, "layers": 3, "batch_size": 2048, "lr": 1e-3, "reg": 1e-4}
@@ -40,7 +77,7 @@ def test_the_dsl_preset_and_a_preset_by_data_set() -> None:
         1024,
     )
     assert found.hyper["init"] == "xavier"
-    assert spec(dataset="amazon-book").hyper["batch_size"] == 8192
+    assert official(dataset="amazon-book").hyper["batch_size"] == 8192
 
 
 @pytest.mark.parametrize(
@@ -56,9 +93,9 @@ def test_the_dsl_preset_and_a_preset_by_data_set() -> None:
 def test_scale_sets_epochs_and_nothing_else(
     arguments: dict[str, Any], epochs: int, scale: str
 ) -> None:
-    found = spec(**arguments)
+    found = official(**arguments)
     assert (found.epochs, found.scale) == (epochs, scale)
-    assert found.hyper == spec(scale="paper").hyper
+    assert found.hyper == official(scale="paper").hyper
 
 
 @pytest.mark.parametrize(
@@ -94,31 +131,31 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_identity_holds_what_decides_the_result() -> None:
-    base = spec(epochs=10)
-    assert base.identity(DIGESTS) == spec(scale="quick").identity(DIGESTS)  # same epochs
+    base = official(epochs=10)
+    assert base.identity(DIGESTS) == official(scale="quick").identity(DIGESTS)  # same epochs
     assert base.identity(DIGESTS) != base.identity(DIGESTS | {"train": "x"})
     changed = [
-        spec(epochs=11), spec(epochs=10, seed=1), spec(epochs=10, sparsity=0.6),
-        spec(epochs=10, settings=["dsl.rho0=0.3"]), spec(epochs=10, settings=["lr=0.01"]),
-        spec(epochs=10, method="rp"), spec(epochs=10, protocol="paper"),
+        official(epochs=11), official(epochs=10, seed=1), official(epochs=10, sparsity=0.6),
+        official(epochs=10, settings=["dsl.rho0=0.3"]), official(epochs=10, settings=["lr=0.01"]),
+        official(epochs=10, method="rp"), official(epochs=10, protocol="paper"),
     ]  # fmt: skip
     ids = {base.identity(DIGESTS), *(s.identity(DIGESTS) for s in changed)}
     assert len(ids) == len(changed) + 1
 
 
 def test_dense_has_no_sparsity_and_other_methods_options_do_not_touch_it() -> None:
-    plain = spec(method="dense", sparsity=0.5)
+    plain = official(method="dense", sparsity=0.5)
     assert plain.sparsity == 0.0
-    other = spec(method="dense", sparsity=0.8, settings=["dsl.rho0=0.3"])
+    other = official(method="dense", sparsity=0.8, settings=["dsl.rho0=0.3"])
     assert plain.identity(DIGESTS) == other.identity(DIGESTS)
 
 
 def test_what_the_user_changed_is_recorded_but_not_part_of_the_identity() -> None:
-    plain = spec(epochs=10)
-    same = spec(epochs=10, settings=["lr=0.001", "dsl.rho0=0.5"])  # the preset's own values
+    plain = official(epochs=10)
+    same = official(epochs=10, settings=["lr=0.001", "dsl.rho0=0.5"])  # the preset's own values
     assert same.changed_hyper == {} and same.changed_options == {}
     assert same.identity(DIGESTS) == plain.identity(DIGESTS)
-    other = spec(epochs=10, settings=["lr=0.01", "dsl.rho0=0.3"])
+    other = official(epochs=10, settings=["lr=0.01", "dsl.rho0=0.3"])
     assert other.changed_hyper == {"lr": 0.01} and other.changed_options == {"rho0": 0.3}
 
 

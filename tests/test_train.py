@@ -25,6 +25,7 @@ from dslbench.runs.record import written
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import resolve
 from dslbench.tables.spec import xavier_uniform
+from dslbench.training.hooks import rise_of
 from dslbench.training.lab import Lab, learning_rate
 from helpers import make_interactions
 
@@ -38,6 +39,25 @@ def make_lab(data: Interactions, *settings: str, method: str = "dense", epochs: 
         settings=["embedding_size=8", "batch_size=64", *settings],
     )  # fmt: skip
     return assemble.make_lab(spec, data, CPU)
+
+
+@pytest.mark.parametrize(
+    ("by_epoch", "rise"),
+    [
+        ({2: 0.10, 8: 0.20, 9: 0.21, 10: 0.19}, 0.05),  # the best before epoch 8 of 10 was .20
+        ({2: 0.10, 8: 0.20, 10: 0.15}, 0.0),  # what falls has levelled off
+        ({9: 0.20, 10: 0.21}, None),  # nobody looked before
+        ({2: 0.0, 10: 0.1}, None),  # from nothing there is no ratio
+        ({}, None),
+    ],
+)
+def test_how_much_a_phase_still_rose(by_epoch: dict[int, float], rise: float | None) -> None:
+    history = [
+        {"epoch": epoch} | ({"recall@20": by_epoch[epoch]} if epoch in by_epoch else {})
+        for epoch in range(1, 11)
+    ]
+    assert rise_of(history) == (None if rise is None else pytest.approx(rise))
+    assert rise_of([]) is None
 
 
 def test_the_best_epoch_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dslbench import data as datasets
 from dslbench import registry
 from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean, harmless
@@ -143,7 +145,7 @@ def resolve(
     sparsity: float,
     seed: int,
     epochs: int | None = None,
-    scale: str = "quick",
+    scale: str = "paper",
     protocol: str = "default",
     settings: Sequence[str] = (),
 ) -> RunSpec:
@@ -177,7 +179,7 @@ def resolve(
         )
     own, per_method = _split_settings(settings)
     preset = str(own.pop("preset", "")) or None
-    preset_name, values = _preset(backbone, dataset, preset)
+    preset_name, values = _preset(backbone, dataset, protocol, preset)
     _check_keys(own, [*backbone_type.hyper_type.model_fields, "preset", "variant"], backbone)
     if "epochs" in own:
         raise UsageError("epochs is set by an option of its own", f"--epochs {own['epochs']}")
@@ -262,16 +264,29 @@ def _changed(
     return {key: resolved[key] for key in chosen if resolved[key] != usual.get(key)}
 
 
-def _preset(backbone: str, dataset: str, name: str | None) -> tuple[str, dict[str, Any]]:
-    """Values of a preset for a data set, without their sources."""
+def _preset(
+    backbone: str, dataset: str, protocol: str, name: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Values of a preset for a data set, without their sources.
+
+    A text in place of values is another preset's name. A data set that the preset does not name has
+    the values of the first of its `by_size` whose `up_to` is not below the number of interactions.
+    """
     found = registry.backbone(backbone).presets()
-    name = name or found["default"]
-    known = [key for key in found if isinstance(found[key], dict)]
-    if name not in known:
-        raise UsageError(f"unknown preset '{name}' of {backbone}", did_you_mean(name, known))
+    asked = name or "default"
+    name = found[asked] if isinstance(found.get(asked), str) else asked
+    if not isinstance(found.get(name), dict):
+        known = [key for key in found if key != "default"]
+        raise UsageError(f"unknown preset '{asked}' of {backbone}", did_you_mean(asked, known))
     values = dict(found[name])
-    values |= values.pop("dataset", {}).get(dataset, {})
-    values.pop("source", None)
+    by_name, by_size = values.pop("dataset", {}), values.pop("by_size", [])
+    if dataset in by_name:
+        values |= by_name[dataset]
+    elif by_size:
+        size = datasets.size(dataset, protocol=protocol)
+        values |= next(tier for tier in by_size if size <= tier.get("up_to", math.inf))
+    for about in ("source", "up_to"):
+        values.pop(about, None)
     return name, values
 
 

@@ -125,8 +125,10 @@ class Backbone(nn.Module, ABC):
     def presets(cls) -> dict[str, Any]:
         """Recipes by name, and under `default` the name of one of them.
 
-        A recipe is values of hyper-parameters, its `source`, and under `dataset` what single data sets
-        change. By default read from `presets/NAME.toml` beside the file of the class.
+        A recipe is values of hyper-parameters, its `source`, under `dataset` what single data sets change,
+        and under `by_size`, for other data sets, values for those of `up_to` so many interactions, the
+        smallest first. A text in place of a recipe is another's name. By default read from
+        `presets/NAME.toml` beside the file of the class.
 
         Raises `UsageError` where there is none.
         """

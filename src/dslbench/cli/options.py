@@ -16,8 +16,8 @@ Scale = Annotated[
     str | None,
     typer.Option(
         "--scale",
-        help="Epochs relative to the preset's, in place of --epochs: quick (1 %, the default), "
-        "laptop (10 %) or paper (all).",
+        help="Epochs relative to the preset's, in place of --epochs: quick (1 %, for a look), "
+        "laptop (10 %) or paper (all, the default).",
     ),
 ]
 Settings = Annotated[

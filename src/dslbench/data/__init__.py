@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dslbench.data.entries import DatasetEntry
     from dslbench.data.interactions import Interactions
 
-__all__ = ["catalog", "default_dataset", "load"]
+__all__ = ["catalog", "default_dataset", "load", "size"]
 
 
 def load(name: str, *, protocol: str = "default") -> Interactions:
@@ -25,6 +25,15 @@ def load(name: str, *, protocol: str = "default") -> Interactions:
     from dslbench.data.loading import load as implementation
 
     return implementation(name, protocol=protocol)
+
+
+def size(name: str, *, protocol: str = "default") -> int:
+    """Interactions of a data set: as published for the catalog's, else counted; raises as `load` does."""
+    known = catalog().get(name)
+    if known is not None and known.expect.interactions is not None:
+        return known.expect.interactions
+    data = load(name, protocol=protocol)
+    return int(data.train.nnz + data.valid.nnz + data.test.nnz)
 
 
 def catalog() -> dict[str, DatasetEntry]:

@@ -8,12 +8,16 @@ from typing import Any
 
 from dslbench import registry
 from dslbench.errors import UsageError
+from dslbench.evaluation.metrics import METRICS, SELECTION
 from dslbench.report.columns import Record
 from dslbench.report.machines import describe, machine_of
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
 from dslbench.report.tables import group
 from dslbench.spec import current_versions
 from dslbench.words import number, percent
+
+# A row whose best quality on validation grew by more than this over the last fifth of its epochs still rises.
+LEVEL = 0.01
 
 
 def row_key(record: Record) -> tuple[Any, ...]:
@@ -101,6 +105,18 @@ def row_width(record: Record) -> str:
     return f" (d={'+'.join(str(width) for width in sorted(set(found['student_widths'].values())))})"
 
 
+def mean_rise(runs: Sequence[Record]) -> float | None:
+    """By how much runs of a row still rose over the last fifth of their epochs; None: nobody looked."""
+    known = [r["selection"]["rise"] for r in runs if r["selection"].get("rise") is not None]
+    return sum(known) / len(known) if known else None
+
+
+def rising(runs: Sequence[Record]) -> str:
+    """The mark of a row that had not levelled off."""
+    found = mean_rise(runs)
+    return " (rising)" if found is not None and found > LEVEL else ""
+
+
 def label(runs: Sequence[Record]) -> str:
     """A row's method with its nominal sparsity."""
     spec = runs[0]["spec"]
@@ -145,7 +161,8 @@ def setting(record: Record) -> str:
 def footer(records: Sequence[Record], *notes: str) -> list[str]:
     """What a reader needs to defend the numbers: seeds, scale, selection, data, costs, machine."""
     return [
-        *notes, *_seeds(records), *_training(records), *_searches(records), *_explorations(records),
+        *notes, *_seeds(records), *_training(records), *_risen(records), *_searches(records),
+        *_explorations(records),
         *_empty_rows(records), *_data(records), *_measurement(records),
     ]  # fmt: skip
 
@@ -178,6 +195,25 @@ def _training(records: Sequence[Record]) -> list[str]:
     parts = {"valid": "validation", "test": "the TEST set, as the paper's code did"}
     chosen = sorted({r["selection"]["on"] for r in records}, reverse=True)
     return [*lines, f"The epoch was selected on {' or '.join(parts[name] for name in chosen)}."]
+
+
+def _risen(records: Sequence[Record]) -> list[str]:
+    """Rows that had not levelled off."""
+    several = len({setting_of(r) for r in records}) > 1
+    found, unknown = [], False
+    for part in group(records, setting_of):
+        for runs in rows(part):
+            rise, spec = mean_rise(runs), runs[0]["spec"]
+            unknown |= rise is None
+            if rise is not None and rise > LEVEL:
+                at = f"{spec['dataset']} {backbone_label(spec['backbone'])} " if several else ""
+                found.append(f"{at}{label(runs)} +{rise:.1%}")
+    limit = f"more than {percent(LEVEL)} over the last fifth of its epochs"
+    if found:
+        return [
+            f"Still rising (the best {METRICS[SELECTION].label} so far grew by {limit}): {', '.join(found)}."
+        ]
+    return [] if unknown else [f"All rows had levelled off (none grew by {limit})."]
 
 
 def _searches(records: Sequence[Record]) -> list[str]:

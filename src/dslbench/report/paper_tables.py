@@ -17,6 +17,7 @@ from dslbench.report.comparable import (
     method_names,
     model,
     protocol,
+    rising,
     row_label,
     row_width,
     rows,
@@ -101,7 +102,7 @@ def by_method(title: str, shown: Sequence[str], records: Sequence[Record]) -> Ta
         table.rows.append(
             [
                 heading(family, family == previous),
-                Cell(row_label(spec) + row_width(runs[0])),
+                Cell(row_label(spec) + row_width(runs[0]) + rising(runs)),
                 Cell(percent_reached(sparsity), value=sparsity, runs=len(runs)),
                 *(
                     cell(column, runs, mark[place])

@@ -10,7 +10,7 @@ import numpy as np
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
 from dslbench.report.columns import COLUMNS, Record, size
-from dslbench.report.comparable import dense_of, footer, label, rows, setting
+from dslbench.report.comparable import dense_of, footer, label, rising, rows, setting
 from dslbench.report.costs import STATE, change
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.pareto import front
@@ -135,7 +135,7 @@ def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
         is_dense = point.runs[0]["spec"]["method"] == "dense" and point.precision == "fp32"
         table.rows.append(
             [
-                Cell(point.name),
+                Cell(point.name + rising(point.runs)),
                 cell(BYTES, point.runs),
                 Cell(f"{price / whole:.3f}", value=price / whole)
                 if price is not None and whole

@@ -179,6 +179,7 @@ def stored_teacher(
     bill.train_seconds = sum(phase["train_seconds"] for phase in phases)
     bill.eval_seconds = sum(phase["eval_seconds"] for phase in phases)
     bill.selected_epoch = record["selection"]["epoch"]
+    bill.rise = record["selection"].get("rise")
     bill.joules = record["cost"]["measured"]["energy_joules"]
     for phase in record["cost"]["counted"]["exact"]["phases"]:
         bill.ledger.steps += phase["steps"]

@@ -77,6 +77,11 @@ class Selection(Part):
 
     epoch: Count | None = Field(default=None, description="epoch of the last phase that was kept")
     on: Literal["valid", "test"] = Field(description="part of the data that chose it")
+    rise: StrictFloat | None = Field(
+        default=None,
+        description="growth of the best recall@20 of that phase, on the part that chose, over the last "
+        "fifth of its epochs; above 0.01 it still rose; null where nothing was evaluated before",
+    )
 
 
 class StoredPart(Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dslbench.backbones.base import Backbone
 from dslbench.cost import counted
+from dslbench.evaluation.metrics import SELECTION
 from dslbench.training.state import SAME, Tree, capture, restored
 
 
@@ -94,6 +95,20 @@ class Loop:
         self.notes[name].append(value)
 
 
+def rise_of(history: Sequence[Mapping[str, Any]]) -> float | None:
+    """By how much the best quality so far grew over the last fifth of the epochs, relative to what it was.
+
+    Args:
+        history: rows of a phase by epoch; those that were evaluated have the metric that selects epochs.
+
+    None where nothing was evaluated before, or nothing was found.
+    """
+    tried = [(row["epoch"], row[SELECTION]) for row in history if SELECTION in row]
+    begin = 0.8 * history[-1]["epoch"] if history else 0
+    before = max((quality for epoch, quality in tried if epoch <= begin), default=0)
+    return max(quality for _, quality in tried) / before - 1 if before else None
+
+
 @dataclass
 class Phase:
     """What one phase did: its share of the bill, and its history by epoch."""
@@ -105,6 +120,7 @@ class Phase:
     eval_seconds: float = 0.0
     selected_epoch: int | None = None
     selected_value: float | None = None
+    rise: float | None = None  # see `rise_of`
     state_bytes: int | None = None  # of tables and optimiser, at the end
     history: list[dict[str, Any]] = field(default_factory=list)
     ledger: counted.Ledger = field(default_factory=counted.Ledger)

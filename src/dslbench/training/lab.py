@@ -23,7 +23,7 @@ from dslbench.evaluation.metrics import SELECTION
 from dslbench.sampling.triples import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import DenseTable, MakeTable
-from dslbench.training.hooks import Hooks, Loop, Phase
+from dslbench.training.hooks import Hooks, Loop, Phase, rise_of
 from dslbench.training.progress import Keeper, Progress
 
 T = TypeVar("T")
@@ -209,6 +209,7 @@ class Lab:
             record.history.append(row)
             self._report(record)
             self.keeper.offer(progress)
+        record.rise = rise_of(record.history)
         if record.state_bytes is None:
             record.state_bytes = measured.state_bytes(model, optimiser)
         progress.take_best()

@@ -59,7 +59,7 @@ def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
             },
             *(found.row for found in rounded),
         ],
-        "selection": {"epoch": _selected(lab.phases), "on": lab.selects_on},
+        "selection": _selection(lab.phases) | {"on": lab.selects_on},
         "budget": packed.budget,
         "diagnostics": diagnostics,
         "cost": {
@@ -125,6 +125,8 @@ def _phase_summary(phase: Phase) -> dict[str, Any]:
     }
 
 
-def _selected(phases: list[Phase]) -> int | None:
-    """The epoch that was kept last; what comes after a training may have none."""
-    return next((p.selected_epoch for p in reversed(phases) if p.selected_epoch is not None), None)
+def _selection(phases: list[Phase]) -> dict[str, Any]:
+    """Of the epoch that was kept last; what comes after a training may have none."""
+    chosen = [phase for phase in phases if phase.selected_epoch is not None]
+    last = chosen[-1] if chosen else None
+    return {"epoch": last and last.selected_epoch, "rise": last and last.rise}
