@@ -221,3 +221,46 @@ def test_a_table_with_gaps_is_refused_and_not_misread() -> None:
     graph = np.array([0, 1, 1, 1]), np.array([2]), np.ones(1, np.float32)
     with pytest.raises(TypingError, match="contiguous array only"):
         hop_kernels.spmm(0, 3, *graph, x, x, np.float32(1), HERE, np.empty((3, 16), np.float32))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_hops_may_read_halves(monkeypatch: pytest.MonkeyPatch, layers: int, ordered: bool) -> None:
+    data = make_interactions(90, 60, 0.1)
+    rng = np.random.default_rng(1)
+    order = rng.permutation(150).astype(np.int32) if ordered else None
+    monkeypatch.setattr(graphs, "order_by_neighbours", lambda graph: order)
+    table, gradient, ego = (
+        torch.from_numpy(rng.standard_normal((n, 32)).astype(np.float32)) for n in (150, 80, 80)
+    )
+    rows = torch.from_numpy(rng.integers(0, 150, size=80))
+    ours, other = CpuGraph(data.train), TorchGraph(data.train, torch.device("cpu"))
+    for one, rounded, exact in (
+        (
+            ours.some_rows(table, rows, layers, halves=True),
+            other.some_rows(table, rows, layers, halves=True),
+            ours.some_rows(table, rows, layers),
+        ),
+        (
+            ours.from_rows(rows, gradient, ego, layers, halves=True),
+            other.from_rows(rows, gradient, ego, layers, halves=True),
+            ours.from_rows(rows, gradient, ego, layers),
+        ),
+    ):
+        # Sums in another order may be rounded to the other side: half a step of 2^-8.
+        np.testing.assert_allclose(one, rounded, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(one, exact, rtol=1e-2, atol=1e-2)
+        is_the_same = layers == 1 and one.shape == (150, 32)  # one hop back reads no halves
+        assert torch.equal(one, exact) == is_the_same
+
+
+def test_halves_are_rounded_as_torch_rounds_them() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, size=64 * 64, dtype=np.uint32)
+    x = bits.view(np.float32).reshape(64, 64)
+    x[~np.isfinite(x)] = 1.0
+    x[0, :3] = np.array([0x3F808000, 0x3F818000, 0x80000001], dtype=np.uint32).view(np.float32)
+    out, halves = np.empty_like(x), np.empty(x.shape, dtype=np.uint16)
+    hop_kernels.take_rows(0, 64, x, np.arange(64, dtype=np.int32), out, halves)
+    expected = torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    np.testing.assert_array_equal(halves, expected)
+    np.testing.assert_array_equal(out, x)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper
@@ -27,6 +27,16 @@ class LightGCNHyper(Hyper):
     reg: float = Field(ge=0, description="weight of the squared norm of the batch's ego embeddings")
     init: Literal["normal", "xavier"] = Field(description="normal(0, init_std), or joint Xavier")
     init_std: float = Field(default=0.1, gt=0, description="standard deviation of the normal init")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="of what hops read of neighbours in training; sums, tables and rankings are fp32",
+    )
+
+    @model_validator(mode="after")
+    def _whole_lanes(self) -> Self:
+        if self.precision == "bf16" and self.embedding_size % 16:
+            raise ValueError("precision bf16 needs an embedding_size that is a multiple of 16")
+        return self
 
 
 class LightGCN(Backbone):
@@ -54,7 +64,7 @@ class LightGCN(Backbone):
             init=normal(hyper.init_std) if hyper.init == "normal" else xavier_uniform,
         )
         self.embedding = make_table(spec, streams.fresh("init"))
-        self.propagate = Propagate(data.train, hyper.layers)
+        self.propagate = Propagate(data.train, hyper.layers, halves=hyper.precision == "bf16")
         self.bpr_loss = BprLoss()
         self.lookup_scores = LookupScores()
         self.full_scores = FullScores()

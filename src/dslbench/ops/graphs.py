@@ -8,7 +8,7 @@ symmetric, so a gradient is the same polynomial of the gradient of the output.
 from __future__ import annotations
 
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
 _NOTHING = np.empty((0, 0), dtype=np.float32)
+_NO_HALVES = np.empty((0, 0), dtype=np.uint16)
 _IN_PLACE = np.empty(0, dtype=np.int32)
 
 
@@ -53,14 +54,20 @@ class Graph(Protocol):
     def polynomial(self, x: Tensor, layers: int) -> Tensor:
         """All rows of the polynomial, (n, d)."""
 
-    def some_rows(self, x: Tensor, rows: Tensor, layers: int) -> Tensor:
-        """Rows (R,) of it, (R, d); repeats allowed."""
+    def some_rows(self, x: Tensor, rows: Tensor, layers: int, *, halves: bool = False) -> Tensor:
+        """Rows (R,) of it, (R, d); repeats allowed.
 
-    def from_rows(self, rows: Tensor, gradient: Tensor, ego: Tensor, layers: int) -> Tensor:
+        With `halves` each hop reads its neighbours' rows as bfloat16, which d has to be a multiple of 16 for.
+        """
+
+    def from_rows(
+        self, rows: Tensor, gradient: Tensor, ego: Tensor, layers: int, *, halves: bool = False
+    ) -> Tensor:
         """The gradient of x, (n, d).
 
         Args:
             gradient, ego: (R, d) gradients of the polynomial's and of x's own rows.
+            halves: whether hops after the first read their neighbours' rows as bfloat16.
         """
 
 
@@ -106,7 +113,7 @@ class CpuGraph:
         self.bounds = balanced_bounds(self.indptr)
         self._slot = np.full(len(self.indptr) - 1, -1, dtype=np.int32)
         self._unique = np.empty(0, dtype=np.int64)
-        self._work: dict[str, Float32] = {}
+        self._work: dict[str, npt.NDArray[Any]] = {}
 
     def polynomial(self, x: Tensor, layers: int) -> Tensor:
         out = torch.empty_like(x)
@@ -116,8 +123,8 @@ class CpuGraph:
         self._work.clear()  # all rows are asked for to rank by them, which needs memory of its own
         return out
 
-    def some_rows(self, x: Tensor, rows: Tensor, layers: int) -> Tensor:
-        base, h = self._before_last_hop(x.numpy(), layers)
+    def some_rows(self, x: Tensor, rows: Tensor, layers: int, *, halves: bool = False) -> Tensor:
+        base, h = self._before_last_hop(x.numpy(), layers, halves)
         places = self._places(rows)
         unique = self._number(places)
         small = self._buffer("rows", (len(unique), base.shape[1]))
@@ -130,7 +137,9 @@ class CpuGraph:
         # index_select copies rows; indexing gathers entries, which takes three times as long.
         return torch.from_numpy(small).index_select(0, slots)
 
-    def from_rows(self, rows: Tensor, gradient: Tensor, ego: Tensor, layers: int) -> Tensor:
+    def from_rows(
+        self, rows: Tensor, gradient: Tensor, ego: Tensor, layers: int, *, halves: bool = False
+    ) -> Tensor:
         places = self._places(rows)
         unique = self._number(places)
         n, d = len(self._slot), gradient.shape[1]
@@ -142,10 +151,10 @@ class CpuGraph:
         )  # fmt: skip
         out = torch.empty((n, d), dtype=torch.float32)
         one, graph = np.float32(1), (self.indptr, self.indices, self.values)
-        h: Float32 = _NOTHING
+        h: npt.NDArray[Any] = _NOTHING
         for layer in range(1, layers + 1):
             last = layer == layers
-            target = out.numpy() if last else self._buffer(f"hop{layer % 2}", (n, d))
+            target = out.numpy() if last else self._buffer(f"hop{layer % 2}", (n, d), halves)
             ends = (_scale(layers), small[1], self._row_at) if last else (one, _NOTHING, _IN_PLACE)
             if layer == 1:
                 run_rows(
@@ -166,38 +175,49 @@ class CpuGraph:
         self._slot[unique] = -1
         return out
 
-    def _before_last_hop(self, x: Float32, layers: int) -> tuple[Float32, Float32]:
+    def _before_last_hop(
+        self, x: Float32, layers: int, halves: bool = False
+    ) -> tuple[Float32, npt.NDArray[Any]]:
         """The rows of x, and what the last hop reads, by places."""
-        base = h = self._in_order(x)
+        base, h = self._in_order(x, halves)
         for layer in range(1, layers):
-            target = self._buffer(f"hop{layer % 2}", x.shape)
+            target = self._buffer(f"hop{layer % 2}", x.shape, halves)
             self._hop(h, base, np.float32(1), _IN_PLACE, target)
             h = target
         return base, h
 
-    def _in_order(self, x: Float32) -> Float32:
-        """The rows of x by their places."""
-        if not len(self._row_at):
-            return x
+    def _in_order(self, x: Float32, halves: bool) -> tuple[Float32, npt.NDArray[Any]]:
+        """The rows of x by their places, and what the first hop reads of them."""
+        if not len(self._row_at) and not halves:
+            return x, x
+        rows = self._row_at if len(self._row_at) else np.arange(len(x), dtype=np.int32)
         out = self._buffer("table", x.shape)
-        run_rows(hop_kernels.take_rows, even_bounds(*x.shape), x, self._row_at, out)
-        return out
+        read = self._buffer("table in halves", x.shape, True) if halves else _NO_HALVES
+        run_rows(hop_kernels.take_rows, even_bounds(*x.shape), x, rows, out, read)
+        return out, read if halves else out
 
     def _places(self, rows: Tensor) -> npt.NDArray[np.int64]:
         """Places of some of the nodes."""
         found: npt.NDArray[np.int64] = rows.numpy()
         return self._place_of[found] if len(self._place_of) else found
 
-    def _hop(self, x: Float32, base: Float32, scale: np.float32, to: Int32, out: Float32) -> None:
+    def _hop(
+        self,
+        x: npt.NDArray[Any],
+        base: Float32,
+        scale: np.float32,
+        to: Int32,
+        out: npt.NDArray[Any],
+    ) -> None:
         """One hop of x."""
         graph = self.indptr, self.indices, self.values
         run_rows(hop_kernels.spmm, self.bounds, *graph, x, base, scale, to, out)
 
-    def _buffer(self, name: str, shape: tuple[int, ...]) -> Float32:
+    def _buffer(self, name: str, shape: tuple[int, ...], halves: bool = False) -> npt.NDArray[Any]:
         """Working memory kept between steps: fresh pages cost more than the arithmetic on them."""
-        array = self._work.get(name)
-        if array is None or array.shape != tuple(shape):
-            array = self._work[name] = np.empty(shape, dtype=np.float32)
+        array, kind = self._work.get(name), np.uint16 if halves else np.float32
+        if array is None or array.shape != tuple(shape) or array.dtype != kind:
+            array = self._work[name] = np.empty(shape, dtype=kind)
         return array
 
     def _number(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -223,17 +243,26 @@ class TorchGraph:
         )  # fmt: skip
 
     def polynomial(self, x: Tensor, layers: int) -> Tensor:
-        total = x
-        for _ in range(layers):
-            total = torch.addmm(x, self._adjacency, total)
-        return total / (layers + 1)
+        return self._polynomial(x, layers, exact=layers)
 
-    def some_rows(self, x: Tensor, rows: Tensor, layers: int) -> Tensor:
-        return self.polynomial(x, layers)[rows]
+    def some_rows(self, x: Tensor, rows: Tensor, layers: int, *, halves: bool = False) -> Tensor:
+        return self._polynomial(x, layers, exact=0 if halves else layers)[rows]
 
-    def from_rows(self, rows: Tensor, gradient: Tensor, ego: Tensor, layers: int) -> Tensor:
+    def from_rows(
+        self, rows: Tensor, gradient: Tensor, ego: Tensor, layers: int, *, halves: bool = False
+    ) -> Tensor:
         x = gradient.new_zeros((self._adjacency.shape[0], gradient.shape[1]))
-        return self.polynomial(x.index_add_(0, rows, gradient), layers).index_add_(0, rows, ego)
+        x.index_add_(0, rows, gradient)
+        found = self._polynomial(x, layers, exact=1 if halves else layers)
+        return found.index_add_(0, rows, ego)
+
+    def _polynomial(self, x: Tensor, layers: int, exact: int) -> Tensor:
+        """After `exact` hops what a hop reads is rounded as the CPU's kernels round it; no time is saved."""
+        total = x
+        for layer in range(layers):
+            read = total if layer < exact else total.bfloat16().float()
+            total = torch.addmm(x, self._adjacency, read)
+        return total / (layers + 1)
 
 
 def _scale(layers: int) -> np.float32:

@@ -16,11 +16,15 @@ kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
 
 @kernel
 def assign_slots(rows, slot, unique):  # type: ignore[no-untyped-def]
-    """Number the distinct values of `rows` in order of appearance: slot[unique[s]] = s; returns how many."""
-    count = 0
+    """Number the distinct values of `rows`, the smallest first: slot[unique[s]] = s; returns how many.
+
+    In their own order, so that what goes through all rows finds those of a batch side by side.
+    """
     for j in range(rows.shape[0]):
-        r = rows[j]
-        if slot[r] < 0:
+        slot[rows[j]] = 0
+    count = 0
+    for r in range(slot.shape[0]):
+        if slot[r] == 0:
             slot[r] = count
             unique[count] = r
             count += 1

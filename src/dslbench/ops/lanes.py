@@ -6,7 +6,9 @@ and the next neighbour waits for it. Sums held in `Lanes` don't: a hop of LightG
 time. Lanes are vectors of LLVM, which makes of them what the processor has: one AVX-512 register, two
 of AVX, four of NEON or SSE.
 
-Offsets count entries of a flat, contiguous array. Nothing is checked against its length.
+Offsets count entries of a flat, contiguous array. Nothing is checked against its length. An array of uint16
+holds the upper halves of float32 (bfloat16): half the bytes to read, widened in the register, and rounded
+to the nearest, ties to even, where they are stored.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ LANES = ir.VectorType(ir.FloatType(), WIDTH)
 BITS = ir.VectorType(ir.IntType(1), WIDTH)
 POINTER = ir.FloatType().as_pointer()
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
+_HALVES, _WHOLES = ir.VectorType(ir.IntType(16), WIDTH), ir.VectorType(_I32, WIDTH)
 
 
 class Lanes(types.Type):
@@ -72,8 +75,23 @@ def expand(builder: Any, address: Any, lanes: Any) -> Any:
     return builder.call(load, [address, lanes, ir.Constant(LANES, None)])
 
 
-def _load(builder: Any, address: Any) -> Any:
-    return builder.load(builder.bitcast(address, LANES.as_pointer()), align=4)
+def _load(builder: Any, address: Any, array: Any) -> Any:
+    if array.dtype != types.uint16:
+        return builder.load(builder.bitcast(address, LANES.as_pointer()), align=4)
+    halves = builder.load(builder.bitcast(address, _HALVES.as_pointer()), align=2)
+    wide = builder.shl(builder.zext(halves, _WHOLES), ir.Constant(_WHOLES, [16] * WIDTH))
+    return builder.bitcast(wide, LANES)
+
+
+def _store(builder: Any, found: Any, address: Any, array: Any) -> None:
+    if array.dtype != types.uint16:
+        builder.store(found, builder.bitcast(address, LANES.as_pointer()), align=4)
+        return
+    bits, half = builder.bitcast(found, _WHOLES), ir.Constant(_WHOLES, [16] * WIDTH)
+    odd = builder.and_(builder.lshr(bits, half), ir.Constant(_WHOLES, [1] * WIDTH))
+    nearest = builder.add(builder.add(bits, ir.Constant(_WHOLES, [0x7FFF] * WIDTH)), odd)
+    halves = builder.trunc(builder.lshr(nearest, half), _HALVES)
+    builder.store(halves, builder.bitcast(address, _HALVES.as_pointer()), align=2)
 
 
 def _everywhere(builder: Any, value: Any) -> Any:
@@ -100,7 +118,8 @@ def load_lanes(typing: Any, x: Any, at: Any) -> Any:
     """x[at : at + 16]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _load(builder, pointer(context, builder, signature.args[0], *args))
+        address = pointer(context, builder, signature.args[0], *args)
+        return _load(builder, address, signature.args[0])
 
     return LANES_TYPE(x, types.int64), generate
 
@@ -111,7 +130,8 @@ def add_lanes(typing: Any, total: Any, factor: Any, x: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         total, factor, *place = args
-        found = _load(builder, pointer(context, builder, signature.args[2], *place))
+        address = pointer(context, builder, signature.args[2], *place)
+        found = _load(builder, address, signature.args[2])
         return _add_product(builder, total, factor, found)
 
     return LANES_TYPE(LANES_TYPE, types.float32, x, types.int64), generate
@@ -125,7 +145,7 @@ def store_lanes(typing: Any, total: Any, scale: Any, out: Any, at: Any) -> Any:
         total, scale, *place = args
         address = pointer(context, builder, signature.args[2], *place)
         scaled = builder.fmul(total, _everywhere(builder, scale))
-        builder.store(scaled, builder.bitcast(address, LANES.as_pointer()), align=4)
+        _store(builder, scaled, address, signature.args[2])
         return context.get_dummy_value()
 
     return types.void(LANES_TYPE, types.float32, out, types.int64), generate

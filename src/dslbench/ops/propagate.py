@@ -21,9 +21,10 @@ class Propagate(Op):
     method's. Only the table itself has zeros; after one hop everything is dense.
     """
 
-    def __init__(self, train: sparse.csr_matrix, layers: int) -> None:
+    def __init__(self, train: sparse.csr_matrix, layers: int, *, halves: bool = False) -> None:
+        """With `halves` hops for a batch read their neighbours' rows as bfloat16; all rows are never so."""
         super().__init__()
-        self.layers = layers
+        self.layers, self._halves = layers, halves
         self._train = train
         degrees = [np.bincount(train.indices, minlength=train.shape[1])]
         self._degrees = np.concatenate([np.diff(train.indptr), *degrees])
@@ -45,7 +46,7 @@ class Propagate(Op):
         if rows is None:
             result: Tensor = _All.apply(table, graph, self.layers)  # type: ignore[no-untyped-call]
             return result
-        propagated, ego = _Batch.apply(table, rows, graph, self.layers)  # type: ignore[no-untyped-call]
+        propagated, ego = _Batch.apply(table, rows, graph, self.layers, self._halves)  # type: ignore[no-untyped-call]
         return propagated, ego
 
     def macs(self, table: Tensor, rows: Tensor | None = None) -> Macs:
@@ -76,14 +77,16 @@ class _All(torch.autograd.Function):
 class _Batch(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, rows: Tensor, graph: Graph, layers: int
+        ctx: Any, table: Tensor, rows: Tensor, graph: Graph, layers: int, halves: bool
     ) -> tuple[Tensor, Tensor]:
-        ctx.graph, ctx.layers = graph, layers
+        ctx.graph, ctx.layers, ctx.halves = graph, layers, halves
         ctx.save_for_backward(rows)
         table = table.detach()
-        return graph.some_rows(table, rows, layers), table.index_select(0, rows)
+        found = graph.some_rows(table, rows, layers, halves=halves)
+        return found, table.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (rows,) = ctx.saved_tensors
-        return ctx.graph.from_rows(rows, *gradients, ctx.layers), None, None, None
+        found = ctx.graph.from_rows(rows, *gradients, ctx.layers, halves=ctx.halves)
+        return found, None, None, None, None
