@@ -1,8 +1,8 @@
-"""A step of LightGCN at a large batch: where its time goes, with hops in float32 and in bfloat16, and its floor.
+"""A step of LightGCN at a large batch: where its time goes with hops in float32 and bfloat16, and its floor.
 
-The two take turns, step by step, in one process, on the same batches. The floor is the time in which the bytes
-that the hops and Adam have to read and write, each once, move at the speed of a plain copy: rows that a core's
-cache holds are read faster than that, so hops may be below it.
+The two take turns, step by step, in one process, on the same batches. The floor is the time in which the
+bytes that the hops and Adam have to read and write, each once, move at the speed of a plain copy: rows that
+a core's cache holds are read faster than that, so hops may be below it.
 """
 
 from __future__ import annotations
