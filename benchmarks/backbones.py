@@ -26,7 +26,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError
 from dslbench.evaluation.evaluate import evaluate
 from dslbench.runs.assemble import make_lab
-from dslbench.runs.local import thread_settings
+from dslbench.runs.local import THREAD_SETTINGS
 from dslbench.spec import resolve
 
 HERE = Path(__file__).parent
@@ -75,9 +75,9 @@ def export(data: Interactions, folder: Path) -> None:
             file.writelines(f"{u}\t{i}\n" for u, i in zip(pairs.row, pairs.col, strict=True))
 
 
-def own_settings(backbone: str) -> dict[str, str]:
+def own_settings() -> dict[str, str]:
     """The environment of a process of ours, as runs have it."""
-    return their_settings() | thread_settings(backbone)
+    return their_settings() | THREAD_SETTINGS
 
 
 def their_settings() -> dict[str, str]:
@@ -158,7 +158,7 @@ def main() -> str:
             }
             own = [sys.executable, __file__, "--one", backbone, "--dataset", chosen.dataset]
             for _ in range(chosen.rounds):
-                out = subprocess.run(own, env=own_settings(backbone), stdout=subprocess.PIPE,
+                out = subprocess.run(own, env=own_settings(), stdout=subprocess.PIPE,
                                      text=True, check=True).stdout  # fmt: skip
                 other = theirs(python, folder, model, steps + WARM_UP, evaluations, peer_settings)
                 other["steps"] = other["steps"][WARM_UP:]

@@ -84,7 +84,7 @@ def main() -> str:
     for method in METHODS:
         own = [sys.executable, __file__, "--one", method, "--dataset", chosen.dataset]
         own += ["--epochs", str(chosen.epochs)]
-        out = subprocess.run(own, env=own_settings("lightgcn"), stdout=subprocess.PIPE, text=True,
+        out = subprocess.run(own, env=own_settings(), stdout=subprocess.PIPE, text=True,
                              check=True).stdout  # fmt: skip
         found[f"dslbench, {method}"] = json.loads(out.strip().splitlines()[-1])
         print(method, found[f"dslbench, {method}"], file=sys.stderr)

@@ -75,7 +75,9 @@ def main() -> str:
                     times[precision][part].append(1e3 * spent)
     entries, rows = 2 * data.train.nnz, data.n_users + data.n_items
     a_byte = 1e3 * seconds_a_byte()
-    lines = ["| hops | " + " | ".join(f"{part}, ms" for part in PARTS) + " | step, ms | floor, ms |"]
+    lines = [
+        "| hops | " + " | ".join(f"{part}, ms" for part in PARTS) + " | step, ms | floor, ms |"
+    ]
     lines.append("|---" * (len(PARTS) + 3) + "|")
     whole: dict[str, float] = {}
     for precision, found in times.items():

@@ -122,7 +122,7 @@ def main() -> str:
     if chosen.one:
         return json.dumps(measure(chosen.one[0], chosen.rounds + WARM_UP, chosen.one[1]))
     data, source = gowalla_or_alike()
-    environments = {OURS: own_settings("lightgcn"), COO: their_settings()}
+    environments = {OURS: own_settings(), COO: their_settings()}
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(chosen.blocks):

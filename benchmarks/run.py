@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dslbench.runs.local import thread_settings
+from dslbench.runs.local import THREAD_SETTINGS
 
 HERE = Path(__file__).parent
 
 
 def main() -> int:
-    environment = thread_settings("lightgcn") | os.environ  # as runs do
+    environment = THREAD_SETTINGS | os.environ  # as runs do
     failed = 0
     for path in sorted(HERE.glob("*.py")):
         if path.stem in ("run", "common", "kill_test"):

@@ -94,7 +94,7 @@ def main() -> str:
         )
         own = [sys.executable, __file__, "--one", str(folder / "pairs.tsv")]
         for _ in range(chosen.rounds):
-            out = subprocess.run(own, env=own_settings("lightgcn"), capture_output=True, text=True,
+            out = subprocess.run(own, env=own_settings(), capture_output=True, text=True,
                                  check=True).stdout  # fmt: skip
             for tool, values in zip(names, (json.loads(out), theirs(python, folder)), strict=True):
                 for key, value in values.items():

@@ -101,9 +101,6 @@ class Backbone(nn.Module, ABC):
     hyper_type: ClassVar[type[Hyper]]
     # Whether every batch has a gradient in every table entry; look-up models have it in few rows.
     dense_gradients: ClassVar[bool] = False
-    # Whether most of a step is spent in kernels of our own, and not in torch's operations: a torch thread
-    # that waits for work then has to sleep, where else it spins for the next operation.
-    kernel_bound: ClassVar[bool] = False
     # Whether scores are computed from training pairs too (a graph, a user's row), not from weights alone.
     scores_from_pairs: ClassVar[bool] = False
     # Whether users held out of training can be scored from what is folded in for them.

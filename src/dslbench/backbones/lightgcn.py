@@ -47,7 +47,6 @@ class LightGCN(Backbone):
     version = 2
     hyper_type = LightGCNHyper
     scores_from_pairs = True
-    kernel_bound = True
     dense_gradients = True  # propagation reaches every row
     pairwise_loss = True
     published_delta_t = 3000

@@ -44,7 +44,6 @@ class UltraGCN(Backbone):
     name = "ultragcn"
     label = "UltraGCN"
     hyper_type = UltraGCNHyper
-    kernel_bound = True
     sums_loss = True
 
     beta_users: Tensor

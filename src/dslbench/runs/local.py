@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from dslbench import home, registry
+from dslbench import home
 from dslbench.errors import DataError, DslbenchError, RunError, StoreError, UsageError
 from dslbench.ops.threads import thread_count
 from dslbench.runs import store
@@ -91,13 +91,9 @@ def _gpus(device: str, workers: int) -> list[str]:
     return [names[slot % count] if count > 1 else "" for slot in range(workers)]
 
 
-def thread_settings(backbone: str) -> dict[str, str]:
-    """Environment variables of a process that trains a backbone, where the user has not set them.
-
-    torch's threads wait for their next operation awake: to wake one up takes longer than a small operation.
-    But where kernels of our own do most of the work, they would keep the cores from these.
-    """
-    return {"OMP_WAIT_POLICY": "PASSIVE"} if registry.backbone(backbone).kernel_bound else {}
+# torch's threads sleep between operations. Left alone they wait for the next one awake, which is faster where
+# nothing else runs, and 50 times slower where something does: each waits for one that has no core.
+THREAD_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class Process:
@@ -126,7 +122,7 @@ class Process:
         Raises what the worker says, `RunError` where it dies, `CancelledError` after `cancel`.
         """
         log = Path(os.devnull) if run_id is None else store.log(run_id)
-        settings = thread_settings(job["spec"]["backbone"]) | os.environ | dict(environment or {})
+        settings = THREAD_SETTINGS | os.environ | dict(environment or {})
         last: Event = {}
         with home.storing("the run's log", log.parent, 1 << 16):
             log.parent.mkdir(parents=True, exist_ok=True)
