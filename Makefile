@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## The main job on embedded data: dense, rp and dsl at 50 %, and the table
-	DSLBENCH_HOME=$(DEMO_HOME) $(BIN)/dslbench compare --backbone lightgcn --dataset toy --sparsity 0.5 --scale paper \
+	DSLBENCH_HOME=$(DEMO_HOME) $(BIN)/dslbench compare --backbone lightgcn --dataset toy --sparsity 0.5 \
 		--method dense --method rp --method dsl
 
 test: $(READY)  ## The test suite
