@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dslbench import registry
 from dslbench.errors import RunError, StoreError
+from dslbench.runs import sharing
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import Executor, LocalExecutor, Process
 from dslbench.runs.progress import progress
@@ -25,7 +26,7 @@ def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1
     local = LocalExecutor(device, workers)
     known: dict[str, tuple[float, float]] = {}
     total = 0.0
-    for run in missing:
+    for run, trainings in zip(missing, sharing.left(missing), strict=True):
         alike = json.dumps([run.spec.dataset, run.spec.backbone, run.spec.hyper], sort_keys=True)
         if alike not in known:
             job = {"task": "probe", "spec": run.spec.model_dump(), "device": device}
@@ -39,7 +40,7 @@ def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1
             known[alike] = trial["epoch_seconds"], trial["eval_seconds"] / every
         train, evaluate = known[alike]
         train *= registry.method(run.spec.method).relative_time
-        total += (train + evaluate) * run.spec.epochs * run.trainings
+        total += (train + evaluate) * run.spec.epochs * trainings
     return total / min(workers, max(1, len(missing)))
 
 
@@ -52,6 +53,9 @@ def make_missing(
     """Make the runs; returns one line for each that failed. See `Schedule.run`."""
     if not missing:
         return []
+    for run in missing:
+        if run.fresh:
+            sharing.remove(run.shares)
     executor = open_executor()
     try:
         with Claims(warn) as claims, progress(console, len(missing)) as show:
