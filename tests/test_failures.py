@@ -64,7 +64,9 @@ class Scripted:
         self.stop = threading.Event()
         self.fails: RunError | None = None  # in place of the end of what is cancelled
 
-    def make(self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent, shared: Any = None) -> None:
+    def make(
+        self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent, shared: Any = None
+    ) -> None:
         with self.lock:
             self.order.append(run_id)
             self.at_once += 1

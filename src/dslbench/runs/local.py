@@ -67,7 +67,12 @@ class LocalExecutor:
         self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent, shared: Shared
     ) -> None:
         """See `Executor`."""
-        job = {"task": "run", "spec": spec.model_dump(), "device": self._device, "shared": dict(shared)}
+        job = {
+            "task": "run",
+            "spec": spec.model_dump(),
+            "device": self._device,
+            "shared": dict(shared),
+        }
         process = self._processes[slot] = Process()
         process.run(job, on_event, run_id=run_id, environment=self.environments[slot])
 

@@ -175,13 +175,15 @@ class SharingKeeper(Keeper):
         self._left = {training.phase: training for training in trainings}
         self._about = checkpoint.written_by(device) | {"cpu": str(measured.cpu_name())}
         self._say: Callable[[str], None] = kept.say
-        self._open: tuple[Training, dict[str, Any], Tree] | None = None
+        self._open: tuple[Training, str, Tree] | None = None
+        self._taken = False
 
     def enter(self, progress: Progress) -> None:
         """Take the phase over, else bring it to its newest checkpoint.
 
         Raises `MisfitError` for what doesn't fit: the run must start over.
         """
+        self._taken = False
         training = self._left.pop(progress.record.name, None)
         if training is None or not progress.hooks.plain():
             self._open = None
@@ -189,20 +191,22 @@ class SharingKeeper(Keeper):
             return
         start = _digest(progress.beginning())
         self._energy = measured.Energy()
-        self._open = training, {"start": start}, progress.streams.root.state()
+        self._open = training, start, progress.streams.root.state()
         self._kept.enter(progress)
         if not progress.finished:
-            self._take(progress, training, start)
+            self._take(progress, *self._open)
         self._whole = progress.loop.epoch == 0
 
     def offer(self, progress: Progress, *, ended: bool = False) -> None:
         """Keep the phase where it is due; its end for other runs, too."""
         self._kept.offer(progress, ended=ended)
-        if not ended or self._open is None or progress.record.run is not None:
+        if not ended or self._open is None or self._taken or progress.record.run is not None:
             return
-        training, about, streams = self._open
-        about |= {"run": self._run, "peaks": self._kept.peaks()}
-        about |= {"joules": self._energy.joules() if self._whole else None}
+        training, start, streams = self._open
+        about = {
+            "start": start, "run": self._run, "peaks": self._kept.peaks(), "resumed": self._kept.resumed,
+            "joules": self._energy.joules() if self._whole else None,
+        }  # fmt: skip
         try:
             packed = checkpoint.pack(progress.outcome(streams))
             checkpoint.write(file(training.key), self._about | about, packed)
@@ -211,7 +215,7 @@ class SharingKeeper(Keeper):
             reason = error.strerror or error
             self._say(f"{training.phase} cannot be kept for other runs: {reason}")
 
-    def _take(self, progress: Progress, training: Training, start: str) -> None:
+    def _take(self, progress: Progress, training: Training, start: str, streams: Tree) -> None:
         path, phase = file(training.key), training.phase
         if not path.exists():
             if training.key in self._expected:
@@ -219,7 +223,7 @@ class SharingKeeper(Keeper):
             return
         try:
             about, found = checkpoint.read(path, self._about)
-            alike = about["start"] == start and progress.draws_from_the_same(found)
+            alike = about["start"] == start and progress.draws_alike(found, streams)
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._say(f"shared training {path} is ignored, {phase} is trained again: {error}")
             with suppress(OSError):
@@ -227,21 +231,28 @@ class SharingKeeper(Keeper):
             return
         if not alike:
             self._open = None
-            if training.counts:  # what is pretrained on other pairs begins otherwise, and rightly so
+            if (
+                training.counts
+            ):  # what is pretrained on other pairs begins otherwise, and rightly so
                 self._say(f"{phase} begins otherwise than {path} did, and is trained by itself")
             return
         try:
-            progress.take_over(found, about["run"])
+            progress.take_over(found, None if about["run"] == self._run else about["run"])
         except Exception as error:
             with suppress(OSError):
                 path.unlink()
             text = str(error).partition("\n")[0]
             raise MisfitError(f"{path}: {type(error).__name__}: {text}") from error
+        self._taken = True
         progress.record.joules = about["joules"]
         self._kept.add_peaks(about["peaks"])
         with suppress(OSError):
             os.utime(path)
-        self._say(f"{phase}: taken over from run {about['run']}, which trained the same")
+        if about["run"] == self._run:
+            self._kept.resumed = max(self._kept.resumed, about["resumed"] + 1)
+            self._say(f"{phase}: trained before by this run, taken up at its end")
+        else:
+            self._say(f"{phase}: taken over from run {about['run']}, which trained the same")
 
 
 def _digest(tree: Tree) -> str:

@@ -87,8 +87,7 @@ _HOOKS = (
 def acts_as(hooks: Hooks, kind: type[Hooks]) -> bool:
     """Whether all that hooks do in a phase is what a class of them does, or nothing."""
     return all(
-        getattr(type(hooks), name) in (getattr(kind, name), getattr(Hooks, name))
-        for name in _HOOKS
+        getattr(type(hooks), name) in (getattr(kind, name), getattr(Hooks, name)) for name in _HOOKS
     )
 
 

@@ -79,7 +79,11 @@ class Progress:
         """
         model = self.loop.model
         parts = {name: _nature(part) for name, part in model.named_modules()}
-        return {"setting": self.setting, "parts": parts, "state": _without_full_masks(capture(model))}
+        return {
+            "setting": self.setting,
+            "parts": parts,
+            "state": _without_full_masks(capture(model)),
+        }
 
     def outcome(self, drawn_from: Tree) -> Tree:
         """What the phase ended with, for others that begin it in the same state.
@@ -101,20 +105,19 @@ class Progress:
             "streams": moved,
         }
 
-    def draws_from_the_same(self, found: Tree) -> bool:
-        """Whether the random streams that a phase of that outcome draws from stand where they stood."""
+    def draws_alike(self, found: Tree, drawn_from: Tree) -> bool:
+        """Whether random streams stood at the beginning where those of that outcome's phase did."""
         streams = self.streams.root
-        now = streams.state()
         return all(
-            start == (now.get(path) or streams.at_start(path))
+            start == (drawn_from.get(path) or streams.at_start(path))
             for path, (start, _) in found["streams"].items()
         )
 
-    def take_over(self, found: Tree, run: str) -> None:
-        """Become what another run ended this phase with; its whole bill is ours.
+    def take_over(self, found: Tree, run: str | None) -> None:
+        """Become what the same phase ended with before; its whole bill is ours.
 
         Args:
-            run: the id of that run.
+            run: the id of the run that trained it, None where it was this one.
         """
         loop, name = self.loop, self.record.name
         history = [row | {"phase": name} for row in found["record"]["history"]]
