@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -233,7 +233,7 @@ class SharingKeeper(Keeper):
             self._open = None
             if (
                 training.counts
-            ):  # what is pretrained on other pairs begins otherwise, and rightly so
+            ):  # else it was pretrained on other pairs, and rightly begins otherwise
                 self._say(f"{phase} begins otherwise than {path} did, and is trained by itself")
             return
         try:
