@@ -108,9 +108,14 @@ def kept_by_plan(missing: Sequence[Sharer]) -> set[str]:
     return usual | {key for key, number in wanted.items() if number > 1}
 
 
+def folder() -> Path:
+    """Where shared trainings are."""
+    return home.runs_dir() / ".shared"
+
+
 def file(key: str) -> Path:
-    """Where a shared training is."""
-    return home.runs_dir() / ".shared" / f"{key}.safetensors"
+    """Where one of them is."""
+    return folder() / f"{key}.safetensors"
 
 
 def is_stored(key: str) -> bool:
@@ -139,7 +144,7 @@ def limit() -> int:
 def sizes() -> list[tuple[float, int, Path]]:
     """When each file was last used, its bytes and its place; the longest unused first."""
     found = []
-    for path in file("").parent.glob("*.safetensors"):
+    for path in folder().glob("*.safetensors"):
         with suppress(OSError):  # another process has removed it
             about = path.stat()
             found.append((about.st_mtime, about.st_size, path))
