@@ -470,7 +470,7 @@ def test_a_read_only_store_is_one_line_and_can_be_read(
         assert errors == [
             f"error: runs cannot be written in {where / 'runs'}: Read-only file system"
         ]
-        assert "timing a few steps" not in err  # said before anything is trained
+        assert "estimating how long" not in err  # said before anything is trained
         plan = [*args, "--seeds", "2", "--dry-run"]
         for reading in (args, plan, ["report"], ["list", "runs"], ["doctor"]):
             code, out, err = dslbench(*reading)

@@ -269,7 +269,7 @@ def _trainings(missing: Sequence[stock.WantedRun]) -> str:
 
 def _expected(missing: Sequence[stock.WantedRun], where: Where) -> str:
     """How long runs will take, from a few steps of each kind."""
-    say("timing a few steps of each kind of run ...")
+    say("estimating how long that takes ...")
     workers = where.workers or 1 if where.executor == "local" else 1
     try:
         expected = making.estimate_seconds(missing, where.device, workers)
