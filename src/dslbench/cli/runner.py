@@ -240,8 +240,11 @@ def make(
     try:
         failed_ones = making.make_missing(missing, where.open, console(), warn)
     except KeyboardInterrupt:
+        made = _stored(planned)
+        if show and (shown := [store.read(run.id) for run in made if run.asked]):
+            print_table("terminal", "3", shown)
         say(
-            f"interrupted: {len(_stored(planned))} of {number(len(planned), 'run')} "
+            f"interrupted: {len(made)} of {number(len(planned), 'run')} "
             f"{'is' if len(planned) == 1 else 'are'} stored; "
             "the same command goes on from there"
         )
