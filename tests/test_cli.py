@@ -169,9 +169,10 @@ def test_interrupting_loses_nothing(own_home: Path, runs_in_this_process: None) 
     while not stored() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the whole group
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted: 1 of 2 runs are stored" in err
+    assert "Baseline" in out  # the table of what there is
     assert len(stored()) == 1
     before = stored()[0].stat().st_mtime_ns
     code, _, err = run(*command)

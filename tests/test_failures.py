@@ -64,7 +64,9 @@ class Scripted:
         self.stop = threading.Event()
         self.fails: RunError | None = None  # in place of the end of what is cancelled
 
-    def make(self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent) -> None:
+    def make(
+        self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent, shared: Any = None
+    ) -> None:
         with self.lock:
             self.order.append(run_id)
             self.at_once += 1
@@ -468,7 +470,7 @@ def test_a_read_only_store_is_one_line_and_can_be_read(
         assert errors == [
             f"error: runs cannot be written in {where / 'runs'}: Read-only file system"
         ]
-        assert "timing a few steps" not in err  # said before anything is trained
+        assert "estimating how long" not in err  # said before anything is trained
         plan = [*args, "--seeds", "2", "--dry-run"]
         for reading in (args, plan, ["report"], ["list", "runs"], ["doctor"]):
             code, out, err = dslbench(*reading)

@@ -138,13 +138,13 @@ def test_what_fails_on_a_node_fails_here_and_cancelling_frees_it(cluster: Any) -
     executor = ray_executor.RayExecutor("cpu", 1, cluster.address)
     try:
         with pytest.raises(RunError, match=r"stopped being numbers|the loss became"):
-            executor.make(failing.id, failing.spec, 0, lambda event: None)
+            executor.make(failing.id, failing.spec, 0, lambda event: None, {})
         begun = threading.Event()
         ended: list[BaseException] = []
 
         def run() -> None:
             try:
-                executor.make(long.id, long.spec, 0, lambda event: begun.set())
+                executor.make(long.id, long.spec, 0, lambda event: begun.set(), {})
             except BaseException as error:
                 ended.append(error)
 

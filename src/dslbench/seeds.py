@@ -32,6 +32,11 @@ class Streams:
         # Shared by a family, by full path.
         self._generators = {} if generators is None else generators
 
+    @property
+    def path(self) -> Path:
+        """The names that lead to them."""
+        return self._path
+
     def child(self, name: str) -> Streams:
         """Streams below a name: the same names there give other numbers."""
         return Streams(self.seed, (*self._path, name), self._generators)
@@ -58,6 +63,10 @@ class Streams:
     def root(self) -> Streams:
         """The streams of the whole run, of which these are a part."""
         return Streams(self.seed, (), self._generators)
+
+    def at_start(self, path: Path) -> Any:
+        """Where the stream of a full path stands before anything is drawn from it."""
+        return self._start(path).bit_generator.state
 
     def state(self) -> dict[Path, Any]:
         """Where the streams stand that were drawn from, here and below."""

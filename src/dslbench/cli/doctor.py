@@ -58,8 +58,15 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _checkpoints() -> Iterator[tuple[str, str]]:
-    from dslbench.runs import checkpoint
+    from dslbench.runs import checkpoint, sharing
 
+    if files := sharing.sizes():
+        yield (
+            "shared",
+            f"{sum(size for _, size, _ in files) / 2**20:.1f} MiB of "
+            f"{number(len(files), 'training')} that runs take over from one another, at most "
+            f"{sharing.limit() / 2**20:.0f} MiB (DSLBENCH_SHARED_MIB); {sharing.folder()} may be deleted",
+        )
     if found := checkpoint.sizes():
         runs = number(len(found), "unfinished run")
         yield (

@@ -31,10 +31,11 @@ from dslbench.runs import (
     local,
     making,
     plan,
+    sharing,
     stock,
     store,
 )
-from dslbench.runs.assemble import rounded, trained_on
+from dslbench.runs.assemble import choose_device, rounded, trained_on
 from dslbench.runs.schedule import LOOK_AGAIN
 from dslbench.spec import RunSpec
 from dslbench.tables.stored import check_precision
@@ -65,6 +66,16 @@ class Where:
             from dslbench.runs import ray_executor
 
             ray_executor.check_installed()
+
+    def shares_nothing(self) -> str | None:
+        """Why trainings are not shared between runs here; None where they are."""
+        if self.executor == "ray":
+            return "each node of a cluster has a store of its own"
+        if sharing.limit() == 0:
+            return "DSLBENCH_SHARED_MIB is 0"
+        if choose_device(self.device).type != "cpu":
+            return "on a GPU the same training does not come to the same bits"
+        return None
 
     def open(self) -> local.Executor:
         """The executor; raises `RunError` where a cluster cannot be reached."""
@@ -203,19 +214,23 @@ def make(
         claims.tidy_stored_runs()
     planned = stock.take_stock(specs, force, warn, _say_what_was_read)
     missing = [run for run in planned if not run.done]
+    if (why := where.shares_nothing()) is not None:
+        if sum(sharing.left(missing)) < sum(run.trainings for run in missing):
+            say(f"trainings are not shared between runs: {why}")
+        planned = [replace(run, shares=()) for run in planned]
+        missing = [run for run in planned if not run.done]
     for run in missing:
         if not run.asked:
             say(f"not stored, made first as the teacher of the others: {run.spec.title}")
     for run in missing:
         if (failed := failures.read_or_none(run.id)) is not None:
             say(f"failed last time, tried again: {run.spec.title} ({failed.reason})")
-    trainings = sum(run.trainings for run in missing)
     summary = f"{number(len(planned), 'run')}: {len(planned) - len(missing)} stored, {len(missing)} to make"
     if missing:
         checkpoint.share_of_time()  # a setting that makes no sense is found out before training
         if not dry_run:
             store.check_writable()
-        said = [number(trainings, "training"), *([_expected(missing, where)] if expect else [])]
+        said = [_trainings(missing), *([_expected(missing, where)] if expect else [])]
         summary += f" ({', '.join(said)})"
     say(summary)
     if dry_run:
@@ -225,8 +240,11 @@ def make(
     try:
         failed_ones = making.make_missing(missing, where.open, console(), warn)
     except KeyboardInterrupt:
+        made = _stored(planned)
+        if show and (shown := [store.read(run.id) for run in made if run.asked]):
+            print_table("terminal", "3", shown)
         say(
-            f"interrupted: {len(_stored(planned))} of {number(len(planned), 'run')} "
+            f"interrupted: {len(made)} of {number(len(planned), 'run')} "
             f"{'is' if len(planned) == 1 else 'are'} stored; "
             "the same command goes on from there"
         )
@@ -244,9 +262,17 @@ def make(
     return [store.read(run.id) for run in planned if run.asked]
 
 
+def _trainings(missing: Sequence[stock.WantedRun]) -> str:
+    """How many trainings runs take, and how many of theirs are those of other runs."""
+    to_make, total = sum(sharing.left(missing)), sum(run.trainings for run in missing)
+    if to_make == total:
+        return number(total, "training")
+    return f"{number(to_make, 'training')}: sharing saves {total - to_make} of {total}"
+
+
 def _expected(missing: Sequence[stock.WantedRun], where: Where) -> str:
     """How long runs will take, from a few steps of each kind."""
-    say("timing a few steps of each kind of run ...")
+    say("estimating how long that takes ...")
     workers = where.workers or 1 if where.executor == "local" else 1
     try:
         expected = making.estimate_seconds(missing, where.device, workers)

@@ -51,13 +51,16 @@ def peaks(device: torch.device) -> dict[str, int | None]:
     return {"peak_rss_bytes": peak_rss_bytes(), "peak_cuda_bytes": peak_cuda_bytes(device)}
 
 
-def state_bytes(model: Backbone, optimiser: torch.optim.Optimizer) -> int:
-    """Bytes of the tables (values, masks, indices) and of the optimiser's state of all parameters."""
+def state_bytes(model: Backbone, optimiser: torch.optim.Optimizer | None = None) -> int:
+    """Bytes of the tables (values, masks, indices) and of the optimiser's state of all parameters.
+
+    Without an optimiser those of the model alone.
+    """
     kept: list[torch.Tensor] = list(model.parameters())
     kept += [buffer for table in model.tables().values() for buffer in table.buffers()]
     kept += [
         x
-        for state in optimiser.state.values()
+        for state in (optimiser.state.values() if optimiser else ())
         for x in state.values()
         if isinstance(x, torch.Tensor)
     ]
@@ -144,7 +147,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": thread_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -152,7 +155,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as the system names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -26,7 +26,7 @@ from dslbench.tables import (
     select_largest,
 )
 from dslbench.tables.stored import Bitmap
-from dslbench.training.hooks import Loop
+from dslbench.training.hooks import Loop, acts_as
 from dslbench.training.lab import Lab
 
 Weights = dict[str, Tensor]
@@ -82,6 +82,12 @@ class MaskedMethod(Method):
         if form == "auto":
             form = "packed" if 16 <= spec.dim <= 256 else "full"
         return PackedTable if form == "packed" else DenseMaskedTable
+
+    @staticmethod
+    def after_pruning(options: Any, before: str, how: str, sparsity: float) -> str:
+        """Name in `lineage` of a training that follows on another by pruning, then by `how`."""
+        kind = f"{options.mask_scope} {options.ranking} {options.table_form}"
+        return f"{before} > {sparsity!r} of {kind}, {how}"
 
     @property
     def masked(self) -> list[MaskedTable]:
@@ -161,6 +167,9 @@ class MaskedMethod(Method):
         for table in self.masked:
             table.mask_gradient()
         return True
+
+    def plain(self) -> bool:
+        return acts_as(self, MaskedMethod)  # the masks are part of the model's state
 
     def masks(self) -> list[Tensor]:
         """A copy of every mask."""

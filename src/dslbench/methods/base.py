@@ -101,6 +101,16 @@ class Method(Hooks, ABC):
         return ["train"]
 
     @classmethod
+    def lineage(cls, options: Any, sparsity: float) -> list[str | None]:
+        """For each of `phases`, what it is the training of, within one setting of a backbone.
+
+        Phases of one name begin in one state and are trained by plain hooks, whatever the method, so that
+        they come to the same bits and one training will do; "dense" is the dense run's. None: a training
+        that no other run has.
+        """
+        return [None] * len(cls.phases(options, sparsity))
+
+    @classmethod
     def check(cls, options: Any, hyper: Hyper, epochs: int, sparsity: float) -> None:
         """Raise `UsageError` for options that could not take effect, or not go together with the model.
 

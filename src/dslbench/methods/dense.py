@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dslbench.backbones.base import Backbone
 from dslbench.methods.base import Method
 from dslbench.training.lab import Lab
@@ -14,6 +16,10 @@ class Dense(Method):
     label = "Baseline"
     family = ""
     uses_sparsity = False
+
+    @classmethod
+    def lineage(cls, options: Any, sparsity: float) -> list[str | None]:
+        return ["dense"]
 
     def run(self, lab: Lab) -> Backbone:
         model = lab.build()

@@ -11,7 +11,7 @@ from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UsageError
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
-from dslbench.training.hooks import Loop
+from dslbench.training.hooks import Loop, acts_as
 from dslbench.training.lab import Lab
 
 
@@ -64,6 +64,19 @@ class IterativePruning(MaskedMethod):
     def phases(cls, options: Any, sparsity: float) -> list[str]:
         return [f"round {r}" for r in range(options.round_count(sparsity) + 1)]
 
+    @classmethod
+    def lineage(cls, options: Any, sparsity: float) -> list[str | None]:
+        names = ["dense"]
+        for r in range(1, options.round_count(sparsity) + 1):
+            how, reached = cls.begins_with(options, r), options.sparsity_after(r, sparsity)
+            names.append(cls.after_pruning(options, names[-1], how, reached))
+        return [*names]
+
+    @classmethod
+    def begins_with(cls, options: Any, number: int) -> str:
+        """Which weights round `number` starts from, in a word."""
+        raise NotImplementedError
+
     def run(self, lab: Lab) -> Backbone:
         self.start(lab)
         self.initial = copy_weights(self.model)
@@ -102,8 +115,21 @@ class LotteryTickets(IterativePruning):
                 f"an epoch below {epochs}, or --epochs {options.rewind_epoch + 1} or more",
             )
 
+    @classmethod
+    def lineage(cls, options: Any, sparsity: float) -> list[str | None]:
+        if options.rewind_epoch:  # the first round notes its weights on the way
+            return [None] * len(cls.phases(options, sparsity))
+        return super().lineage(options, sparsity)
+
+    @classmethod
+    def begins_with(cls, options: Any, number: int) -> str:
+        return "rewind"
+
     def start_again(self, lab: Lab, number: int) -> None:
         restore_weights(self.model, self.initial)
+
+    def plain(self) -> bool:
+        return not self.options.rewind_epoch and acts_as(self, LotteryTickets)
 
     def after_step(self, loop: Loop) -> None:
         at = self.options.rewind_epoch * loop.total // loop.epochs

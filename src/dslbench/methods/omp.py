@@ -44,6 +44,15 @@ class OneShotPruning(MaskedMethod):
     def phases(cls, options: Any, sparsity: float) -> list[str]:
         return ["dense"] if options.init == "none" or sparsity == 0 else ["dense", "retrain"]
 
+    @classmethod
+    def lineage(cls, options: Any, sparsity: float) -> list[str | None]:
+        if sparsity == 0 or options.init == "none":
+            return ["dense"]
+        if options.init == "finetune":
+            return ["dense", None]
+        how = f"{options.min_per_row} protected, rewind" if options.min_per_row else "rewind"
+        return ["dense", cls.after_pruning(options, "dense", how, sparsity)]
+
     def run(self, lab: Lab) -> Backbone:
         model = self.start(lab)
         initial = copy_weights(model)

@@ -70,6 +70,10 @@ class SoftThresholds(MaskedMethod):
     def phases(cls, options: Any, sparsity: float) -> list[str]:
         return ["search", "retrain"] if sparsity else ["retrain"]
 
+    @classmethod
+    def lineage(cls, options: Any, sparsity: float) -> list[str | None]:
+        return [None, None] if sparsity else ["dense"]
+
     def run(self, lab: Lab) -> Backbone:
         self.start(lab)
         if self.sparsity:

@@ -35,6 +35,10 @@ class RandomPruning(MaskedMethod):
     options_type: ClassVar[type[Options]] = RandomPruningOptions
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "trained": {"when": "trained"}}
 
+    @classmethod
+    def lineage(cls, options: Any, sparsity: float) -> list[str | None]:
+        return ["dense"] if options.when == "trained" else [None]
+
     def run(self, lab: Lab) -> Backbone:
         model = self.start(lab)
         if self.options.when == "trained":

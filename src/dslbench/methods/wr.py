@@ -34,6 +34,10 @@ class WithoutRewinding(IterativePruning):
     options_type: ClassVar[type[Options]] = WithoutRewindingOptions
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "reinit": {"init": "reinit"}}
 
+    @classmethod
+    def begins_with(cls, options: Any, number: int) -> str:
+        return f"new weights {number}" if options.init == "reinit" else "go on"
+
     def start_again(self, lab: Lab, number: int) -> None:
         if self.options.init == "reinit":
             fresh: Backbone = lab.build(self.make_table, reinit=f"round {number}")

@@ -70,10 +70,7 @@ class Checkpoints(Keeper):
         self.folder = folder(run_id)
         self.say, self.share, self.device = say, share, device
         self.resumed = 0
-        self._about = {
-            "format": _FORMAT, "run": run_id, "dslbench": dslbench.__version__,
-            "torch": torch.__version__, "numpy": np.__version__, "device": device.type,
-        }  # fmt: skip
+        self._about = {"run": run_id, **written_by(device)}
         self._peaks: dict[str, int | None] = {}
         self._phase, self._announced = 0, False
         self._ends: dict[str, Packed] = {}  # of phases too short to have been worth a write
@@ -129,9 +126,13 @@ class Checkpoints(Keeper):
         self._written = time.monotonic()
         self._cost = self._written - began
 
+    def add_peaks(self, found: dict[str, int | None]) -> None:
+        """Another process had a part in the run, with these peaks."""
+        self._peaks = largest(self._peaks, found)
+
     def peaks(self) -> dict[str, int | None]:
         """Peak memory of the run over all its processes, bytes."""
-        return _largest(measured.peaks(self.device), self._peaks)
+        return largest(measured.peaks(self.device), self._peaks)
 
     def remove(self) -> None:
         """Delete all checkpoints of the run."""
@@ -142,14 +143,8 @@ class Checkpoints(Keeper):
         return sorted(self.folder.glob("[0-9]*.safetensors"))
 
     def _write(self, name: str, packed: Packed) -> None:
-        text, arrays = packed
         about = self._about | {"resumed": self.resumed, "peaks": self.peaks()}
-        with home.atomic_file(self.folder / f"{name}.safetensors") as file:
-            digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-            for part in _content(json.dumps(about), text, arrays):
-                digest.update(part)
-                file.write(part)
-            file.write(digest.digest())
+        write(self.folder / f"{name}.safetensors", about, packed)
         for path in self._files()[:-2]:
             if not path.stem.endswith("end"):
                 path.unlink(missing_ok=True)
@@ -169,9 +164,28 @@ class Checkpoints(Keeper):
                     path.unlink()
                 continue
             self.resumed = max(self.resumed, about["resumed"] + 1)
-            self._peaks = _largest(self._peaks, about["peaks"])
+            self.add_peaks(about["peaks"])
             return tree
         return None
+
+
+def written_by(device: torch.device) -> dict[str, str]:
+    """What must be the same for a state to be gone on from."""
+    return {
+        "format": _FORMAT, "dslbench": dslbench.__version__, "torch": torch.__version__,
+        "numpy": np.__version__, "device": device.type,
+    }  # fmt: skip
+
+
+def write(path: Path, about: dict[str, Any], packed: Packed) -> None:
+    """Write who writes, and a tree, to a file."""
+    text, arrays = packed
+    with home.atomic_file(path) as file:
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        for part in _content(json.dumps(about), text, arrays):
+            digest.update(part)
+            file.write(part)
+        file.write(digest.digest())
 
 
 def folder(run_id: str) -> Path:
@@ -274,7 +288,7 @@ def read(path: Path, expected: dict[str, str]) -> tuple[dict[str, Any], Tree]:
         raise ValueError("not a checkpoint") from error
 
 
-def _largest(a: dict[str, int | None], b: dict[str, int | None]) -> dict[str, int | None]:
+def largest(a: dict[str, int | None], b: dict[str, int | None]) -> dict[str, int | None]:
     """The larger number of each name, None where there is none."""
     names = {name: (a.get(name), b.get(name)) for name in a | b}
     return {

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from dslbench import home, paths
 from dslbench.errors import RunError
-from dslbench.runs import checkpoint, failures, store
+from dslbench.runs import checkpoint, failures, sharing, store
 
 BEAT = 10.0  # seconds between two heartbeats
 # Seconds without one after which a holder is given up; longer than a network file system may show
@@ -176,7 +176,7 @@ def tidy_stored_runs() -> None:
     beside -= {path.stem for path in failures.folder().glob("*.json")}
     for run_id in beside:
         path = folder() / run_id
-        if not (runs / run_id / "run.json").is_file():
+        if not (runs / run_id / "run.json").is_file() and not sharing.is_stored(run_id):
             continue
         content = _content(path)
         if content is not None and not _is_dead(content):

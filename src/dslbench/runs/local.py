@@ -21,6 +21,7 @@ from dslbench.spec import RunSpec
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
+Shared = Mapping[str, bool]
 
 
 class CancelledError(Exception):
@@ -32,8 +33,14 @@ class Executor(Protocol):
 
     slots: int
 
-    def make(self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent) -> None:
-        """Make a run and have it in the store; raises a `DslbenchError`, or `CancelledError`."""
+    def make(
+        self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent, shared: Shared
+    ) -> None:
+        """Make a run and have it in the store; raises a `DslbenchError`, or `CancelledError`.
+
+        Args:
+            shared: keys of trainings to be taken over, or kept for other runs, and whether they are there.
+        """
 
     def cancel(self, slot: int) -> None:
         """Stop what runs in a slot; its `make` raises `CancelledError`."""
@@ -56,9 +63,16 @@ class LocalExecutor:
             for gpu in _gpus(device, workers)
         ]
 
-    def make(self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent) -> None:
+    def make(
+        self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent, shared: Shared
+    ) -> None:
         """See `Executor`."""
-        job = {"task": "run", "spec": spec.model_dump(), "device": self._device}
+        job = {
+            "task": "run",
+            "spec": spec.model_dump(),
+            "device": self._device,
+            "shared": dict(shared),
+        }
         process = self._processes[slot] = Process()
         process.run(job, on_event, run_id=run_id, environment=self.environments[slot])
 

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from dslbench import registry
-from dslbench.errors import RunError, StoreError
+from dslbench.runs import sharing
 from dslbench.runs.claims import Claims
-from dslbench.runs.local import Executor, LocalExecutor, Process
+from dslbench.runs.durations import estimate_seconds
+from dslbench.runs.local import Executor
 from dslbench.runs.progress import progress
 from dslbench.runs.schedule import Schedule
 from dslbench.runs.stock import WantedRun
 
-
-def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1) -> float | None:
-    """Expected duration of the missing runs on this machine, from a short trial of each kind of run.
-
-    With several workers the trial has one worker's share of the cores. None where a trial fails: the
-    run will fail, too, and be noted with its reason, while others go on.
-    """
-    local = LocalExecutor(device, workers)
-    known: dict[str, tuple[float, float]] = {}
-    total = 0.0
-    for run in missing:
-        alike = json.dumps([run.spec.dataset, run.spec.backbone, run.spec.hyper], sort_keys=True)
-        if alike not in known:
-            job = {"task": "probe", "spec": run.spec.model_dump(), "device": device}
-            try:
-                trial = Process().run(job, environment=local.environments[0])
-            except StoreError:
-                raise
-            except RunError:
-                return None
-            every = run.spec.hyper["eval_every"] or max(1, round(run.spec.epochs / 20))
-            known[alike] = trial["epoch_seconds"], trial["eval_seconds"] / every
-        train, evaluate = known[alike]
-        train *= registry.method(run.spec.method).relative_time
-        total += (train + evaluate) * run.spec.epochs * run.trainings
-    return total / min(workers, max(1, len(missing)))
+__all__ = ["estimate_seconds", "make_missing"]
 
 
 def make_missing(
@@ -52,6 +26,9 @@ def make_missing(
     """Make the runs; returns one line for each that failed. See `Schedule.run`."""
     if not missing:
         return []
+    for run in missing:
+        if run.fresh:
+            sharing.remove(run.shares)
     executor = open_executor()
     try:
         with Claims(warn) as claims, progress(console, len(missing)) as show:

@@ -23,7 +23,7 @@ from dslbench.data import library as data_store
 from dslbench.data import loading
 from dslbench.errors import DslbenchError, RunError, UsageError
 from dslbench.runs import store
-from dslbench.runs.local import CancelledError, Event, OnEvent, Process, error_of
+from dslbench.runs.local import CancelledError, Event, OnEvent, Process, Shared, error_of
 from dslbench.spec import RunSpec
 
 RETRIES = 3  # times that a run is begun anew after its node was lost
@@ -90,8 +90,10 @@ class RayExecutor:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def make(self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent) -> None:
-        """See `Executor`."""
+    def make(
+        self, run_id: str, spec: RunSpec, slot: int, on_event: OnEvent, shared: Shared
+    ) -> None:
+        """See `Executor`; nothing is shared, as each node has a store of its own."""
         import ray
 
         job = {"task": "run", "spec": spec.model_dump(), "device": self._device}

@@ -201,7 +201,9 @@ class MeasuredPhase(Part):
     eval_seconds: Amount = Field(description="seconds of choosing the epoch")
     selected_epoch: Count | None = Field(default=None, description="epoch that was kept")
     shared_run: StrictStr | None = Field(
-        default=None, description="id of the run (a teacher's) whose bill this is"
+        default=None,
+        description="id of the run that trained it and whose bill this is: a teacher's, or one with the "
+        "same training",
     )
 
 

@@ -7,10 +7,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dslbench.errors import DslbenchError, RunError, StoreError
-from dslbench.runs import checkpoint, failures, store
+from dslbench.runs import checkpoint, failures, sharing, store
 from dslbench.runs.claims import Claim, Claims
 from dslbench.runs.local import CancelledError, Event, Executor
 from dslbench.runs.progress import Quiet
@@ -25,12 +25,14 @@ class _Active:
     run: WantedRun
     claim: Claim
     thread: threading.Thread
+    trainings: dict[str, Claim] = field(default_factory=dict)  # that it makes for others, too
 
 
 class Schedule:
     """Takes runs in their order, leaves those that others hold for later, and waits for them at the end.
 
-    A student is not begun before its teacher's run is settled.
+    A student is not begun before its teacher's run is settled, and no run while another makes a training
+    that both have, here or in another process.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Schedule:
         warn: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._pending = list(missing)
+        self._kept = sharing.kept_by_plan(missing)
         self._executor, self._claims, self._show, self._warn = executor, claims, show, warn
         self._active: dict[int, _Active] = {}
         self._events: queue.Queue[tuple[int, Event | BaseException | None]] = queue.Queue()
@@ -101,21 +104,42 @@ class Schedule:
             error = RunError(failure.reason, failure.hint) if failure else None
             self._settle(run, None, error, elsewhere=True)
             return
+        shared = {
+            training.key: sharing.is_stored(training.key)
+            for training in run.shares
+            if training.key in self._kept or sharing.is_stored(training.key)
+        }
+        trainings = self._claim_all([key for key, is_there in shared.items() if not is_there])
+        if trainings is None:
+            claim.release()
+            self._look_at[run.id] = time.monotonic() + LOOK_AGAIN
+            return
         store.remove_remains(run.id)
         if run.fresh:
             checkpoint.remove(run.id)
         self._pending.remove(run)
         slot = next(n for n in range(self._executor.slots) if n not in self._active)
-        thread = threading.Thread(target=self._make, args=(run, slot), daemon=True)
-        self._active[slot] = _Active(run, claim, thread)
+        thread = threading.Thread(target=self._make, args=(run, slot, shared), daemon=True)
+        self._active[slot] = _Active(run, claim, thread, trainings)
         self._show.begin(slot, run.spec)
         thread.start()
 
-    def _make(self, run: WantedRun, slot: int) -> None:
+    def _claim_all(self, keys: Sequence[str]) -> dict[str, Claim] | None:
+        """Claims of trainings; None, and no claim, where one is being made elsewhere or by another run."""
+        found: dict[str, Claim] = {}
+        for key in keys:
+            if (claim := self._claims.take(key)) is None:
+                for own in found.values():
+                    own.release()
+                return None
+            found[key] = claim
+        return found
+
+    def _make(self, run: WantedRun, slot: int, shared: dict[str, bool]) -> None:
         """In a thread of its own."""
         try:
             self._executor.make(
-                run.id, run.spec, slot, lambda event: self._events.put((slot, event))
+                run.id, run.spec, slot, lambda event: self._events.put((slot, event)), shared
             )
         except BaseException as error:
             self._events.put((slot, error))
@@ -132,6 +156,8 @@ class Schedule:
         for slot, active in self._active.items():
             if active.claim.lost:
                 self._executor.cancel(slot)
+            for key in [key for key in active.trainings if sharing.is_stored(key)]:
+                active.trainings.pop(key).release()
 
     def _end(self, slot: int, error: BaseException | None) -> None:
         active = self._active.pop(slot)
@@ -150,6 +176,9 @@ class Schedule:
                 raise error
         finally:
             claim.release()
+            for training in active.trainings.values():
+                training.release()
+            self._look_at.clear()  # what waited for a training of this run need not wait longer
 
     def _settle(
         self,

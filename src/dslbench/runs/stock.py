@@ -10,7 +10,7 @@ from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError
-from dslbench.runs import failures, store
+from dslbench.runs import failures, sharing, store
 from dslbench.spec import RunSpec
 
 
@@ -20,7 +20,8 @@ class WantedRun:
 
     `asked` is false for a run that is made only because others learn from it; it comes before
     them. `teacher` is the id of the run that it learns from. A `fresh` run is made from its start,
-    whatever checkpoints there are. `stamp` and `failed_at` say what was stored of it when it was
+    whatever checkpoints there are. `shares` are those of its trainings that other runs may have, too.
+    `stamp` and `failed_at` say what was stored of it when it was
     planned: what has changed since was made, or tried, by another process.
     """
 
@@ -32,6 +33,7 @@ class WantedRun:
     fresh: bool = False
     stamp: tuple[int, ...] | None = None
     failed_at: str | None = None
+    shares: tuple[sharing.Training, ...] = ()
 
     @property
     def trainings(self) -> int:
@@ -94,6 +96,9 @@ def take_stock(
             planned.setdefault(run_id, WantedRun(spec, run_id, done, teacher=teacher, fresh=force))
         planned.setdefault(run_id, WantedRun(spec, run_id, done, fresh=force))
     return [
-        replace(run, stamp=stamp(run.id), failed_at=failures.time_of(run.id))
+        replace(
+            run, stamp=stamp(run.id), failed_at=failures.time_of(run.id),
+            shares=sharing.trainings_of(run.spec, identity(run.spec.as_dense)),
+        )
         for run in planned.values()
-    ]
+    ]  # fmt: skip

@@ -54,6 +54,14 @@ class Hooks:
     def selected(self, loop: Loop) -> None:
         """The model as it is now is the best so far, and will be stored if none is better."""
 
+    def plain(self) -> bool:
+        """Whether what they do in the coming phase follows from the state of model and streams alone.
+
+        Then the phase may be taken over from another run that began it in the same state. By default
+        where a subclass overrides none of them.
+        """
+        return acts_as(self, Hooks)
+
     def remembered(self, loop: Loop) -> dict[str, Tree]:
         """What a checkpoint keeps of the hooks at the end of an epoch.
 
@@ -69,6 +77,19 @@ class Hooks:
         """Put back what `remembered` gave; `begin` has been called."""
         for name, tree in found.items():
             setattr(self, name, restored(getattr(self, name, None), tree))
+
+
+_HOOKS = (
+    "begin", "before_step", "loss", "extra_loss", "modules", "dense_gradient", "after_backward",
+    "after_step", "selected", "remembered", "recall",
+)  # fmt: skip
+
+
+def acts_as(hooks: Hooks, kind: type[Hooks]) -> bool:
+    """Whether all that hooks do in a phase is what a class of them does, or nothing."""
+    return all(
+        getattr(type(hooks), name) in (getattr(kind, name), getattr(Hooks, name)) for name in _HOOKS
+    )
 
 
 @dataclass

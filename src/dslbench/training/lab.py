@@ -189,6 +189,11 @@ class Lab:
         hooks.begin(loop)
         model.train()
         progress = Progress(loop, hooks, record, self.streams)
+        progress.setting = {
+            "data": self.data.digests, "protocol": self.data.protocol, "seed": self.seed,
+            "streams": self.streams.path, "hyper": self.hyper.model_dump(mode="json"),
+            "epochs": self.epochs, "select": select, "lr_factor": lr_factor,
+        }  # fmt: skip
         self.keeper.enter(progress)
         if record.history:
             self._report(record)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from dslbench.cost import measured
 from dslbench.seeds import Streams
+from dslbench.tables import DenseMaskedTable, DenseTable, MaskedTable, PackedTable
 from dslbench.training.hooks import Hooks, Loop, Phase
 from dslbench.training.state import Tree, capture, changed, digests, restored
 
@@ -19,6 +24,7 @@ class Progress:
     def __init__(self, loop: Loop, hooks: Hooks, record: Phase, streams: Streams) -> None:
         self.loop, self.hooks, self.record, self.streams = loop, hooks, record, streams
         self.best: dict[str, Tensor] | None = None  # the model at its selected epoch
+        self.setting: dict[str, Tree] = {}  # what decides the phase, but for state and hooks
         self._at_start: Tree = None
 
     @property
@@ -64,6 +70,91 @@ class Progress:
         if "optimiser" in found:
             restored(self.loop.optimiser, found["optimiser"])
             self.best = found["best"]
+
+    def beginning(self) -> Tree:
+        """All that decides a phase of plain hooks, besides the random streams it draws from.
+
+        To be asked for before the first step. A mask that leaves all entries live is left out: such a
+        table is trained as a dense one.
+        """
+        model = self.loop.model
+        parts = {name: _nature(part) for name, part in model.named_modules()}
+        return {
+            "setting": self.setting,
+            "parts": parts,
+            "state": _without_full_masks(capture(model)),
+        }
+
+    def outcome(self, drawn_from: Tree) -> Tree:
+        """What the phase ended with, for others that begin it in the same state.
+
+        Args:
+            drawn_from: where the random streams stood at its beginning.
+        """
+        model, record, streams = self.loop.model, self.record, self.streams.root
+        moved = {
+            path: (start, end)
+            for path, end in streams.state().items()
+            if (start := drawn_from.get(path) or streams.at_start(path)) != end
+        }
+        optimiser = (record.state_bytes or 0) - measured.state_bytes(model)
+        return {
+            "loop": {"t": self.loop.t, "epoch": self.loop.epoch, "stop": self.loop.stop},
+            "record": record.state() | {"state_bytes": optimiser},
+            "model": _without_full_masks(capture(model)),
+            "streams": moved,
+        }
+
+    def draws_alike(self, found: Tree, drawn_from: Tree) -> bool:
+        """Whether random streams stood at the beginning where those of that outcome's phase did."""
+        streams = self.streams.root
+        return all(
+            start == (drawn_from.get(path) or streams.at_start(path))
+            for path, (start, _) in found["streams"].items()
+        )
+
+    def take_over(self, found: Tree, run: str | None) -> None:
+        """Become what the same phase ended with before; its whole bill is ours.
+
+        Args:
+            run: the id of the run that trained it, None where it was this one.
+        """
+        loop, name = self.loop, self.record.name
+        history = [row | {"phase": name} for row in found["record"]["history"]]
+        vars(loop).update(found["loop"])
+        own = capture(loop.model)
+        weights = own["weights"] | found["model"]["weights"]
+        restored(loop.model, found["model"] | {"weights": weights})
+        self.streams.root.restore({path: end for path, (_, end) in found["streams"].items()})
+        self.best = None
+        held = measured.state_bytes(loop.model) + found["record"]["state_bytes"]
+        self.record.restore(
+            found["record"] | {"name": name, "history": history, "state_bytes": held, "run": run}
+        )
+
+
+def _nature(part: torch.nn.Module) -> tuple[str, Tree]:
+    """What a module is besides its state: its class, and the numbers and words it was made with."""
+    kind = type(part)
+    if kind is DenseTable or (isinstance(part, DenseMaskedTable | PackedTable) and _is_full(part)):
+        return "table", part.spec.name
+    words = {
+        name: value
+        for name, value in vars(part).items()
+        if isinstance(value, bool | int | float | str) and name != "training"
+    }
+    return f"{kind.__module__}.{kind.__qualname__}", words
+
+
+def _is_full(table: MaskedTable) -> bool:
+    return table.live() == table.spec.n_rows * table.spec.dim
+
+
+def _without_full_masks(tree: dict[str, Any]) -> dict[str, Any]:
+    kept = {
+        name: x for name, x in tree["weights"].items() if x.dtype != torch.bool or not bool(x.all())
+    }
+    return tree | {"weights": kept}
 
 
 class Keeper:

@@ -51,7 +51,7 @@ def perform(job: dict[str, Any], emit: Emit) -> str | None:
     if job["task"] == "judge":
         judge_again(job["id"], job["precisions"], device)
         return str(job["id"])
-    return str(make_run(spec, device, emit)["id"])
+    return str(make_run(spec, device, emit, job.get("shared", {}))["id"])
 
 
 def main() -> int:

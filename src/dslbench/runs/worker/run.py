@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,15 +23,20 @@ from dslbench.tables.stored import BITS, sizes_by_form
 from dslbench.training.hooks import Phase
 
 
-def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
+def make_run(
+    spec: RunSpec, device: torch.device, emit: Any, shared: Mapping[str, bool] | None = None
+) -> dict[str, Any]:
     """Make one run, judge the model as it is stored, and return its record.
 
     A run that was broken off goes on from its last checkpoint.
+
+    Args:
+        shared: keys of the trainings to be taken over, or kept for other runs, and whether they were there.
     """
     started, energy = datetime.now(UTC), measured.Energy()
     counted.engine()
     data = datasets.load(spec.dataset, protocol=spec.protocol)
-    (model, method, lab), kept = train_on(spec, data, device, emit)
+    (model, method, lab), kept = train_on(spec, data, device, emit, shared or {})
     packed = pack(model, method, lab, spec.model_dump(mode="json"), data.digests)
     diagnostics = method.diagnostics()
     del model, method  # so that the peak of memory is that of training, not of two models
