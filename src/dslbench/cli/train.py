@@ -13,9 +13,15 @@ from dslbench.output import check_writable, deliver, write
 
 
 def train(
-    backbone: options.Backbone,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="Recommendation model; a reference has none."),
+    ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="Method; see `dslbench list methods`.")
+        str,
+        typer.Option(
+            "--method", help="Method or reference; see `dslbench list methods` and `list references`."
+        ),
     ] = "dense",
     dataset: options.Dataset = None,
     sparsity: Annotated[
@@ -58,17 +64,25 @@ def train(
     from dslbench.tables.stored import check_precision
 
     check_length(epochs, scale)
+    reference = registry.is_reference(method)
+    if backbone is None and not reference:
+        raise UsageError(f"{method} needs a --backbone", "dslbench list backbones")
+    if reference:
+        unused = {"--backbone": backbone, "--epochs": epochs, "--scale": scale, "--export": export}
+        for option in (name for name, given in unused.items() if given is not None):
+            raise UsageError(
+                f"{option} means nothing to {method}, a reference", f"leave {option} out"
+            )
     spec = resolve(
-        dataset=dataset_or_default(dataset), backbone=backbone, method=method,
+        dataset=dataset_or_default(dataset), backbone=backbone or registry.NO_BACKBONE, method=method,
         sparsity=0.5 if sparsity is None else sparsity, seed=seed, epochs=epochs,
         scale=scale or "quick", protocol=protocol, settings=set_ or (),
     )  # fmt: skip
     check_used(set_ or (), [method])
     check_precision(precision)
-    kind = registry.method(method)
-    if sparsity and not kind.uses_sparsity and method != "dense":
+    if sparsity and method != "dense" and (reference or not registry.method(method).uses_sparsity):
         raise UsageError(f"a sparsity means nothing to {method}", "leave --sparsity out")
-    if precision != "fp32" and not kind.has_precisions:
+    if precision != "fp32" and not reference and not registry.method(method).has_precisions:
         raise UsageError(
             f"what {method} stores has no precisions", f"dslbench list settings {method}"
         )

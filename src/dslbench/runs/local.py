@@ -97,6 +97,8 @@ def thread_settings(backbone: str) -> dict[str, str]:
     torch's threads wait for their next operation awake: to wake one up takes longer than a small operation.
     But where kernels of our own do most of the work, they would keep the cores from these.
     """
+    if backbone == registry.NO_BACKBONE:
+        return {}
     return {"OMP_WAIT_POLICY": "PASSIVE"} if registry.backbone(backbone).kernel_bound else {}
 
 

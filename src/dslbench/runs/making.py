@@ -20,8 +20,10 @@ def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1
     """Expected duration of the missing runs on this machine, from a short trial of each kind of run.
 
     With several workers the trial has one worker's share of the cores. None where a trial fails: the
-    run will fail, too, and be noted with its reason, while others go on.
+    run will fail, too, and be noted with its reason, while others go on. References are not counted: how
+    long these take nobody knows beforehand.
     """
+    missing = [run for run in missing if not run.spec.is_reference]
     local = LocalExecutor(device, workers)
     known: dict[str, tuple[float, float]] = {}
     total = 0.0

@@ -35,7 +35,9 @@ class WantedRun:
 
     @property
     def trainings(self) -> int:
-        """Trainings of the full number of epochs that the run consists of."""
+        """Trainings of the full number of epochs that the run consists of; a reference has none."""
+        if self.spec.is_reference:
+            return 0
         method = registry.method(self.spec.method)
         return len(method.phases(self.spec.method_options, self.spec.sparsity))
 

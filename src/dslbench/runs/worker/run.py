@@ -14,6 +14,7 @@ from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
 from dslbench.runs.assemble import precision_of
 from dslbench.runs.record import FORMAT, written
+from dslbench.runs.worker.fit import make_reference
 from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of_users
 from dslbench.runs.worker.pack import pack
 from dslbench.runs.worker.train import train_on
@@ -25,8 +26,10 @@ from dslbench.training.hooks import Phase
 def make_run(spec: RunSpec, device: torch.device, emit: Any) -> dict[str, Any]:
     """Make one run, judge the model as it is stored, and return its record.
 
-    A run that was broken off goes on from its last checkpoint.
+    A run that was broken off goes on from its last checkpoint; a reference's has none.
     """
+    if spec.is_reference:
+        return make_reference(spec, emit)
     started, energy = datetime.now(UTC), measured.Energy()
     counted.engine()
     data = datasets.load(spec.dataset, protocol=spec.protocol)
