@@ -2,7 +2,8 @@
 
 Names and one-line descriptions of what is in this package are read without importing anything, so
 listing is cheap. What another package brings under the entry point group `dslbench.methods`,
-`dslbench.backbones` or `dslbench.references` is imported when it is used; what cannot be imported is one line and hurts nobody else.
+`dslbench.backbones` or `dslbench.references` is imported when it is used; what cannot be imported is one
+line and hurts nobody else.
 """
 
 from __future__ import annotations

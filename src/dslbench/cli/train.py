@@ -9,7 +9,7 @@ import typer
 
 from dslbench.cli import options
 from dslbench.errors import UsageError
-from dslbench.output import check_writable, deliver, write
+from dslbench.output import check_writable, deliver, warn, write
 
 
 def train(
@@ -20,7 +20,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            "--method", help="Method or reference; see `dslbench list methods` and `list references`."
+            "--method",
+            help="Method or reference; see `dslbench list methods` and `list references`.",
         ),
     ] = "dense",
     dataset: options.Dataset = None,
@@ -60,6 +61,8 @@ def train(
     """Train one model with one method and store the run."""
     from dslbench import registry
     from dslbench.cli.runner import Where, dataset_or_default, exported, make, print_table
+    from dslbench.runs import store
+    from dslbench.runs.fitting import those_that_fit
     from dslbench.spec import check_length, check_used, resolve
     from dslbench.tables.stored import check_precision
 
@@ -92,6 +95,8 @@ def train(
         raise UsageError("--with-seen is of an exported model", "add --export FILE")
     if export is not None:
         check_writable(export)
+    if reference:
+        those_that_fit([spec], lambda run_id: not fresh and store.has(run_id, warn), asked=[method])
     extra = () if precision == "fp32" else (precision,)
     records = make([spec], where=Where(device), force=fresh, dry_run=False, precisions=extra)
     if export is not None:

@@ -151,15 +151,12 @@ def _threshold(weights: Float32, wanted: int) -> tuple[int, int]:
     """The bits of the `wanted`-th largest magnitude, and how many that are equal to it belong to these."""
     if wanted <= 0:
         return 0xFFFFFFFF, 0
-    above, bits, shift = 0, 0, 16
+    above, bits = 0, 0
     for level in range(2):
         histogram = np.zeros(1 << 16, dtype=np.int64)
         for row in weights:
             size = np.abs(row).view(np.uint32)
-            if level:
-                size = size[(size >> 16) == bits >> 16] & 0xFFFF
-            else:
-                size = size >> shift
+            size = size[(size >> 16) == bits >> 16] & 0xFFFF if level else size >> 16
             histogram += np.bincount(size, minlength=1 << 16)
         down = np.cumsum(histogram[::-1])[::-1]  # as large or larger
         place = int(np.flatnonzero(down >= wanted - above)[-1])

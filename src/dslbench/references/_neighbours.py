@@ -43,7 +43,25 @@ def most_similar(
 
 
 @kernel
-def _most_similar(lo, hi, l_ptr, l_ind, l_val, r_ptr, r_ind, r_val, of_row, of_column, pairs, shrink, jaccard, expected, columns, values, counts):  # type: ignore[no-untyped-def]  # noqa: E501
+def _most_similar(
+    lo,
+    hi,
+    l_ptr,
+    l_ind,
+    l_val,
+    r_ptr,
+    r_ind,
+    r_val,
+    of_row,
+    of_column,
+    pairs,
+    shrink,
+    jaccard,
+    expected,
+    columns,
+    values,
+    counts,
+):  # type: ignore[no-untyped-def]
     """Rows [lo, hi) of `most_similar`: columns and values (M, k), counts (M,)."""
     m, k = len(of_column), columns.shape[1]
     total = np.zeros(m, dtype=np.float32)

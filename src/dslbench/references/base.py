@@ -92,6 +92,7 @@ class Reference(ABC):
     @classmethod
     def check(cls, options: Any) -> None:
         """Raise `UsageError` for options that do not go together."""
+        return
 
     @classmethod
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 from pydantic import Field
 from scipy import sparse
@@ -22,8 +24,7 @@ class EASEOptions(Options):
     )
     keep: float = Field(
         default=1, gt=0, le=1,
-        description="share of the weights that is kept, the largest by magnitude; below 1 they are stored "
-        "with their columns",
+        description="share of the weights that is kept, the largest; below 1 with their columns",
     )  # fmt: skip
 
 
@@ -36,8 +37,10 @@ class EASE(Reference):
     name = "ease"
     label = "EASE"
     options_type = EASEOptions
-    grid = {"l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)}
-    usual = {"l2": 100.0}
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
+    }
+    usual: ClassVar[dict[str, Any]] = {"l2": 100.0}
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: EASEOptions) -> int:

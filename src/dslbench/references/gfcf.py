@@ -1,4 +1,4 @@
-"""GF-CF (Shen et al., CIKM 2021): a linear filter of the graph and an ideal low-pass one, both closed forms."""
+"""GF-CF (Shen et al., CIKM 2021): a linear and an ideal low-pass filter of the graph, both closed forms."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ from dslbench.tables.stored import Values
 class GFCFOptions(Options):
     """The low-pass filter."""
 
-    factors: int = Field(default=256, ge=1, description="right singular vectors V of the ideal filter")
+    factors: int = Field(
+        default=256, ge=1, description="right singular vectors V of the ideal filter"
+    )
     weight: float | None = Field(
-        default=None, ge=0, description="of the ideal filter beside the linear one; 0: none is computed"
+        default=None,
+        ge=0,
+        description="of the ideal filter beside the linear one; 0: none is computed",
     )
 
 
@@ -109,9 +113,9 @@ class GFCF(Reference):
     name = "gfcf"
     label = "GF-CF"
     options_type = GFCFOptions
-    grid = {"weight": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)}
-    usual = {"weight": 0.3}
-    natural_ends = {"weight": (0.0,)}
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"weight": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)}
+    usual: ClassVar[dict[str, Any]] = {"weight": 0.3}
+    natural_ends: ClassVar[dict[str, tuple[Any, ...]]] = {"weight": (0.0,)}
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: GFCFOptions) -> int:

@@ -25,10 +25,12 @@ class IALSOptions(Options):
         default=None, gt=0, description="weight of all pairs, beside 1 of those that were seen"
     )
     reg: float | None = Field(default=None, gt=0, description="weight lambda of the squared norms")
-    nu: float = Field(default=1, ge=0, le=1, description="exponent of the frequency in the regularisation")
+    nu: float = Field(
+        default=1, ge=0, le=1, description="exponent of the frequency in the regularisation"
+    )
     epochs: int = Field(default=16, ge=1, description="solutions of all users and then all items")
     std: float = Field(
-        default=0.1, gt=0, description="standard deviation of a starting vector's length: entries have std / sqrt(d)"
+        default=0.1, gt=0, description="standard deviation of a starting vector: std / sqrt(d) an entry"
     )  # fmt: skip
 
 
@@ -79,17 +81,13 @@ class ItemFactors(Model):
         return int(known.nnz) * d * d + users * (d**3 // 6 + d * d + len(items) * d)
 
 
-def penalty(
-    sizes: Any, others: int, alpha: float, reg: float, nu: float
-) -> Float32:
+def penalty(sizes: Any, others: int, alpha: float, reg: float, nu: float) -> Float32:
     """lambda (|I_u| + alpha M)^nu for rows with so many pairs, of `others` possible ones."""
     found: Float32 = (reg * (sizes + alpha * others) ** nu).astype(np.float32)
     return found
 
 
-def solve(
-    pairs: sparse.csr_matrix, others: Float32, gram: Float32, penalties: Float32
-) -> Float32:
+def solve(pairs: sparse.csr_matrix, others: Float32, gram: Float32, penalties: Float32) -> Float32:
     """For each row of pairs w = (gram + sum h h' + penalty I)^-1 sum h over its pairs' vectors h; (B, d).
 
     Args:
@@ -149,20 +147,20 @@ def _solve(lo, hi, ptr, ind, others, gram, penalties, found):  # type: ignore[no
 
 
 class IALS(Reference):
-    """min sum_S (y - 1)^2 + a sum_all y^2 + lambda (sum_u (|I_u| + a M)^nu |w_u|^2 + items alike), y = w_u h_i.
+    """min sum_S (y - 1)^2 + a sum_all y^2 + lambda (sum_u (|I_u| + a M)^nu |w_u|^2 + items alike).
 
-    Users and items are solved for in turn, exactly. Items' vectors alone are stored.
+    y = w_u h_i. Users and items are solved for in turn, exactly. Items' vectors alone are stored.
     """
 
     name = "ials"
     label = "iALS"
     options_type = IALSOptions
     uses_seed = True
-    grid = {
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "alpha": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
         "reg": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     }
-    usual = {"alpha": 0.1, "reg": 0.003}
+    usual: ClassVar[dict[str, Any]] = {"alpha": 0.1, "reg": 0.003}
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: IALSOptions) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,7 +27,9 @@ class ItemKNNOptions(Options):
     alpha: float = Field(
         default=0.5, ge=0, le=1, description="asymmetric: weight of the neighbour's own norm"
     )
-    tfidf: bool = Field(default=False, description="weigh users by the logarithm of how few items they have")  # fmt: skip
+    tfidf: bool = Field(
+        default=False, description="weigh users by the log of how few items they have"
+    )
 
 
 class ItemKNN(Reference):
@@ -40,8 +42,8 @@ class ItemKNN(Reference):
     name = "itemknn"
     label = "ItemKNN"
     options_type = ItemKNNOptions
-    grid = {"k": (5, 10, 20, 50, 100, 200, 400, 800, 1600)}
-    usual = {"k": 100}
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"k": (5, 10, 20, 50, 100, 200, 400, 800, 1600)}
+    usual: ClassVar[dict[str, Any]] = {"k": 100}
 
     @classmethod
     def check(cls, options: ItemKNNOptions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -16,12 +16,17 @@ from dslbench.references.base import Model, Options, Reference
 class RP3betaOptions(Options):
     """Exponents and the number of neighbours."""
 
-    k: int | None = Field(default=None, ge=1, description="entries of each item's row that are kept")
+    k: int | None = Field(
+        default=None, ge=1, description="entries of each item's row that are kept"
+    )
     alpha: float | None = Field(
         default=None, ge=0, le=2, description="exponent of each step's probabilities"
     )
     beta: float | None = Field(
-        default=None, ge=0, le=2, description="exponent of the popularity that scores are divided by"
+        default=None,
+        ge=0,
+        le=2,
+        description="exponent of the popularity that scores are divided by",
     )
 
 
@@ -31,13 +36,13 @@ class RP3beta(Reference):
     name = "rp3beta"
     label = "RP3beta"
     options_type = RP3betaOptions
-    grid = {
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "k": (50, 100, 200, 400, 800, 1600),
         "alpha": (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4),
         "beta": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
     }
-    usual = {"k": 400, "alpha": 0.8, "beta": 0.3}
-    natural_ends = {"beta": (0.0,)}
+    usual: ClassVar[dict[str, Any]] = {"k": 400, "alpha": 0.8, "beta": 0.3}
+    natural_ends: ClassVar[dict[str, tuple[Any, ...]]] = {"beta": (0.0,)}
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: RP3betaOptions) -> int:

@@ -83,8 +83,10 @@ class SANSA(Reference):
     name = "sansa"
     label = "SANSA"
     options_type = SANSAOptions
-    grid = {"l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
-    usual = {"l2": 20.0}
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+    }
+    usual: ClassVar[dict[str, Any]] = {"l2": 20.0}
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: SANSAOptions) -> int:
@@ -103,7 +105,7 @@ class SANSA(Reference):
             roots = np.sqrt(np.where(norms > 0, norms, 1))
             x = sparse.csr_matrix(x @ sparse.diags_array(1 / roots))
         kept = max(m, int(options.density * m * m))
-        lower, shift = incomplete_cholesky(x, float(options.l2 or 0.0), kept)
+        lower, _ = incomplete_cholesky(x, float(options.l2 or 0.0), kept)
         of_columns = lower.diagonal()
         lower = sparse.csc_matrix(lower @ sparse.diags_array(1 / of_columns))
         w = approximate_inverse(lower, options.refinements, kept)
@@ -247,9 +249,7 @@ def _factor(c_ptr, c_ind, c_val, r_ptr, r_ind, r_val, l2, kept, start, row, valu
     return True
 
 
-def approximate_inverse(
-    lower: sparse.csc_matrix, refinements: int, kept: int
-) -> sparse.csc_matrix:
+def approximate_inverse(lower: sparse.csc_matrix, refinements: int, kept: int) -> sparse.csc_matrix:
     """W ~ L^-1 of a triangular L with a diagonal of ones, with at most `kept` entries.
 
     From 2 I - L; a refinement adds alpha_j of the residual R = I - L W to each column that has one,

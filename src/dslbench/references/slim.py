@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 from pydantic import Field
 from scipy import sparse
@@ -30,7 +32,9 @@ class SLIMOptions(Options):
     k: int = Field(default=100, ge=1, description="weights of each item that are kept, the largest")
     sweeps: int = Field(default=100, ge=1, description="most rounds over an item's weights")
     tolerance: float = Field(
-        default=1e-4, gt=0, description="a round that changes no weight by more ends an item's descent"
+        default=1e-4,
+        gt=0,
+        description="a round that changes no weight by more ends an item's descent",
     )
 
 
@@ -44,12 +48,12 @@ class SLIM(Reference):
     name = "slim"
     label = "SLIM"
     options_type = SLIMOptions
-    grid = {
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
         "l1": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
     }
-    usual = {"l2": 100.0, "l1": 0.0}
-    natural_ends = {"l1": (0.0,)}
+    usual: ClassVar[dict[str, Any]] = {"l2": 100.0, "l1": 0.0}
+    natural_ends: ClassVar[dict[str, tuple[Any, ...]]] = {"l1": (0.0,)}
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: SLIMOptions) -> int:
@@ -103,7 +107,23 @@ def descend(
 
 
 @kernel
-def _descend(lo, hi, ptr, ind, val, diagonal, c_ptr, c_ind, l1, l2, sweeps, tolerance, columns, values, counts):  # type: ignore[no-untyped-def]  # noqa: E501
+def _descend(
+    lo,
+    hi,
+    ptr,
+    ind,
+    val,
+    diagonal,
+    c_ptr,
+    c_ind,
+    l1,
+    l2,
+    sweeps,
+    tolerance,
+    columns,
+    values,
+    counts,
+):  # type: ignore[no-untyped-def]
     """Rows [lo, hi) of `descend`.
 
     `left` holds G_kj - sum_l G_kl w_l of the items k that may have a weight; a change of a weight is taken

@@ -229,7 +229,9 @@ def _chosen(records: Sequence[Record]) -> list[str]:
         if not point:
             continue
         how = "not tuned" if r["selection"]["on"] is None else f"of {len(known['tried'])} tried"
-        edge = f"; {', '.join(known['at_edge'])} AT THE EDGE of its grid" if known["at_edge"] else ""
+        edge = (
+            f"; {', '.join(known['at_edge'])} AT THE EDGE of its grid" if known["at_edge"] else ""
+        )
         found[f"{row_label(r['spec'])}: {point} ({how}{edge})"] = None
     if not found:
         return []

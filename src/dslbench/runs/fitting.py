@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -66,12 +66,15 @@ def check_fits(spec: RunSpec, train: sparse.csr_matrix) -> None:
 
 
 def those_that_fit(
-    specs: Sequence[RunSpec], is_stored: frozenset[str] = frozenset()
+    specs: Sequence[RunSpec], is_stored: Callable[[str], bool], asked: Collection[str] = ()
 ) -> tuple[list[RunSpec], list[str]]:
     """The runs without those references that do not fit into memory, and a line on each of these.
 
     Args:
-        is_stored: ids of runs that are stored, and so need no memory.
+        is_stored: whether a run of an id is stored, and so needs no memory.
+        asked: references that were named.
+
+    Raises `RunError` where one that was named does not fit.
     """
 
     @cache
@@ -84,7 +87,9 @@ def those_that_fit(
         if spec.is_reference:
             train, digests = pairs(spec.dataset, spec.protocol)
             own, free = needed(spec, train), free_memory()
-            if own > free and spec.identity(digests) not in is_stored:
+            if own > free and not is_stored(spec.identity(digests)):
+                if spec.method in asked:
+                    check_fits(spec, train)
                 lines.append(
                     f"{spec.title}: needs {gib(own)} for {number(int(train.shape[1]), 'item')}, "
                     f"{gib(free)} are free"

@@ -271,6 +271,13 @@ class Chosen:
     settings: Sequence[str] = ()
     references: bool = False  # whether every reference is run beside the methods
 
+    @property
+    def methods_are_references(self) -> bool:
+        """Whether nothing that is named needs a backbone."""
+        if not self.method:
+            return self.references
+        return all(registry.is_reference(name) for name in self.method)
+
 
 def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[RunSpec], list[str]]:
     """Every run of a plan, each once, in order; and sentences on what was left out.
@@ -294,7 +301,8 @@ def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[Run
 def _methods(grid: Grid, chosen: Chosen) -> list[str]:
     """The methods of a grid, references last."""
     found = [*(chosen.method or grid.method or registry.usual_methods())]
-    return found + registry.working("reference") * chosen.references
+    more = registry.working("reference") if chosen.references else []
+    return found + [name for name in more if name not in found]
 
 
 def _grid_runs(

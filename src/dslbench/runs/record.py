@@ -266,13 +266,16 @@ class Diagnostics(Part):
         default=True, description="whether a student has exactly its share of columns"
     )
     chosen: dict[str, Any] = Field(
-        default={}, description="of a reference: options that the user left open, as they were chosen"
+        default={},
+        description="of a reference: options that the user left open, as they were chosen",
     )
     tried: list[dict[str, Any]] = Field(
-        default=[], description="of a reference: points of its grid with their Recall@20 on validation"
+        default=[],
+        description="of a reference: points of its grid with their Recall@20 on validation",
     )
     at_edge: list[StrictStr] = Field(
-        default=[], description="of a reference: options whose best value lies at the edge of their grid"
+        default=[],
+        description="of a reference: options whose best value lies at the edge of their grid",
     )
     student_widths: dict[str, Count] = Field(
         default={}, description="columns of a student's rows by table"

@@ -52,9 +52,7 @@ class Ranked:
         """Rank on "valid" or "test", exactly as trained models are ranked."""
         validate = part == "valid"
         truth, seen = (
-            (data.valid, data.seen_before_valid)
-            if validate
-            else (data.test, data.seen_before_test)
+            (data.valid, data.seen_before_valid) if validate else (data.test, data.seen_before_test)
         )
         counts, score = pairs_of_items(data.train), self.scorer()
         if data.negatives is not None:
@@ -222,7 +220,9 @@ def _rounded(model: Model, precisions: Any, data: Interactions, seed: int) -> li
 def _infer_macs(model: Model, data: Interactions) -> tuple[int | None, int]:
     """MACs of scoring all items once for all users, and how many users they were counted on."""
     known = data.seen_before_valid
-    users = np.unique(np.linspace(0, data.n_users - 1, min(data.n_users, _USERS_COUNTED)).astype(int))
+    users = np.unique(
+        np.linspace(0, data.n_users - 1, min(data.n_users, _USERS_COUNTED)).astype(int)
+    )
     macs = model.macs(known[users])
     return (None if macs is None else round(macs * data.n_users / len(users))), len(users)
 
