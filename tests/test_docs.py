@@ -64,7 +64,9 @@ def references(_: str) -> str:
         kind = registry.reference(name)
         grids = [f"{key} {', '.join(f'{c:g}' for c in found)}" for key, found in kind.grid.items()]
         usual = ", ".join(f"{key} {value:g}" for key, value in kind.usual.items())
-        rows.append([f"`{name}`", f"[{kind.label}](#{name})", "; ".join(grids) or "-", usual or "-"])
+        rows.append(
+            [f"`{name}`", f"[{kind.label}](#{name})", "; ".join(grids) or "-", usual or "-"]
+        )
     return table(["name", "label", "grid", "usual point"], rows)
 
 

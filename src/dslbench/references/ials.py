@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from dslbench.ops.kernels import kernel
 from dslbench.ops.threads import balanced_bounds, run_rows
+from dslbench.references import _kernels
 from dslbench.references.base import Array, Float32, Model, Options, Reference
 from dslbench.seeds import Streams
 from dslbench.tables.stored import Values
@@ -97,53 +97,10 @@ def solve(pairs: sparse.csr_matrix, others: Float32, gram: Float32, penalties: F
     found = np.zeros((pairs.shape[0], others.shape[1]), dtype=np.float32)
     bounds = balanced_bounds(pairs.indptr)
     run_rows(
-        _solve, bounds, pairs.indptr, pairs.indices, np.ascontiguousarray(others),
+        _kernels.solve, bounds, pairs.indptr, pairs.indices, np.ascontiguousarray(others),
         np.ascontiguousarray(gram), penalties, found,
     )  # fmt: skip
     return found
-
-
-@kernel
-def _solve(lo, hi, ptr, ind, others, gram, penalties, found):  # type: ignore[no-untyped-def]
-    """Rows [lo, hi) of `solve`, by Cholesky in place."""
-    d = gram.shape[0]
-    for u in range(lo, hi):
-        if ptr[u] == ptr[u + 1]:
-            continue
-        a = gram.copy()
-        b = np.zeros(d, dtype=np.float32)
-        for p in range(d):
-            a[p, p] += penalties[u]
-        for at in range(ptr[u], ptr[u + 1]):
-            h = others[ind[at]]
-            for p in range(d):
-                b[p] += h[p]
-                x = h[p]
-                row = a[p]
-                for q in range(p + 1):
-                    row[q] += x * h[q]
-        for p in range(d):  # lower triangle, row by row
-            row = a[p]
-            for q in range(p):
-                other = a[q]
-                total = row[q]
-                for r in range(q):
-                    total -= row[r] * other[r]
-                row[q] = total / other[q]
-            total = row[p]
-            for r in range(p):
-                total -= row[r] * row[r]
-            row[p] = np.sqrt(total)
-        for p in range(d):
-            total = b[p]
-            for r in range(p):
-                total -= a[p, r] * b[r]
-            b[p] = total / a[p, p]
-        for p in range(d - 1, -1, -1):
-            b[p] /= a[p, p]
-            for r in range(p):
-                b[r] -= a[p, r] * b[p]
-        found[u] = b
 
 
 class IALS(Reference):

@@ -11,7 +11,7 @@ from pydantic import Field
 from scipy import sparse
 
 from dslbench.errors import RunError
-from dslbench.ops.kernels import kernel
+from dslbench.references import _kernels
 from dslbench.references._models import SparseWeights, degrees
 from dslbench.references.base import Array, Float32, Model, Options, Reference
 
@@ -146,7 +146,7 @@ def incomplete_cholesky(
     start, row, value = np.zeros(m + 1, np.int64), np.zeros(kept, np.int32), np.zeros(kept)
     for attempt in range(-1, _MOST_STARTS):
         added = 0.0 if attempt < 0 else 0.001 * 2.0**attempt
-        done = _factor(
+        done = _kernels.factor(
             columns.indptr, columns.indices, columns.data, x.indptr, x.indices, x.data, l2 + added,
             kept, start, row, value,
         )  # fmt: skip
@@ -158,95 +158,6 @@ def incomplete_cholesky(
     raise RunError(
         f"the incomplete factor of X'X + {l2:g} I breaks down", "a larger sansa.l2 or density"
     )
-
-
-@kernel
-def _factor(c_ptr, c_ind, c_val, r_ptr, r_ind, r_val, l2, kept, start, row, value):  # type: ignore[no-untyped-def]
-    """Columns of `incomplete_cholesky`, left to right, into (start, row, value); whether it got to the end.
-
-    The columns k < j with an entry in row j stand in a chain that begins at head[j]; where[k] is the place
-    of that entry.
-    """
-    m = len(c_ptr) - 1
-    diagonal = np.full(m, l2)
-    for i in range(m):
-        for a in range(c_ptr[i], c_ptr[i + 1]):
-            diagonal[i] += c_val[a] * c_val[a]
-    total = np.zeros(m)
-    seen = np.zeros(m, dtype=np.bool_)
-    touched = np.empty(m, dtype=np.int32)
-    head = np.full(m, -1, dtype=np.int32)
-    after = np.full(m, -1, dtype=np.int32)
-    where = np.zeros(m, dtype=np.int64)
-    used = 0
-    for j in range(m):
-        if not diagonal[j] > 0:
-            return False
-        n = 0
-        for a in range(c_ptr[j], c_ptr[j + 1]):  # column j of X'X below the diagonal
-            u = c_ind[a]
-            for b in range(r_ptr[u], r_ptr[u + 1]):
-                i = r_ind[b]
-                if i > j:
-                    if not seen[i]:
-                        seen[i] = True
-                        touched[n] = i
-                        n += 1
-                    total[i] += c_val[a] * r_val[b]
-        k = head[j]
-        while k >= 0:
-            following = after[k]
-            at = where[k]
-            factor = value[at]
-            for b in range(at + 1, start[k + 1]):
-                i = row[b]
-                if not seen[i]:
-                    seen[i] = True
-                    touched[n] = i
-                    n += 1
-                total[i] -= factor * value[b]
-            if at + 1 < start[k + 1]:
-                where[k] = at + 1
-                after[k] = head[row[at + 1]]
-                head[row[at + 1]] = k
-            k = following
-        root = np.sqrt(diagonal[j])
-        sizes = np.empty(n)
-        for t in range(n):
-            i = touched[t]
-            total[i] /= root
-            diagonal[i] -= total[i] * total[i]
-            sizes[t] = abs(total[i])
-        room = (kept - used) // (m - j) - 1
-        bound, equal = -1.0, 0
-        if n > room:
-            bound, equal = np.inf, 0
-            if room > 0:
-                bound = np.partition(sizes, n - room)[n - room]
-                above = 0
-                for t in range(n):
-                    above += sizes[t] > bound
-                equal = room - above
-        row[used], value[used] = j, root
-        begin = used + 1
-        used += 1
-        for t in range(n):
-            i = touched[t]
-            if sizes[t] > bound or (sizes[t] == bound and equal > 0):
-                equal -= sizes[t] == bound
-                if total[i] != 0:
-                    row[used], value[used] = i, total[i]
-                    used += 1
-            total[i], seen[i] = 0.0, False
-        order = np.argsort(row[begin:used])
-        row[begin:used] = row[begin:used][order]
-        value[begin:used] = value[begin:used][order]
-        start[j + 1] = used
-        if used > begin:
-            where[j] = begin
-            after[j] = head[row[begin]]
-            head[row[begin]] = j
-    return True
 
 
 def approximate_inverse(lower: sparse.csc_matrix, refinements: int, kept: int) -> sparse.csc_matrix:

@@ -9,8 +9,8 @@ from pydantic import Field
 from scipy import sparse
 
 from dslbench.errors import RunError
-from dslbench.ops.kernels import kernel
 from dslbench.ops.threads import even_bounds, run_rows
+from dslbench.references import _kernels
 from dslbench.references._models import SparseWeights
 from dslbench.references._neighbours import most_similar
 from dslbench.references.base import Model, Options, Reference
@@ -97,95 +97,10 @@ def descend(
     columns, values = np.zeros((m, k), dtype=np.int32), np.zeros((m, k), dtype=np.float32)
     counts = np.zeros(m, dtype=np.int64)
     run_rows(
-        _descend, even_bounds(m, 1 << 14), gram.indptr, gram.indices, gram.data, gram.diagonal(),
+        _kernels.descend, even_bounds(m, 1 << 14), gram.indptr, gram.indices, gram.data, gram.diagonal(),
         chosen.indptr, chosen.indices, np.float32(l1), np.float32(l2), sweeps,
         np.float32(tolerance), columns, values, counts,
     )  # fmt: skip
     live = np.arange(k) < counts[:, None]
     starts = np.concatenate([[0], np.cumsum(counts)])
     return sparse.csr_matrix((values[live], columns[live], starts), shape=(m, m))
-
-
-@kernel
-def _descend(
-    lo,
-    hi,
-    ptr,
-    ind,
-    val,
-    diagonal,
-    c_ptr,
-    c_ind,
-    l1,
-    l2,
-    sweeps,
-    tolerance,
-    columns,
-    values,
-    counts,
-):  # type: ignore[no-untyped-def]
-    """Rows [lo, hi) of `descend`.
-
-    `left` holds G_kj - sum_l G_kl w_l of the items k that may have a weight; a change of a weight is taken
-    off it along the row of G. After a round over all, only those with a weight are gone over until they
-    stand still, then all again.
-    """
-    m, most = len(diagonal), columns.shape[1]
-    slot = np.full(m, -1, dtype=np.int32)
-    for j in range(lo, hi):
-        n = 0
-        begin, end = c_ptr[j], c_ptr[j + 1]
-        items = np.empty(end - begin, dtype=np.int32)
-        for a in range(begin, end):
-            if c_ind[a] != j:
-                items[n] = c_ind[a]
-                slot[c_ind[a]] = n
-                n += 1
-        left = np.zeros(n, dtype=np.float32)
-        w = np.zeros(n, dtype=np.float32)
-        for a in range(ptr[j], ptr[j + 1]):
-            s = slot[ind[a]]
-            if s >= 0:
-                left[s] = val[a]
-        whole = True
-        for _ in range(sweeps):
-            change = np.float32(0)
-            for s in range(n):
-                if not whole and w[s] == 0:
-                    continue
-                item = items[s]
-                above = left[s] + diagonal[item] * w[s] - l1
-                new = above / (diagonal[item] + l2) if above > 0 else np.float32(0)
-                step = new - w[s]
-                if step != 0:
-                    w[s] = new
-                    change = max(change, abs(step))
-                    for a in range(ptr[item], ptr[item + 1]):
-                        t = slot[ind[a]]
-                        if t >= 0:
-                            left[t] -= step * val[a]
-            if change <= tolerance:
-                if whole:
-                    break
-                whole = True
-            else:
-                whole = False
-        for s in range(n):
-            slot[items[s]] = -1
-        live = 0
-        for s in range(n):
-            live += w[s] > 0
-        bound, equal = np.float32(0), 0
-        if live > most:
-            bound = np.partition(w, n - most)[n - most]
-            above_it = 0
-            for s in range(n):
-                above_it += w[s] > bound
-            equal = most - above_it
-        kept = 0
-        for s in range(n):
-            if w[s] > bound or (w[s] == bound and bound > 0 and equal > 0):
-                equal -= w[s] == bound
-                columns[j, kept], values[j, kept] = items[s], w[s]
-                kept += 1
-        counts[j] = kept
