@@ -296,17 +296,15 @@ def test_ease_without_regularisation_is_singular() -> None:
 
 
 def test_options_that_do_not_go_together() -> None:
-    for settings, message in (
-        (["itemknn.tfidf=true", "itemknn.similarity=jaccard"], "does not look at"),
-        (["itemknn.alpha=0.3"], "is of the asymmetric cosine"),
-        (["itemknn.q=1"], "unknown setting 'q' of itemknn"),
-        (["ease.keep=0"], "greater than 0"),
-        (["l2=5"], "setting 'l2' is of no backbone"),
+    for name, settings, message in (
+        ("itemknn", ["itemknn.tfidf=true", "itemknn.similarity=jaccard"], "does not look at"),
+        ("itemknn", ["itemknn.alpha=0.3"], "is of the asymmetric cosine"),
+        ("ease", ["itemknn.q=1"], "unknown setting 'q' of itemknn"),
+        ("ease", ["ease.keep=0"], "greater than 0"),
+        ("ease", ["l2=5"], "setting 'l2' is of no backbone"),
     ):
         with pytest.raises(UsageError, match=message):
-            resolve(
-                dataset="toy", backbone="none", method="itemknn", sparsity=0.5, seed=0, settings=settings,
-            )  # fmt: skip
+            spec(name, *settings)
 
 
 # ------------------------------------------------------------------------------------ the search

@@ -84,10 +84,14 @@ def _list_runs(as_json: bool) -> None:
 
 
 def _described(spec: dict[str, Any]) -> str:
+    from dslbench import registry
     from dslbench.words import number
 
     epochs = number(spec["epochs"], "epoch")
     changed = {**(spec.get("changed_hyper") or {}), **(spec.get("changed_options") or {})}
+    if registry.is_reference(spec["method"]):
+        return " ".join([spec["dataset"], spec["method"], f"seed {spec['seed']}",
+                         *(f"{key}={value}" for key, value in changed.items())])  # fmt: skip
     return " ".join(
         [
             f"{spec['dataset']} {spec['backbone']} {spec['method']} {spec['variant']}",

@@ -8,25 +8,10 @@ from dslbench.ops.kernels import kernel
 
 
 @kernel
-def most_similar(
-    lo,
-    hi,
-    l_ptr,
-    l_ind,
-    l_val,
-    r_ptr,
-    r_ind,
-    r_val,
-    of_row,
-    of_column,
-    pairs,
-    shrink,
-    jaccard,
-    expected,
-    columns,
-    values,
-    counts,
-):  # type: ignore[no-untyped-def]
+def most_similar(  # type: ignore[no-untyped-def]
+    lo, hi, l_ptr, l_ind, l_val, r_ptr, r_ind, r_val, of_row, of_column, pairs, shrink, jaccard,
+    expected, columns, values, counts,
+):  # fmt: skip
     """Rows [lo, hi) of `most_similar`: columns and values (M, k), counts (M,)."""
     m, k = len(of_column), columns.shape[1]
     total = np.zeros(m, dtype=np.float32)
@@ -77,23 +62,10 @@ def most_similar(
 
 
 @kernel
-def descend(
-    lo,
-    hi,
-    ptr,
-    ind,
-    val,
-    diagonal,
-    c_ptr,
-    c_ind,
-    l1,
-    l2,
-    sweeps,
-    tolerance,
-    columns,
-    values,
+def descend(  # type: ignore[no-untyped-def]
+    lo, hi, ptr, ind, val, diagonal, c_ptr, c_ind, l1, l2, sweeps, tolerance, columns, values,
     counts,
-):  # type: ignore[no-untyped-def]
+):  # fmt: skip
     """Rows [lo, hi) of `descend`.
 
     `left` holds G_kj - sum_l G_kl w_l of the items k that may have a weight; a change of a weight is taken
@@ -205,7 +177,9 @@ def solve(lo, hi, ptr, ind, others, gram, penalties, found):  # type: ignore[no-
 
 
 @kernel
-def factor(c_ptr, c_ind, c_val, r_ptr, r_ind, r_val, l2, kept, start, row, value):  # type: ignore[no-untyped-def]
+def factor(  # type: ignore[no-untyped-def]
+    c_ptr, c_ind, c_val, r_ptr, r_ind, r_val, l2, kept, start, row, value,
+):  # fmt: skip
     """Columns of `incomplete_cholesky`, left to right, into (start, row, value); whether it got to the end.
 
     The columns k < j with an entry in row j stand in a chain that begins at head[j]; where[k] is the place

@@ -79,7 +79,7 @@ class Reference(ABC):
     name: ClassVar[str]
     label: ClassVar[str]
     family: ClassVar[str] = "Reference"
-    version: ClassVar[int] = 1  # part of a run's identity: raise it when results change
+    version: ClassVar[int] = 1  # of a run's identity: raise it when results or the grid change
     options_type: ClassVar[type[Options]] = Options
     # Choices of each option, in ascending order, and the point that a search starts from.
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {}

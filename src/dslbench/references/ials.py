@@ -114,7 +114,7 @@ class IALS(Reference):
     options_type = IALSOptions
     uses_seed = True
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "alpha": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+        "alpha": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
         "reg": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     }
     usual: ClassVar[dict[str, Any]] = {"alpha": 0.1, "reg": 0.003}

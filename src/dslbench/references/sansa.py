@@ -84,7 +84,7 @@ class SANSA(Reference):
     label = "SANSA"
     options_type = SANSAOptions
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+        "l2": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
     }
     usual: ClassVar[dict[str, Any]] = {"l2": 20.0}
 
