@@ -135,6 +135,7 @@ def slow_similarity(train: sparse.csr_matrix, o: ItemKNNOptions) -> Any:
     """Similarity of the items' columns, by loops."""
     x = dense(train)
     counts, n = x.sum(axis=0), len(x)
+    shrink = o.shrink or 0
     if o.tfidf:
         x = x * np.log((1 + x.shape[1]) / (1 + x.sum(axis=1)))[:, None]
     m = x.shape[1]
@@ -143,14 +144,14 @@ def slow_similarity(train: sparse.csr_matrix, o: ItemKNNOptions) -> Any:
         for j in range(m):
             dot, a, b = x[:, i] @ x[:, j], (x[:, i] ** 2).sum(), (x[:, j] ** 2).sum()
             if o.similarity == "jaccard":
-                found[i, j] = dot / (counts[i] + counts[j] - dot + o.shrink)
+                found[i, j] = dot / (counts[i] + counts[j] - dot + shrink)
             elif o.similarity == "pearson":
                 spread = [np.sqrt(c - c * c / n) for c in (counts[i], counts[j])]
-                found[i, j] = (dot - counts[i] * counts[j] / n) / (spread[0] * spread[1] + o.shrink)
+                found[i, j] = (dot - counts[i] * counts[j] / n) / (spread[0] * spread[1] + shrink)
             elif o.similarity == "asymmetric":
-                found[i, j] = dot / (a**o.alpha * b ** (1 - o.alpha) + o.shrink)
+                found[i, j] = dot / (a**o.alpha * b ** (1 - o.alpha) + shrink)
             else:
-                found[i, j] = dot / (np.sqrt(a * b) + o.shrink)
+                found[i, j] = dot / (np.sqrt(a * b) + shrink)
     np.fill_diagonal(found, 0)
     return found
 
@@ -167,6 +168,17 @@ def test_item_knn_is_the_slow_version(options: dict[str, Any]) -> None:
     train, chosen = pairs(60, 12), ItemKNNOptions(**options)
     model: Any = ItemKNN.fit(train, chosen, 0)
     same_but_for_ties(model.matrix, slow_similarity(train, chosen), options["k"])
+
+
+def test_normalised_neighbours_of_an_item_sum_to_one() -> None:
+    model: Any = ItemKNN.fit(pairs(60, 12), ItemKNNOptions(k=4, normalised=True), 0)
+    assert np.asarray(model.matrix.sum(axis=0)).ravel() == pytest.approx(np.ones(12), abs=1e-5)
+
+
+def test_weights_of_users_are_not_searched_where_only_counts_matter() -> None:
+    assert "tfidf" in ItemKNN.searched(ItemKNNOptions())
+    jaccard = ItemKNNOptions(similarity="jaccard")
+    assert "tfidf" not in ItemKNN.searched(jaccard) and ItemKNN.filled(jaccard).tfidf is False
 
 
 def test_rp3beta_is_the_slow_version() -> None:
@@ -347,15 +359,16 @@ def test_identity_is_of_the_reference_alone() -> None:
 
 def test_a_stored_reference_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[dict[str, Any]] = []
-    monkeypatch.setattr(ItemKNN, "grid", {"k": (10, 20, 40)})
-    monkeypatch.setattr(ItemKNN, "usual", {"k": 20})
+    fixed = {"tfidf": (False,), "normalised": (False,), "shrink": (0,)}
+    monkeypatch.setattr(ItemKNN, "grid", {"k": (10, 20, 40)} | fixed)
+    monkeypatch.setattr(ItemKNN, "usual", ItemKNN.usual | {"k": 20})
     made = make_reference(spec("itemknn"), events.append)
     kept = store.read(made["id"])
     assert kept == made
     assert kept["selection"] == {"epoch": None, "on": "valid"}
     tried = kept["diagnostics"]["tried"]
     best = max(tried, key=lambda one: one["recall@20"])
-    assert kept["diagnostics"]["chosen"] == {"k": best["k"]}
+    assert kept["diagnostics"]["chosen"] == {k: v for k, v in best.items() if k != "recall@20"}
     assert kept["diagnostics"]["at_edge"] == (["k"] if best["k"] in (10, 40) else [])
     assert bool(kept["diagnostics"]["at_edge"]) == any("edge" in e.get("text", "") for e in events)
     phases = kept["cost"]["measured"]["phases"]

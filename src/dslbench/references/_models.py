@@ -54,11 +54,11 @@ class DenseWeights(Model):
 
     @property
     def parameters(self) -> int:
-        return self.weights.size
+        return int(self.weights.size)
 
     def macs(self, known: sparse.csr_matrix) -> int:
         """A row of M weights for each item of each user."""
-        return int(known.nnz) * self.weights.shape[1]
+        return int(known.nnz) * int(self.weights.shape[1])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -95,7 +96,8 @@ class GraphFilter(Model):
         of_users = np.diff(normal.indptr).astype(np.int64)
         linear = int(degrees(normal)[known.indices].sum()) + int(of_users[between.indices].sum())
         k = vectors.shape[1]
-        return linear + k * (int(known.nnz) + int(known.shape[0]) * self.n_items)
+        total: int = linear + k * (int(known.nnz) + int(known.shape[0]) * self.n_items)
+        return total
 
 
 def normalised(train: sparse.csr_matrix) -> tuple[sparse.csr_matrix, Float32]:
@@ -125,12 +127,25 @@ class GFCF(Reference):
 
     @classmethod
     def fit(cls, train: sparse.csr_matrix, options: GFCFOptions, seed: int) -> Model:
-        normal, _ = normalised(train)
-        k = min(options.factors, max(min(normal.shape) - 1, 0)) if options.weight else 0
-        vectors = np.zeros((normal.shape[1], k), dtype=np.float32)
-        if k:
-            # A start of ones has a part of every vector but those that are orthogonal to it by symmetry.
-            start = 1 + np.random.default_rng(0).random(min(normal.shape))
-            found = svds(normal, k, v0=start, return_singular_vectors="vh", random_state=0)[2]
-            vectors = np.ascontiguousarray(found.T, dtype=np.float32)
-        return GraphFilter.of(train, vectors, float(options.weight or 0.0))
+        k = min(options.factors, max(min(train.shape) - 1, 0)) if options.weight else 0
+        return GraphFilter.of(train, _vectors(train, k), float(options.weight or 0.0))
+
+
+_LAST: list[tuple[weakref.ref[sparse.csr_matrix], int, Float32]] = []
+
+
+def _vectors(train: sparse.csr_matrix, k: int) -> Float32:
+    """The first k right singular vectors of R~, (M, k); those of the last call are kept for other weights."""
+    for known, width, found in _LAST:
+        if known() is train and width == k:
+            return found
+    normal, _ = normalised(train)
+    vectors = np.zeros((normal.shape[1], k), dtype=np.float32)
+    if k:
+        # A start of ones has a part of every vector but those that are orthogonal to it by symmetry.
+        start = 1 + np.random.default_rng(0).random(min(normal.shape))
+        vh: Any = "vh"  # scipy's stubs call it v
+        by_row = svds(normal, k, v0=start, return_singular_vectors=vh, random_state=0)[2]
+        vectors = np.ascontiguousarray(by_row.T, dtype=np.float32)
+        _LAST[:] = [(weakref.ref(train), k, vectors)]
+    return vectors

@@ -78,7 +78,8 @@ class ItemFactors(Model):
         """For each user |I_u| d^2 + d^3 / 6 for their vector, and M d for the scores."""
         items, _ = self._items()
         d, users = items.shape[1], int(known.shape[0])
-        return int(known.nnz) * d * d + users * (d**3 // 6 + d * d + len(items) * d)
+        total: int = int(known.nnz) * d * d + users * (d**3 // 6 + d * d + len(items) * d)
+        return total
 
 
 def penalty(sizes: Any, others: int, alpha: float, reg: float, nu: float) -> Float32:
@@ -136,7 +137,7 @@ class IALS(Reference):
         _, items = alternate(train, options, seed)
         lengths = np.full(items.shape[0], items.shape[1], dtype=np.int64)
         return ItemFactors(
-            Values.of(items, lengths), float(options.alpha), float(options.reg), options.nu
+            Values.of(items, lengths), options.alpha or 0.0, options.reg or 0.0, options.nu
         )
 
 

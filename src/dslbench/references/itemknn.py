@@ -13,6 +13,8 @@ from dslbench.references._models import SparseWeights, degrees
 from dslbench.references._neighbours import most_similar
 from dslbench.references.base import Model, Options, Reference
 
+_BY_COUNT = ("pearson", "jaccard")  # similarities that look at who has an item, and at no weight
+
 
 class ItemKNNOptions(Options):
     """Which items are neighbours, and how many."""
@@ -21,14 +23,17 @@ class ItemKNNOptions(Options):
     similarity: Literal["cosine", "asymmetric", "pearson", "jaccard"] = Field(
         default="cosine", description="of the items' columns"
     )
-    shrink: float = Field(
-        default=0, ge=0, description="added to the denominator: less trust in few users"
+    shrink: float | None = Field(
+        default=None, ge=0, description="added to the denominator: less trust in few users"
     )
     alpha: float = Field(
         default=0.5, ge=0, le=1, description="asymmetric: weight of the neighbour's own norm"
     )
-    tfidf: bool = Field(
-        default=False, description="weigh users by the log of how few items they have"
+    tfidf: bool | None = Field(
+        default=None, description="weigh users by the log of how few items they have"
+    )
+    normalised: bool | None = Field(
+        default=None, description="divide an item's similarities to its neighbours by their sum"
     )
 
 
@@ -36,18 +41,27 @@ class ItemKNN(Reference):
     """score_uj = sum of s_ij over the items i of the user that are among the K most similar to j.
 
     Cosine: dot / (|i| |j| + h). Asymmetric: dot / (|i|^(2 a) |j|^(2 - 2 a) + h). Pearson: the correlation of
-    binary columns over all users. Jaccard: dot / (c_i + c_j - dot + h).
+    binary columns over all users. Jaccard: dot / (c_i + c_j - dot + h). Normalised: s_ij over the sum of s_ij
+    over j's neighbours, so that an item with few or weak neighbours is not held back.
     """
 
     name = "itemknn"
     label = "ItemKNN"
     options_type = ItemKNNOptions
-    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"k": (5, 10, 20, 50, 100, 200, 400, 800, 1600)}
-    usual: ClassVar[dict[str, Any]] = {"k": 100}
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "tfidf": (False, True),
+        "normalised": (False, True),
+        "k": (5, 10, 20, 50, 100, 200, 400, 800, 1600),
+        "shrink": (0, 10, 20, 50, 100, 200, 500, 1000),
+    }
+    usual: ClassVar[dict[str, Any]] = {"tfidf": False, "normalised": False, "k": 100, "shrink": 0}
+    natural_ends: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "tfidf": (False, True), "normalised": (False, True), "shrink": (0,),
+    }  # fmt: skip
 
     @classmethod
     def check(cls, options: ItemKNNOptions) -> None:
-        if options.tfidf and options.similarity in ("pearson", "jaccard"):
+        if options.tfidf and options.similarity in _BY_COUNT:
             raise UsageError(
                 f"itemknn.tfidf weighs values, which {options.similarity} does not look at",
                 "leave one of them out",
@@ -56,6 +70,13 @@ class ItemKNN(Reference):
             raise UsageError(
                 "itemknn.alpha is of the asymmetric cosine", "--set itemknn.similarity=asymmetric"
             )
+
+    @classmethod
+    def searched(cls, options: ItemKNNOptions) -> dict[str, tuple[Any, ...]]:
+        found = super().searched(options)
+        if options.similarity in _BY_COUNT:
+            found.pop("tfidf", None)
+        return found
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: ItemKNNOptions) -> int:
@@ -80,6 +101,10 @@ class ItemKNN(Reference):
         of_row, of_column = squares ** (1 - share), squares**share
         found = most_similar(
             sparse.csr_matrix(x.T), x, options.k or 1, of_row, of_column,
-            shrink=options.shrink, jaccard=jaccard, expected=expected,
+            shrink=options.shrink or 0.0, jaccard=jaccard, expected=expected,
         )  # fmt: skip
+        if options.normalised:
+            sums = np.asarray(found.sum(axis=1)).ravel()
+            each = 1 / np.where(sums > 0, sums, 1)
+            found = sparse.csr_matrix(sparse.diags_array(each) @ found)
         return SparseWeights.of(sparse.csr_matrix(found.T))
