@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from dslbench import data as datasets
@@ -25,6 +26,7 @@ from dslbench.report.comparable import rows
 from dslbench.report.references import beside
 from dslbench.report.relative import setting_of
 from dslbench.runs import fitting, plan, store
+from dslbench.runs.assemble import make_lab
 from dslbench.runs.worker.fit import Ranked, make_reference
 from dslbench.spec import RunSpec, resolve
 from helpers import make_interactions
@@ -45,6 +47,17 @@ def inverse_weights(train: sparse.csr_matrix, l2: float) -> np.ndarray[Any, np.d
     x = dense(train)
     p = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
     return np.where(np.eye(len(p)) > 0, 0, -p / np.diag(p))
+
+
+def test_without_a_layer_lightgcn_is_matrix_factorisation() -> None:
+    run = resolve(dataset="toy", backbone="lightgcn", method="dense", sparsity=0, seed=0,
+                  settings=["preset=mf", "embedding_size=8"])  # fmt: skip
+    data = make_interactions(40, 15)
+    model: Any = make_lab(run, data, torch.device("cpu")).build()
+    rows = model.embedding.full().detach()
+    with torch.no_grad():
+        scores = model.scorer()(torch.arange(40))
+    assert scores.numpy() == pytest.approx((rows[:40] @ rows[40:].T).numpy(), abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------ closed forms

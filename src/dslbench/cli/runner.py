@@ -91,6 +91,7 @@ def compare(
 ) -> None:
     """Make the runs of a plan, or of what the command line names, and print its table or figure."""
     render.check_format(format_name)
+    asked = chosen.method or ()
     for precision in precisions:
         check_precision(precision)
     if plan_name is not None:
@@ -109,7 +110,9 @@ def compare(
         raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
     needs_default = chosen.dataset is None and any(grid.dataset is None for grid in file.plan.grid)
     specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
-    specs, too_large = fitting.those_that_fit(specs, _is_stored, asked=chosen.method or ())
+    specs, too_large = fitting.those_that_fit(
+        specs, lambda run_id: not force and store.has(run_id, warn), asked
+    )
     left_out += too_large
     if sizes:
         for option, given in (("--sparsity", chosen.sparsity), ("--precision", precisions),
@@ -335,10 +338,6 @@ def _say_what_was_read(loaded: Interactions) -> None:
     if loaded.source.get("how") == "path":
         for line in loaded.source.get("statement", ()):
             say(f"data: {line}")
-
-
-def _is_stored(run_id: str) -> bool:
-    return store.has(run_id, warn)
 
 
 def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:
