@@ -59,9 +59,19 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
     assert code == 0 and "+ DSL 50%" in out
     code, out, _ = run("list", "runs")
     assert code == 0 and len(out.splitlines()) == 3
-    code, out, err = run("report", "--stats", "--references")
+    code, _, err = run("report", "--stats", "--references")
+    assert code == 2 and "no references of these data are stored" in err
+    code, out, err = run(
+        "train", "--method", "itemknn", "--dataset", "toy", "--set", "itemknn.k=20"
+    )
+    assert code == 0 and "Table 3: toy, references, protocol default" in out, err
+    code, out, err = run("report", "--stats", "--references", "--backbone", "lightgcn")
     assert code == 0, err
-    assert "Statistics: toy" in out and "ItemKNN" in out and "Fewer than 3 seeds" in out
+    assert "Statistics: toy" in out and "ItemKNN (k=20)" in out and "Fewer than 3 seeds" in out
+    code, out, err = run(
+        "compare", "--method", "itemknn", "--dataset", "toy", "--set", "itemknn.k=20"
+    )
+    assert code == 0 and "1 run: 1 stored, 0 to make" in err
     code, out, _ = run("report", "--format", "json")
     assert code == 0 and {r["id"] for r in json.loads(out)} >= {r["id"] for r in records}
     page, picture = tmp_path / "report.html", tmp_path / "loss.png"

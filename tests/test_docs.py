@@ -30,6 +30,7 @@ from plugin_helpers import FENCE, ROOT, dslbench_each, example, install
 
 PAGES = sorted([ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")])
 METHODS, BACKBONES = registry.names("method"), registry.names("backbone")
+REFERENCES = registry.names("reference")
 GENERATED = re.compile(r"(<!-- generated: (\w+) ?(\w*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SMALL = ["--epochs", "1", "--set", "embedding_size=8"]
 
@@ -56,8 +57,21 @@ def overview(_: str) -> str:
     return table(["name", "label", "family", "phases at 50 %", "variants"], rows)
 
 
+def references(_: str) -> str:
+    """What is searched of each reference, and from where."""
+    rows = []
+    for name in REFERENCES:
+        kind = registry.reference(name)
+        grids = [f"{key} {', '.join(f'{c:g}' for c in found)}" for key, found in kind.grid.items()]
+        usual = ", ".join(f"{key} {value:g}" for key, value in kind.usual.items())
+        rows.append(
+            [f"`{name}`", f"[{kind.label}](#{name})", "; ".join(grids) or "-", usual or "-"]
+        )
+    return table(["name", "label", "grid", "usual point"], rows)
+
+
 def options(method: str) -> str:
-    """Keys of `--set` that belong to a method."""
+    """Keys of `--set` that belong to a method or a reference."""
     rows = [
         [f"`{s.key}`", settings.shown(s.default), s.allowed.replace(" | ", ", "),
          s.description.replace("|", "\\|")]
@@ -147,7 +161,7 @@ def known_metrics(_: str) -> str:
 
 GENERATORS: dict[str, Callable[[str], str]] = {
     "overview": overview, "options": options, "presets": presets, "scopes": scopes,
-    "record": record_fields, "metrics": known_metrics,
+    "record": record_fields, "metrics": known_metrics, "references": references,
 }  # fmt: skip
 
 
@@ -163,17 +177,20 @@ def test_generated_tables_agree_with_the_classes(page: Path) -> None:
 
 
 def test_every_method_and_backbone_has_a_section_and_its_table() -> None:
-    for page, names, kind in (("methods", METHODS, "options"), ("backbones", BACKBONES, "presets")):
+    pages = [("methods", METHODS, "options"), ("backbones", BACKBONES, "presets"),
+             ("references", REFERENCES, "options")]  # fmt: skip
+    for page, names, kind in pages:
         text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
         assert re.findall(r"^## (\w+)$", text, re.MULTILINE).count("dense") <= 1
         for name in names:
             assert f"\n## {name}\n" in text
-            plain = kind == "options" and not registry.method(name).options_type.model_fields
+            plain = kind == "options" and not registry.row(name).options_type.model_fields
             assert plain or f"<!-- generated: {kind} {name} -->" in text
 
 
 def test_settings_named_in_the_text_exist() -> None:
-    known = {s.key for name in (*METHODS, *BACKBONES) for s in settings.of(name)} | {"variant"}
+    names = (*METHODS, *BACKBONES, *REFERENCES)
+    known = {s.key for name in names for s in settings.of(name)} | {"variant"}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         found = set(re.findall(r"--set ([\w.]+)=", text)) - {"KEY"}

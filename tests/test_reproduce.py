@@ -9,7 +9,6 @@ import pytest
 from dslbench import data as datasets
 from dslbench.cli import reproduction as reproduce
 from dslbench.errors import DataError, RunError, UsageError
-from dslbench.report import references
 from dslbench.runs import plan, stock, store
 from dslbench.spec import RunSpec
 from record_helpers import record
@@ -43,8 +42,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One plan of toy runs, and what is said."""
     monkeypatch.setattr(reproduce, "PLANS", {"quick": ("small",)})
     monkeypatch.setattr(plan, "read", lambda name: plan.parse("small", SMALL))
-    monkeypatch.setattr(references, "LAMBDAS", (50.0,))
-    monkeypatch.setattr(references, "NEIGHBOURS", (20,))
 
     def no_network(names: list[str], *rest: object) -> None:
         raise DataError(f"{names[0]} cannot be reached")
@@ -59,9 +56,9 @@ def test_it_falls_back_to_the_embedded_data_and_says_so(tmp_path: Path, small: l
     assert said.count("gowalla cannot be had: gowalla cannot be reached") == 1  # asked once
     assert "the embedded data set 'toy' stands in for gowalla" in said
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Table 3: toy, LightGCN" in report and "MultVAE" in report and "Reference rows" in report
+    assert "Table 3: toy, LightGCN" in report and "MultVAE" in report and "RP3beta" in report
     assert (tmp_path / "out" / "tables" / "table-3.md").read_text().startswith("**Table 3: toy")
-    assert "EASE" in (tmp_path / "out" / "tables" / "references.md").read_text()
+    assert "EASE" in (tmp_path / "out" / "tables" / "table-3.md").read_text()
     assert (tmp_path / "out" / "figures" / "figure-pareto.svg").exists()
     assert "no table 4: table 4 needs runs of dsl" in said
     for path in (tmp_path / "out").rglob("*.*"):
@@ -78,7 +75,7 @@ def test_the_second_time_nothing_is_missing(tmp_path: Path, small: list[str]) ->
 
     for _ in range(2):
         reproduce.reproduce("quick", None, tmp_path / "out", count_missing, small.append)
-    assert calls == [5, 0]
+    assert calls == [5 + 8, 0]  # methods and references
 
 
 def test_failed_runs_leave_a_report_and_an_error(tmp_path: Path, small: list[str]) -> None:

@@ -43,7 +43,7 @@ def test_what_is_allowed_in_words() -> None:
 
 
 def test_unknown_names_and_keys_lead_to_the_list() -> None:
-    with pytest.raises(UsageError, match="no backbone or method 'dsll'") as caught:
+    with pytest.raises(UsageError, match="no backbone, method or reference 'dsll'") as caught:
         settings.of("dsll")
     assert caught.value.hint == "did you mean 'dsl'?"
     for setting, owner in (

@@ -1,8 +1,9 @@
-"""Finds methods and backbones by name: the files of their packages, then entry points.
+"""Finds methods, backbones and references by name: the files of their packages, then entry points.
 
 Names and one-line descriptions of what is in this package are read without importing anything, so
-listing is cheap. What another package brings under the entry point group `dslbench.methods` or
-`dslbench.backbones` is imported when it is used; what cannot be imported is one line and hurts nobody else.
+listing is cheap. What another package brings under the entry point group `dslbench.methods`,
+`dslbench.backbones` or `dslbench.references` is imported when it is used; what cannot be imported is one
+line and hurts nobody else.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from dslbench.output import warn_once
 if TYPE_CHECKING:
     from dslbench.backbones.base import Backbone
     from dslbench.methods.base import Method
+    from dslbench.references.base import Reference
 
-Kind = Literal["method", "backbone"]
+Kind = Literal["method", "backbone", "reference"]
+KINDS: tuple[Kind, ...] = ("backbone", "method", "reference")
+# What stands in a spec for the backbone of a run that has none.
+NO_BACKBONE = "none"
 
 
 def _package(kind: Kind) -> str:
@@ -119,3 +124,19 @@ def backbone(name: str) -> type[Backbone]:
     """The class of a backbone; raises `UsageError` for a name or a plug-in that is none."""
     found: type[Backbone] = _load("backbone", name)
     return found
+
+
+def is_reference(name: str) -> bool:
+    """Whether a run's method is a reference: a model of its own, without a backbone or a training loop."""
+    return name in names("reference")
+
+
+def reference(name: str) -> type[Reference]:
+    """The class of a reference; raises `UsageError` for a name or a plug-in that is none."""
+    found: type[Reference] = _load("reference", name)
+    return found
+
+
+def row(name: str) -> type[Method] | type[Reference]:
+    """The class of what a row of a table is: a method, or a reference; raises `UsageError` for neither."""
+    return reference(name) if is_reference(name) else method(name)

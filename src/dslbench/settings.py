@@ -22,7 +22,7 @@ class Setting:
     """One key of `--set`.
 
     Attributes:
-        owner: backbone or method.
+        owner: backbone, method or reference.
         key: as it is typed; a method's has the method's name before it.
         default: a backbone's is that of its default preset, None: none is set.
         allowed: type, choices or limits.
@@ -37,23 +37,24 @@ class Setting:
 
 
 def of(name: str) -> list[Setting]:
-    """All settings of a backbone or method; raises `UsageError` for a name that is neither."""
-    if name in registry.names("method"):
+    """All settings of a backbone, method or reference; raises `UsageError` for a name that is none."""
+    if name in registry.names("method") or registry.is_reference(name):
         return list(_of_method(name))
     if name in registry.names("backbone"):
         return list(_of_backbone(name))
-    known = [*registry.names("backbone"), *registry.names("method")]
-    raise UsageError(f"no backbone or method '{name}'", did_you_mean(name, known))
+    known = [n for kind in registry.KINDS for n in registry.names(kind)]
+    raise UsageError(f"no backbone, method or reference '{name}'", did_you_mean(name, known))
 
 
 def lines(name: str) -> Iterator[str]:
-    """The settings of a backbone or method as text, a heading first."""
+    """The settings of a backbone, method or reference as text, a heading first."""
     found = of(name)
+    kind = "reference" if registry.is_reference(name) else "method"
     if not found:
-        yield f"{name} (method): no settings"
+        yield f"{name} ({kind}): no settings"
         return
-    if name in registry.names("method"):
-        yield f"{name} (method): --set {name}.KEY=VALUE"
+    if name not in registry.names("backbone"):
+        yield f"{name} ({kind}): --set {name}.KEY=VALUE"
     else:
         yield f"{name} (backbone): --set KEY=VALUE; defaults of preset {found[0].default}"
     keys = max(len(s.key) for s in found)
@@ -70,10 +71,10 @@ def shown(default: Any) -> str:
 
 
 def _of_method(name: str) -> Iterator[Setting]:
-    method = registry.method(name)
-    if len(method.variants) > 1:
+    method = registry.row(name)
+    if not registry.is_reference(name) and len(variants := registry.method(name).variants) > 1:
         yield Setting(
-            name, f"{name}.variant", "default", " | ".join(method.variants), "named set of options"
+            name, f"{name}.variant", "default", " | ".join(variants), "named set of options"
         )
     defaults = method.options_type().model_dump(mode="json")
     for key, allowed, description in _fields(method.options_type):

@@ -56,16 +56,24 @@ class RunSpec(BaseModel):
         special = [] if self.variant == "default" else [self.variant]
         special += [f"{k}={v}" for k, v in (self.changed_hyper | self.changed_options).items()]
         brackets = f" ({', '.join(special)})" if special else ""
-        return f"{self.dataset} {self.backbone} {self.method}{brackets}{at} seed {self.seed}"
+        model = self.method if self.is_reference else f"{self.backbone} {self.method}"
+        return f"{self.dataset} {model}{brackets}{at} seed {self.seed}"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the run is of a reference, which has no backbone and no training loop."""
+        return registry.is_reference(self.method)
 
     @property
     def method_options(self) -> Any:
         """The options as an object of the method's own class."""
-        return registry.method(self.method).options_type.model_validate(self.options)
+        return registry.row(self.method).options_type.model_validate(self.options)
 
     @property
     def teacher(self) -> RunSpec | None:
         """The dense run of the same setting where the method takes its model, else None."""
+        if self.is_reference:
+            return None
         kind = registry.method(self.method)
         if not kind.needs_dense or (kind.uses_sparsity and self.sparsity == 0):
             return None
@@ -130,6 +138,9 @@ def current_versions(backbone: str, method: str) -> dict[str, int]:
 
     Raises `UsageError` for a backbone or method that is not here.
     """
+    if registry.is_reference(method):
+        shared = {part: SHARED[part] for part in ("tables", "evaluation", "seeds")}
+        return {"reference": registry.reference(method).version, **shared}
     return {
         "backbone": registry.backbone(backbone).version,
         "method": registry.method(method).version,
@@ -154,6 +165,7 @@ def resolve(
     Args:
         settings: "KEY=VALUE" strings. A bare key is a hyper-parameter of the backbone, `preset`,
             or `variant`; "METHOD.KEY" is an option of that method and is ignored by other methods.
+            A reference has neither backbone nor epochs: what is said of these is not looked at.
 
     Raises:
         UsageError: for anything unknown or out of range, with the closest known name.
@@ -172,21 +184,26 @@ def resolve(
         raise UsageError(f"unknown protocol '{protocol}'", did_you_mean(protocol, PROTOCOLS))
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is less than 1")
+    own, per_method = _split_settings(settings)
+    for name, given in per_method.items():
+        kind = registry.row(name)
+        known = [*kind.options_type.model_fields]
+        _check_keys(given, known if registry.is_reference(name) else [*known, "variant"], name)
+    if registry.is_reference(method):
+        return _reference(
+            method, per_method.get(method, {}), own if backbone == registry.NO_BACKBONE else {},
+            dataset=dataset, protocol=protocol, seed=seed,
+        )  # fmt: skip
     backbone_type, method_type = registry.backbone(backbone), registry.method(method)
     if method in backbone_type.refuses:
         raise UnsuitableError(
             f"{method} on {backbone} makes no sense: {backbone_type.refuses[method]}"
         )
-    own, per_method = _split_settings(settings)
     preset = str(own.pop("preset", "")) or None
     preset_name, values = _preset(backbone, dataset, protocol, preset)
     _check_keys(own, [*backbone_type.hyper_type.model_fields, "preset", "variant"], backbone)
     if "epochs" in own:
         raise UsageError("epochs is set by an option of its own", f"--epochs {own['epochs']}")
-    for name, options in per_method.items():
-        registry.check_name("method", name)
-        fields = registry.method(name).options_type.model_fields
-        _check_keys(options, [*fields, "variant"], name)
     variant = str(per_method.get(method, {}).get("variant", own.pop("variant", "default")))
     if variant not in method_type.variants:
         if "variant" in per_method.get(method, {}) or len(method_type.variants) > 1:
@@ -234,6 +251,28 @@ def resolve(
             "changed_options": _changed(options, chosen, of_variant),
         }
     )
+
+
+def _reference(
+    name: str, chosen: Mapping[str, Any], bare: Mapping[str, Any], *, dataset: str, protocol: str,
+    seed: int,
+) -> RunSpec:  # fmt: skip
+    """The run of a reference, with options that the user chose; `bare` are settings of no owner."""
+    for key in bare:
+        raise UsageError(
+            f"setting '{key}' is of no backbone, and {name} has none",
+            f"an option of it is --set {name}.KEY=VALUE (dslbench list settings {name})",
+        )
+    kind = registry.reference(name)
+    usual = kind.options_type().model_dump(mode="json")
+    options = _validated(kind.options_type, chosen, name)
+    kind.check(kind.options_type.model_validate(options))
+    return RunSpec(
+        dataset=dataset, backbone=registry.NO_BACKBONE, method=name, sparsity=0.0,
+        seed=seed if kind.uses_seed else 0, epochs=1, full_epochs=1, scale="paper",
+        protocol=protocol, preset=registry.NO_BACKBONE, hyper={}, options=options,
+        changed_options=_changed(options, chosen, usual),
+    )  # fmt: skip
 
 
 def check_length(epochs: int | None, scale: str | None) -> None:

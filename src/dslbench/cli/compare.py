@@ -11,7 +11,10 @@ from dslbench.cli import options
 
 def compare(
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="Recommendation model (or use --plan).")
+        str | None,
+        typer.Option(
+            "--backbone", help="Recommendation model (or use --plan); a reference has none."
+        ),
     ] = None,
     dataset: options.Dataset = None,
     sparsity: Annotated[
@@ -19,7 +22,8 @@ def compare(
         typer.Option("--sparsity", help="Share of table weights removed; default: 0.5."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Methods; default: all, dense first.")
+        list[str] | None,
+        typer.Option("--method", help="Methods, references; default: all methods, dense first."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Runs per method: seeds 0 to N-1.")
@@ -87,10 +91,11 @@ def compare(
     chosen = Chosen(
         dataset=dataset, backbone=backbone, method=method, sparsity=sparsity, seeds=seeds,
         epochs=epochs, scale=scale, protocol=protocol, settings=tuple(set_ or ()),
+        references=references,
     )  # fmt: skip
     implementation.compare(
         plan, chosen, format_, budget_by=budget_by,
         where=implementation.Where(device, workers, executor, address), force=force,
-        dry_run=dry_run, references=references, precisions=tuple(precision or ()),
+        dry_run=dry_run, precisions=tuple(precision or ()),
         sizes=tuple(bytes_ or ()),
     )  # fmt: skip

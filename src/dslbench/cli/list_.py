@@ -13,17 +13,17 @@ from dslbench.output import deliver, result, warn
 
 def list_(
     what: Annotated[
-        Literal["datasets", "backbones", "methods", "settings", "plans", "runs"],
+        Literal["datasets", "backbones", "methods", "references", "settings", "plans", "runs"],
         typer.Argument(help="What to list."),
     ],
     name: Annotated[
-        str | None, typer.Argument(help="Backbone or method whose settings are listed.")
+        str | None, typer.Argument(help="Backbone, method or reference whose settings are listed.")
     ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="As JSON (data sets, settings and runs).")
     ] = False,
 ) -> None:
-    """List data sets, backbones, methods, what `--set` takes, plans or stored runs."""
+    """List data sets, backbones, methods, references, what `--set` takes, plans or stored runs."""
     if name is not None and what != "settings":
         raise UsageError(f"a name goes with settings only: {name}", f"dslbench list {what}")
     if what == "settings":
@@ -42,7 +42,7 @@ def list_(
     else:
         from dslbench import registry
 
-        kind: registry.Kind = "method" if what == "methods" else "backbone"
+        kind = next(kind for kind in registry.KINDS if f"{kind}s" == what)
         for name in registry.names(kind):
             result(f"{name:12} {registry.summary(kind, name)}")
 
@@ -52,7 +52,7 @@ def _list_settings(name: str | None, as_json: bool) -> None:
 
     from dslbench import registry, settings
 
-    owners = [name] if name else [*registry.working("backbone"), *registry.working("method")]
+    owners = [name] if name else [n for kind in registry.KINDS for n in registry.working(kind)]
     if as_json:
         found = [dataclasses.asdict(s) for owner in owners for s in settings.of(owner)]
         deliver(json.dumps(found, indent=1) + "\n")
@@ -84,10 +84,14 @@ def _list_runs(as_json: bool) -> None:
 
 
 def _described(spec: dict[str, Any]) -> str:
+    from dslbench import registry
     from dslbench.words import number
 
     epochs = number(spec["epochs"], "epoch")
     changed = {**(spec.get("changed_hyper") or {}), **(spec.get("changed_options") or {})}
+    if registry.is_reference(spec["method"]):
+        return " ".join([spec["dataset"], spec["method"], f"seed {spec['seed']}",
+                         *(f"{key}={value}" for key, value in changed.items())])  # fmt: skip
     return " ".join(
         [
             f"{spec['dataset']} {spec['backbone']} {spec['method']} {spec['variant']}",

@@ -47,5 +47,17 @@ Format = Annotated[
     str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")
 ]
 References = Annotated[
-    bool, typer.Option("--references", help="Add item popularity, ItemKNN and EASE.")
+    bool,
+    typer.Option(
+        "--references",
+        help="Also run the references that fit into memory: item popularity, neighbours, closed forms and "
+        "linear models (`dslbench list references`).",
+    ),
+]
+StoredReferences = Annotated[
+    bool,
+    typer.Option(
+        "--references",
+        help="Have stored references of the same data among the runs, whatever is chosen.",
+    ),
 ]

@@ -50,7 +50,7 @@ def report(
     stats: Annotated[
         bool, typer.Option("--stats", help="Add intervals and paired tests over seeds and users.")
     ] = False,
-    references: options.References = False,
+    references: options.StoredReferences = False,
 ) -> None:
     """Print tables and figures of stored runs, published results, or the audit; trains nothing."""
     from dslbench.report import command
@@ -61,5 +61,5 @@ def report(
     }  # fmt: skip
     command.report(
         wanted, table=table, figure=figure, published=published, format_name=format_,
-        output=output, stats=stats, references=references,
+        output=output, stats=stats, with_references=references,
     )  # fmt: skip

@@ -11,9 +11,9 @@ from dslbench import home, paths
 from dslbench.cli import datasets
 from dslbench.errors import DataError, DslbenchError, RunError, UsageError, did_you_mean
 from dslbench.output import put
-from dslbench.report import build, command, references
+from dslbench.report import build, command
 from dslbench.report.formats import draw, render
-from dslbench.runs import plan, stock, store
+from dslbench.runs import fitting, plan, stock, store
 from dslbench.runs.plan import Chosen, PlanFile
 from dslbench.spec import RunSpec
 
@@ -93,8 +93,11 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
     for name in PLANS[scale]:
         file = with_data_at_hand(plan.read(name), sources.has, say)
         # The published recipe, or what comes to its quality in less time.
-        chosen = Chosen(settings=("preset=official",)) if scale == "paper" else Chosen()
+        published = ("preset=official",) if scale == "paper" else ()
+        chosen = Chosen(settings=published, references=True)
         specs, left_out = plan.runs(file, chosen, FALLBACK)
+        specs, too_large = fitting.those_that_fit(specs, lambda run_id: store.has(run_id, say))
+        left_out += too_large
         say("")
         say(f"== {file.plan.title} (plan {name}): {len(specs)} runs")
         for line in left_out:
@@ -115,7 +118,7 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
 def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
     """The report's files: report.html, tables/*.md and figures/*.svg."""
     title = f"dslbench reproduce, scale {scale}"
-    page = command.whole(title, records, reference=True)
+    page = command.whole(title, records)
     put(output / "report.html", page.encode("utf-8"))
     say("")
     say(f"written: {output / 'report.html'}")
@@ -128,9 +131,6 @@ def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
         path = output / "tables" / f"table-{name}.md"
         put(path, text.encode("utf-8"))
         say(f"written: {path}")
-    text = render.markdown(references.table(records))
-    put(output / "tables" / "references.md", text.encode("utf-8"))
-    say(f"written: {output / 'tables' / 'references.md'}")
     for name in build.FIGURES:
         try:
             models = build.build_figure(name, records)

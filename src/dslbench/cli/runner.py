@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import typer
 
-from dslbench import artefact, data
+from dslbench import artefact, data, registry
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.known import Known
@@ -20,6 +20,7 @@ from dslbench.report import build, command
 from dslbench.report import sizes as sizes_report
 from dslbench.report.columns import seconds
 from dslbench.report.formats import render
+from dslbench.report.references import is_reference
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
 from dslbench.runs import (
@@ -28,6 +29,7 @@ from dslbench.runs import (
     equal_bytes,
     equal_cost,
     failures,
+    fitting,
     local,
     making,
     plan,
@@ -95,12 +97,12 @@ def compare(
     where: Where,
     force: bool,
     dry_run: bool,
-    references: bool,
     precisions: Sequence[str] = (),
     sizes: Sequence[str] = (),
 ) -> None:
     """Make the runs of a plan, or of what the command line names, and print its table or figure."""
     render.check_format(format_name)
+    asked = chosen.method or ()
     for precision in precisions:
         check_precision(precision)
     if plan_name is not None:
@@ -112,13 +114,21 @@ def compare(
             render.check_format(format_name, render.FIGURE_FORMATS)
     elif chosen.backbone is not None:
         file = plan.of_command_line(chosen.backbone)
+    elif chosen.methods_are_references:
+        file = plan.of_command_line(registry.NO_BACKBONE)
+        chosen = replace(chosen, method=chosen.method or registry.working("reference"))
     else:
         raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
     needs_default = chosen.dataset is None and any(grid.dataset is None for grid in file.plan.grid)
     specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
+    specs, too_large = fitting.those_that_fit(
+        specs, lambda run_id: not force and store.has(run_id, warn), asked
+    )
+    left_out += too_large
     if sizes:
         for option, given in (("--sparsity", chosen.sparsity), ("--precision", precisions),
-                              ("--budget-by macs", budget_by == "macs")):  # fmt: skip
+                              ("--budget-by macs", budget_by == "macs"),
+                              ("--references", any(s.is_reference for s in specs))):  # fmt: skip
             if given:
                 raise UsageError(
                     f"--bytes chooses what {option} would say", f"leave {option} out, or --bytes"
@@ -133,13 +143,17 @@ def compare(
     if dry_run:
         return
     if budget_by == "macs":
-        records = at_equal_macs(records, where=where, force=force)
+        trained = [r for r in records if not is_reference(r)]
+        records = [
+            *at_equal_macs(trained, where=where, force=force),
+            *filter(is_reference, records),
+        ]
     if file.plan.figure is not None and format_name != "json":
         models = build.build_figure(file.plan.figure, records)
         width = command.looks(to_file=False)[0] or console().width
         deliver(render.figures(format_name, models, width=width))
     else:
-        print_table(format_name, file.plan.table or "3", records, reference=references)
+        print_table(format_name, file.plan.table or "3", records)
 
 
 def compare_bytes(
@@ -225,12 +239,17 @@ def make(
     for run in missing:
         if (failed := failures.read_or_none(run.id)) is not None:
             say(f"failed last time, tried again: {run.spec.title} ({failed.reason})")
+    fits = sum(run.spec.is_reference for run in missing)
     summary = f"{number(len(planned), 'run')}: {len(planned) - len(missing)} stored, {len(missing)} to make"
     if missing:
         checkpoint.share_of_time()  # a setting that makes no sense is found out before training
         if not dry_run:
             store.check_writable()
-        said = [_trainings(missing), *([_expected(missing, where)] if expect else [])]
+        trained = len(missing) > fits
+        said = [_trainings(missing)] if trained else []
+        said += [number(fits, "reference")] if fits else []
+        if expect and trained:
+            said.append(_expected(missing, where))
         summary += f" ({', '.join(said)})"
     say(summary)
     if dry_run:
@@ -291,6 +310,8 @@ def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: W
     Raises `RunError` where a run is of a version without bytes, or its model is gone.
     """
     for old in records:
+        if is_reference(old):  # judged when they are fitted: the store has no model of theirs
+            continue
         known = {row["precision"] for row in old.get("stored") or []}
         missing = [name for name in precisions if name not in known]
         if not missing:
@@ -351,15 +372,13 @@ def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:
     return [run for run in planned if store.has(run.id, warn)]
 
 
-def print_table(
-    format_name: str, table: str, records: Sequence[Record], *, reference: bool = False
-) -> None:
+def print_table(format_name: str, table: str, records: Sequence[Record]) -> None:
     """A table of these runs; json is the records themselves."""
     if format_name == "json":
         deliver(render.record_json(records))
         return
     width, color = command.looks(to_file=False)
-    found = command.tables(table, records, reference=reference)
+    found = command.tables(table, records)
     deliver(render.tables(format_name, found, width=width, color=color))
 
 

@@ -9,13 +9,20 @@ import typer
 
 from dslbench.cli import options
 from dslbench.errors import UsageError
-from dslbench.output import check_writable, deliver, write
+from dslbench.output import check_writable, deliver, warn, write
 
 
 def train(
-    backbone: options.Backbone,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="Recommendation model; a reference has none."),
+    ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="Method; see `dslbench list methods`.")
+        str,
+        typer.Option(
+            "--method",
+            help="Method or reference; see `dslbench list methods` and `list references`.",
+        ),
     ] = "dense",
     dataset: options.Dataset = None,
     sparsity: Annotated[
@@ -54,21 +61,31 @@ def train(
     """Train one model with one method and store the run."""
     from dslbench import registry
     from dslbench.cli.runner import Where, dataset_or_default, exported, make, print_table
+    from dslbench.runs import store
+    from dslbench.runs.fitting import those_that_fit
     from dslbench.spec import check_length, check_used, resolve
     from dslbench.tables.stored import check_precision
 
     check_length(epochs, scale)
+    reference = registry.is_reference(method)
+    if backbone is None and not reference:
+        raise UsageError(f"{method} needs a --backbone", "dslbench list backbones")
+    if reference:
+        unused = {"--backbone": backbone, "--epochs": epochs, "--scale": scale, "--export": export}
+        for option in (name for name, given in unused.items() if given is not None):
+            raise UsageError(
+                f"{option} means nothing to {method}, a reference", f"leave {option} out"
+            )
     spec = resolve(
-        dataset=dataset_or_default(dataset), backbone=backbone, method=method,
+        dataset=dataset_or_default(dataset), backbone=backbone or registry.NO_BACKBONE, method=method,
         sparsity=0.5 if sparsity is None else sparsity, seed=seed, epochs=epochs,
         scale=scale or "paper", protocol=protocol, settings=set_ or (),
     )  # fmt: skip
     check_used(set_ or (), [method])
     check_precision(precision)
-    kind = registry.method(method)
-    if sparsity and not kind.uses_sparsity and method != "dense":
+    if sparsity and method != "dense" and (reference or not registry.method(method).uses_sparsity):
         raise UsageError(f"a sparsity means nothing to {method}", "leave --sparsity out")
-    if precision != "fp32" and not kind.has_precisions:
+    if precision != "fp32" and not reference and not registry.method(method).has_precisions:
         raise UsageError(
             f"what {method} stores has no precisions", f"dslbench list settings {method}"
         )
@@ -78,6 +95,8 @@ def train(
         raise UsageError("--with-seen is of an exported model", "add --export FILE")
     if export is not None:
         check_writable(export)
+    if reference:
+        those_that_fit([spec], lambda run_id: not fresh and store.has(run_id, warn), asked=[method])
     extra = () if precision == "fp32" else (precision,)
     records = make([spec], where=Where(device), force=fresh, dry_run=False, precisions=extra)
     if export is not None:

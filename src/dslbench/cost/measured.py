@@ -8,7 +8,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import dslbench
 from dslbench.backbones.base import Backbone
 from dslbench.errors import printable
 from dslbench.evaluation.ranking import Ranker
+from dslbench.ops.scores import Scorer
 from dslbench.ops.threads import thread_count
 
 
@@ -72,8 +73,22 @@ def state_bytes(model: Backbone, optimiser: torch.optim.Optimizer | None = None)
 _PATIENCE, _LEAST_CALLS, _MOST_CALLS = 0.5, 5, 200
 
 
+class Scoring(Protocol):
+    """What can rank: a backbone, or what stands for one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def eval(self) -> Scoring:
+        """Itself, as it is when it serves."""
+
+    def scorer(self) -> Scorer:
+        """See `Backbone.scorer`."""
+
+
 def top_k_latency(
-    model: Backbone, seen: sparse.csr_matrix, k: int = 20
+    model: Scoring, seen: sparse.csr_matrix, k: int = 20
 ) -> dict[str, dict[str, float] | None]:
     """Seconds of ranking the k best unseen items for 1 and for 1,024 users at a time.
 

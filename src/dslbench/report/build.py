@@ -13,6 +13,7 @@ from dslbench.report import (
     figures,
     paper_tables,
     pareto,
+    references,
     sizes,
     sparsity,
     statistics,
@@ -27,17 +28,23 @@ from dslbench.report.tables import Builder, TableModel, group
 
 @dataclass(frozen=True)
 class TableKind:
-    """How a table is made; `needs_runs` is false for one that stands without any stored run."""
+    """How a table is made.
+
+    Attributes:
+        needs_runs: false for one that stands without any stored run.
+        has_references: false for one that is about making tables small.
+    """
 
     build: Builder
     needs_runs: bool = True
+    has_references: bool = True
 
 
 TABLES: dict[str, TableKind] = {
-    "1": TableKind(evidence.table1),
-    "2": TableKind(paper_tables.table2),
+    "1": TableKind(evidence.table1, has_references=False),
+    "2": TableKind(paper_tables.table2, has_references=False),
     "3": TableKind(paper_tables.table3),
-    "4": TableKind(paper_tables.table4),
+    "4": TableKind(paper_tables.table4, has_references=False),
     "cost": TableKind(costs.cost),
     "bytes": TableKind(sizes.table),
     "tail": TableKind(paper_tables.tail),
@@ -53,6 +60,10 @@ FIGURES: dict[str, FigureBuilder] = {
     "pareto": figures.pareto,
     "bytes": sizes.figure,
 }
+
+
+# Figures in which references are points like others; those of the paper are about sparsity.
+_WITH_REFERENCES = ("pareto", "bytes")
 
 
 def _comparable(records: Sequence[Record]) -> list[Record]:
@@ -81,10 +92,17 @@ def check_figure(name: str) -> None:
 def build(name: str, records: Sequence[Record]) -> list[TableModel]:
     """The tables of the given name from these records; raises `UsageError` where they lack what it needs."""
     check_table(name)
-    return TABLES[name].build(_comparable(labelled(records)))
+    return TABLES[name].build(_prepared(records, TABLES[name].has_references))
 
 
 def build_figure(name: str, records: Sequence[Record]) -> list[FigureModel]:
     """The figures of the given name; raises `UsageError` where the records lack what it needs."""
     check_figure(name)
-    return FIGURES[name](_comparable(labelled(records)))
+    return FIGURES[name](_prepared(records, name in _WITH_REFERENCES))
+
+
+def _prepared(records: Sequence[Record], has_references: bool) -> list[Record]:
+    """As a table takes them: with names, references beside methods or left out, times that compare."""
+    named = labelled(records)
+    chosen = references.beside(named) if has_references else references.without(named)
+    return _comparable(chosen)

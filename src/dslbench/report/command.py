@@ -10,14 +10,20 @@ from pathlib import Path
 from dslbench import paths
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.output import console, deliver, warn, write
-from dslbench.report import audit_tables, build, naming, published_tables, statistics
-from dslbench.report import references as closed_forms
+from dslbench.report import (
+    audit_tables,
+    build,
+    naming,
+    published_tables,
+    references,
+    statistics,
+)
 from dslbench.report.columns import Record
 from dslbench.report.comparable import latest
 from dslbench.report.formats import render
 from dslbench.report.formats.draw import draw
 from dslbench.report.formats.html import page
-from dslbench.report.relative import setting_of
+from dslbench.report.relative import data_of, setting_of
 from dslbench.report.tables import TableModel, group
 from dslbench.runs import failures, store
 
@@ -38,7 +44,7 @@ def report(
     format_name: str | None,
     output: Path | None,
     stats: bool,
-    references: bool,
+    with_references: bool,
 ) -> None:
     """Print or write what was asked for: of stored runs, published results, or the audit.
 
@@ -59,7 +65,7 @@ def report(
         build.check_figure(figure)
     if published or (table is not None and not build.TABLES[table].needs_runs):
         unused = [f"--{key}" for key in ("method", "protocol", "scale") if wanted[key]]
-        unused += ["--stats"] * stats + ["--references"] * references
+        unused += ["--stats"] * stats + ["--references"] * with_references
         if unused:
             raise UsageError(
                 f"{asked[0]} cannot be combined with {unused[0]}", "use --dataset or --backbone"
@@ -67,7 +73,7 @@ def report(
         text = literature(published, chosen, wanted["dataset"], wanted["backbone"], output)
         deliver(text, output)
         return
-    records = select(warn, **wanted)
+    records = select(warn, with_references=with_references, **wanted)
     width, color = looks(output is not None)
     if figure is not None and chosen in PICTURES:
         assert output is not None
@@ -84,11 +90,11 @@ def report(
         models = build.build_figure(figure, records)
         text = render.figures(chosen, models, width=width or console().width)
     elif chosen == "html" and table is None:
-        text = whole("dslbench report", records, stats=True, reference=references)
+        text = whole("dslbench report", records, stats=True)
     elif chosen == "json" and table is None:
         text = render.record_json(records)
     else:
-        found = tables(table or "3", records, stats=stats, reference=references)
+        found = tables(table or "3", records, stats=stats)
         text = render.tables(chosen, found, width=width, color=color)
     deliver(text, output)
 
@@ -135,8 +141,14 @@ def chosen_format(name: str | None, output: Path | None, figure: bool) -> str:
     return found
 
 
-def select(warn: Callable[[str], None], **wanted: str | None) -> list[Record]:
-    """The stored runs whose spec has the wanted values; raises `UsageError` where there are none."""
+def select(
+    warn: Callable[[str], None], *, with_references: bool = False, **wanted: str | None
+) -> list[Record]:
+    """The stored runs whose spec has the wanted values; raises `UsageError` where there are none.
+
+    Args:
+        with_references: whether stored references of the same data are among them, whatever is wanted.
+    """
     unreadable: list[str] = []
 
     def bad(text: str) -> None:
@@ -150,6 +162,15 @@ def select(warn: Callable[[str], None], **wanted: str | None) -> list[Record]:
     if dataset is not None:
         records = [r for r in records if naming.is_called(r, dataset, known)]
         wanted = {"dataset": dataset, **wanted}
+    if records and with_references:
+        data, chosen_ids = {data_of(r) for r in records}, {r["id"] for r in records}
+        more = [r for r in stored if references.is_reference(r) and data_of(r) in data]
+        if not more:
+            raise UsageError(
+                "no references of these data are stored",
+                "make them: dslbench compare --references, other options alike",
+            )
+        records += [r for r in more if r["id"] not in chosen_ids]
     if records:
         return latest(records, warn)
     chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
@@ -160,10 +181,9 @@ def select(warn: Callable[[str], None], **wanted: str | None) -> list[Record]:
     )
 
 
-def tables(
-    name: str, records: Sequence[Record], *, stats: bool = False, reference: bool = False
-) -> list[TableModel]:
-    """The tables of a name, with statistics and reference rows where asked for."""
+def tables(name: str, records: Sequence[Record], *, stats: bool = False) -> list[TableModel]:
+    """The tables of a name, with statistics where asked for; references stand beside the methods."""
+    records = references.beside(records)
     found = build.build(name, records)
     parts, failed = group(records, setting_of), failures.read_all(warn)
     if len(found) == len(parts):  # a table for each setting, which has its own failures below it
@@ -173,14 +193,10 @@ def tables(
         found[0].footer += failures.footer(records, failed)
     if stats and name != "stats":
         found += statistics.table(records)
-    if reference:
-        found += closed_forms.table(records)
     return found
 
 
-def whole(
-    title: str, records: Sequence[Record], *, stats: bool = True, reference: bool = False
-) -> str:
+def whole(title: str, records: Sequence[Record], *, stats: bool = True) -> str:
     """One HTML page of every table and figure that the records have the runs for."""
     found, drawn, missing = [], [], []
     for name in build.TABLES:
@@ -191,8 +207,6 @@ def whole(
         except DslbenchError as error:
             missing.append(f"Table {name}: {error.message} ({error.hint})")
     missing += failures.footer(records, failures.read_all(warn))
-    if reference:
-        found += closed_forms.table(records)
     for name in build.FIGURES:
         try:
             drawn += build.build_figure(name, records)

@@ -59,7 +59,8 @@ def latest(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
 
 def rows(records: Sequence[Record]) -> list[list[Record]]:
     """Runs by row, dense first, then by family, sparsity and method."""
-    order = {name: place for place, name in enumerate(registry.names("method"))}
+    known = [*registry.names("method"), *registry.names("reference")]
+    order = {name: place for place, name in enumerate(known)}
     return group(
         sorted(
             records,
@@ -84,7 +85,7 @@ def dense_of(records: Sequence[Record]) -> list[Record]:
 def method_names(name: str) -> tuple[str, str]:
     """Label and family; a method that is no longer known keeps its name."""
     try:
-        found = registry.method(name)
+        found = registry.row(name)
     except UsageError:
         return name, ""
     return found.label, found.family
@@ -133,7 +134,9 @@ def backbone_label(name: str) -> str:
 
 
 def model(spec: Record) -> str:
-    """Backbone, its size and where its hyper-parameters come from."""
+    """Backbone, its size and where its hyper-parameters come from; of references alone, that."""
+    if registry.is_reference(spec["method"]):
+        return "references"
     layers = f"l={spec['layers']}, " if spec.get("layers") is not None else ""
     named = ("layers", "embedding_size")
     changed = [f"{k}={v}" for k, v in spec["changed_hyper"].items() if k not in named]
@@ -144,7 +147,8 @@ def model(spec: Record) -> str:
 def protocol(spec: Record) -> str:
     """Protocol and epochs; reduced settings are named as such."""
     epochs, full = spec["epochs"], spec["full_epochs"]
-    if epochs is None:  # chosen for each run by its cost
+    # A reference has no epochs; those of runs at equal cost are chosen for each.
+    if epochs is None or registry.is_reference(spec["method"]):
         return f"protocol {spec['protocol']}"
     reduced = f"REDUCED: {epochs} of {full} epochs" if epochs < full else f"{epochs} epochs"
     return f"protocol {spec['protocol']}, {reduced}"
@@ -162,8 +166,8 @@ def footer(records: Sequence[Record], *notes: str) -> list[str]:
     """What a reader needs to defend the numbers: seeds, scale, selection, data, costs, machine."""
     return [
         *notes, *_seeds(records), *_training(records), *_risen(records), *_searches(records),
-        *_explorations(records),
-        *_empty_rows(records), *_data(records), *_measurement(records),
+        *_explorations(records), *_chosen(records), *_empty_rows(records), *_data(records),
+        *_measurement(records),
     ]  # fmt: skip
 
 
@@ -193,8 +197,11 @@ def _training(records: Sequence[Record]) -> list[str]:
         )
     ]  # fmt: skip
     parts = {"valid": "validation", "test": "the TEST set, as the paper's code did"}
-    chosen = sorted({r["selection"]["on"] for r in records}, reverse=True)
-    return [*lines, f"The epoch was selected on {' or '.join(parts[name] for name in chosen)}."]
+    trained = [r for r in records if not registry.is_reference(r["spec"]["method"])]
+    chosen = sorted({r["selection"]["on"] for r in trained}, reverse=True)
+    if chosen:
+        lines.append(f"The epoch was selected on {' or '.join(parts[name] for name in chosen)}.")
+    return lines
 
 
 def _risen(records: Sequence[Record]) -> list[str]:
@@ -245,6 +252,26 @@ def _explorations(records: Sequence[Record]) -> list[str]:
             f"the epoch that was kept lies before the mask's first update{after}, so this is a random mask."
         )
     return lines
+
+
+def _chosen(records: Sequence[Record]) -> list[str]:
+    """What references' options are, where the user left them open."""
+    found: dict[str, None] = {}
+    for r in records:
+        if not registry.is_reference(r["spec"]["method"]):
+            continue
+        known = r.get("diagnostics") or {}
+        point = ", ".join(f"{key}={value:g}" for key, value in known.get("chosen", {}).items())
+        if not point:
+            continue
+        how = "not tuned" if r["selection"]["on"] is None else f"of {len(known['tried'])} tried"
+        edge = (
+            f"; {', '.join(known['at_edge'])} AT THE EDGE of its grid" if known["at_edge"] else ""
+        )
+        found[f"{row_label(r['spec'])}: {point} ({how}{edge})"] = None
+    if not found:
+        return []
+    return [f"References, chosen on validation unless said otherwise: {'; '.join(found)}."]
 
 
 def _empty_rows(records: Sequence[Record]) -> list[str]:

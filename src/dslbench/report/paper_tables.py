@@ -25,7 +25,7 @@ from dslbench.report.comparable import (
 )
 from dslbench.report.relative import EQUAL_COST, is_equal_cost, mac_notes, setting_of, with_ratios
 from dslbench.report.sizes import at_precision
-from dslbench.report.tables import Cell, TableModel, cell, group, heading, marks
+from dslbench.report.tables import NOT_APPLICABLE, Cell, TableModel, cell, group, heading, marks
 from dslbench.words import percent, percent_reached
 
 DECAYS = {"cosine": "Cosine", "linear": "Linear", "none": "No decay"}
@@ -98,12 +98,17 @@ def by_method(title: str, shown: Sequence[str], records: Sequence[Record]) -> Ta
         family = method_names(spec["method"])[1]
         if previous is not None and family != previous:
             table.rules.append(place - 1)
-        sparsity = statistics.fmean(r["budget"]["achieved_sparsity"] for r in runs)
+        reached = [r["budget"]["achieved_sparsity"] for r in runs]
+        if None in reached:  # of no dense model a part
+            sparsity = Cell(NOT_APPLICABLE)
+        else:
+            mean_of = statistics.fmean(reached)
+            sparsity = Cell(percent_reached(mean_of), value=mean_of, runs=len(runs))
         table.rows.append(
             [
                 heading(family, family == previous),
                 Cell(row_label(spec) + row_width(runs[0]) + rising(runs)),
-                Cell(percent_reached(sparsity), value=sparsity, runs=len(runs)),
+                sparsity,
                 *(
                     cell(column, runs, mark[place])
                     for column, mark in zip(columns, column_marks, strict=True)

@@ -143,7 +143,7 @@ def find(source: str, quantity: str, **setting: Any) -> Figure:
 def label(kind: str, name: str) -> str:
     """How a backbone or method is written in tables; a name that is not ours stays as it is."""
     try:
-        found = registry.backbone(name) if kind == "backbone" else registry.method(name)
+        found = registry.backbone(name) if kind == "backbone" else registry.row(name)
     except UsageError:
         return name
     return found.label

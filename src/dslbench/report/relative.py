@@ -92,10 +92,24 @@ def mac_notes(records: Sequence[Record]) -> list[str]:
 
 
 def setting_of(record: Record) -> str:
-    """What runs must share to stand in one table: all but method, variant, sparsity and seed."""
+    """What runs must share to stand in one table: all but method, variant, sparsity and seed.
+
+    A reference has the setting that it stands beside (`report.references`), else that of its data.
+    """
+    if "beside" in record:
+        return str(record["beside"])
     own = without_epochs(record["spec"]) if is_equal_cost(record) else record["spec"]
     spec = {k: own.get(k) for k in (
         "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
     )}  # fmt: skip
-    digests = {k: v for k, v in record["data"].items() if k.endswith("_digest") and v is not None}
-    return json.dumps([spec, digests], sort_keys=True)
+    return json.dumps([spec, _digests(record)], sort_keys=True)
+
+
+def data_of(record: Record) -> str:
+    """The data and how they are split: what a reference shares with the runs that it stands beside."""
+    spec = record["spec"]
+    return json.dumps([spec["dataset"], spec["protocol"], _digests(record)], sort_keys=True)
+
+
+def _digests(record: Record) -> dict[str, Any]:
+    return {k: v for k, v in record["data"].items() if k.endswith("_digest") and v is not None}

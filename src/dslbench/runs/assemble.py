@@ -32,6 +32,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def check_parts(spec: RunSpec, data: Interactions) -> None:
+    """Raise `DataError` where the data lack a part that the run's protocol needs."""
+    if data.test.nnz == 0:
+        raise DataError(
+            f"protocol {spec.protocol} leaves no test pairs in '{spec.dataset}'",
+            "choose another --protocol, or data with more items per user",
+        )
+    if data.valid.nnz == 0 and spec.protocol != "paper":
+        raise DataError(
+            f"protocol {spec.protocol} leaves no validation pairs in '{spec.dataset}': "
+            "its users have too few items",
+            "--protocol paper selects on test, and says so",
+        )
+
+
 def make_lab(
     spec: RunSpec,
     data: Interactions,
@@ -46,17 +61,7 @@ def make_lab(
             f"{spec.backbone} cannot score users it was not trained on, as protocol strong asks",
             "--protocol default",
         )
-    if data.test.nnz == 0:
-        raise DataError(
-            f"protocol {spec.protocol} leaves no test pairs in '{spec.dataset}'",
-            "choose another --protocol, or data with more items per user",
-        )
-    if data.valid.nnz == 0 and spec.protocol != "paper":
-        raise DataError(
-            f"protocol {spec.protocol} leaves no validation pairs in '{spec.dataset}': "
-            "its users have too few items",
-            "--protocol paper selects on test, and says so",
-        )
+    check_parts(spec, data)
     full, dense = full_hyper(spec), spec.teacher
     return Lab(
         data, backbone, sized_hyper(spec), epochs=spec.epochs, seed=spec.seed, device=device, emit=emit,

@@ -119,8 +119,10 @@ def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1
     """Expected duration of the missing runs on this machine.
 
     With several workers each has its share of the cores. None where a trial fails: the run will fail,
-    too, and be noted with its reason, while others go on.
+    too, and be noted with its reason, while others go on. References are not counted: how long these take
+    nobody knows beforehand.
     """
+    missing = [run for run in missing if not run.spec.is_reference]
     if not missing:
         return 0.0
     expected = Expected(store.read_all(lambda line: None), device, workers)

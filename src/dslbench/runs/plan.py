@@ -89,7 +89,8 @@ class Grid(BaseModel):
         methods = others.data.get("method")
         for key in value:
             owner, dot, _ = key.partition(".")
-            if dot and methods and owner not in methods and owner in registry.names("method"):
+            known = [*registry.names("method"), *registry.names("reference")]
+            if dot and methods and owner not in methods and owner in known:
                 raise ValueError(f"'{key}' has no effect without method '{owner}'")
         return value
 
@@ -268,6 +269,14 @@ class Chosen:
     scale: str | None = None
     protocol: str | None = None
     settings: Sequence[str] = ()
+    references: bool = False  # whether every reference is run beside the methods
+
+    @property
+    def methods_are_references(self) -> bool:
+        """Whether nothing that is named needs a backbone."""
+        if not self.method:
+            return self.references
+        return all(registry.is_reference(name) for name in self.method)
 
 
 def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[RunSpec], list[str]]:
@@ -284,9 +293,16 @@ def runs(file: PlanFile, chosen: Chosen, default_dataset: str) -> tuple[list[Run
                 specs[spec.model_dump_json()] = spec
         except UsageError as error:
             raise file.error(error.message, error.hint, number) from None
-    named = [chosen.method or grid.method or registry.usual_methods() for grid in file.plan.grid]
+    named = [_methods(grid, chosen) for grid in file.plan.grid]
     check_used(chosen.settings, itertools.chain(*named))
     return list(specs.values()), list(dict.fromkeys(left_out))
+
+
+def _methods(grid: Grid, chosen: Chosen) -> list[str]:
+    """The methods of a grid, references last."""
+    found = [*(chosen.method or grid.method or registry.usual_methods())]
+    more = registry.working("reference") if chosen.references else []
+    return found + [name for name in more if name not in found]
 
 
 def _grid_runs(
@@ -297,8 +313,8 @@ def _grid_runs(
             return list(value) if isinstance(value, list | tuple) else [value]
         return list(planned) if planned is not None else fallback
 
-    methods = one(chosen.method, grid.method, registry.usual_methods())
-    for backbone, method in itertools.product(one(chosen.backbone, grid.backbone, []), methods):
+    backbones = one(chosen.backbone, grid.backbone, [])
+    for backbone, method in itertools.product(backbones, _methods(grid, chosen)):
         for dataset, protocol, scale, epochs, settings, sparsity, seed in itertools.product(
             one(chosen.dataset, grid.dataset, [default_dataset]),
             one(chosen.protocol, grid.protocol, []),

@@ -144,6 +144,10 @@ def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
     record = store.read(run_id)
     seconds = record["cost"]["measured"]["train_seconds"]
     reached = METRICS[SELECTION].show(record["quality"][SELECTION])
+    if spec.is_reference:
+        chosen = (record.get("diagnostics") or {}).get("chosen") or {}
+        at = "".join(f", {key}={value:g}" for key, value in chosen.items())
+        return f"{spec.title}: {SELECTION} {reached}{at}, fitted in {seconds:.1f} s"
     return (
         f"{spec.title}: {SELECTION} {reached}, "
         f"trained {seconds:.0f} s, epoch {record['selection']['epoch']} selected"

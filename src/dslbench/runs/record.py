@@ -25,8 +25,8 @@ class Spec(Part):
     """What was asked for: `dslbench.spec.RunSpec`, and two copies from `hyper`."""
 
     dataset: StrictStr = Field(description="name or path of the data set")
-    backbone: StrictStr = Field(description="name of the backbone")
-    method: StrictStr = Field(description="name of the method")
+    backbone: StrictStr = Field(description="name of the backbone; none: a reference has none")
+    method: StrictStr = Field(description="name of the method, or of the reference")
     variant: StrictStr = Field(description="named set of the method's options")
     protocol: StrictStr = Field(description="how the data is split, as it was asked for")
     preset: StrictStr = Field(description="name of the recipe")
@@ -41,7 +41,9 @@ class Spec(Part):
     options: dict[str, Any] = Field(description="every option of the method, resolved")
     changed_hyper: dict[str, Any] = Field(description="hyper-parameters away from the preset")
     changed_options: dict[str, Any] = Field(description="options away from the variant")
-    embedding_size: Count = Field(description="copy from `hyper`")
+    embedding_size: Count | None = Field(
+        default=None, description="copy from `hyper`; null for a reference"
+    )
     layers: Count | None = Field(
         default=None, description="copy from `hyper`; null where there are none"
     )
@@ -76,7 +78,9 @@ class Selection(Part):
     """Which epoch was kept."""
 
     epoch: Count | None = Field(default=None, description="epoch of the last phase that was kept")
-    on: Literal["valid", "test"] = Field(description="part of the data that chose it")
+    on: Literal["valid", "test"] | None = Field(
+        description="part of the data that chose it, of a reference its options; null: nothing was chosen"
+    )
     rise: StrictFloat | None = Field(
         default=None,
         description="growth of the best recall@20 of that phase, on the part that chose, over the last "
@@ -114,8 +118,8 @@ class Budget(Part):
     table_params: Count = Field(
         description="stored parameters of the embedding tables, maps of mixed sizes included"
     )
-    achieved_sparsity: Annotated[Number, Field(le=1)] = Field(
-        description="1 - table_params / dense_table_params"
+    achieved_sparsity: Annotated[Number, Field(le=1)] | None = Field(
+        description="1 - table_params / dense_table_params; null for a reference"
     )
     dense_table_bytes: Count | None = Field(
         default=None, description="bytes of the embedding tables at full size, float32"
@@ -267,6 +271,18 @@ class Diagnostics(Part):
     )
     exact_share: StrictBool = Field(
         default=True, description="whether a student has exactly its share of columns"
+    )
+    chosen: dict[str, Any] = Field(
+        default={},
+        description="of a reference: options that the user left open, as they were chosen",
+    )
+    tried: list[dict[str, Any]] = Field(
+        default=[],
+        description="of a reference: points of its grid with their Recall@20 on validation",
+    )
+    at_edge: list[StrictStr] = Field(
+        default=[],
+        description="of a reference: options whose best value lies at the edge of their grid",
     )
     student_widths: dict[str, Count] = Field(
         default={}, description="columns of a student's rows by table"

@@ -37,7 +37,9 @@ class WantedRun:
 
     @property
     def trainings(self) -> int:
-        """Trainings of the full number of epochs that the run consists of."""
+        """Trainings of the full number of epochs that the run consists of; a reference has none."""
+        if self.spec.is_reference:
+            return 0
         method = registry.method(self.spec.method)
         return len(method.phases(self.spec.method_options, self.spec.sparsity))
 
@@ -98,7 +100,9 @@ def take_stock(
     return [
         replace(
             run, stamp=stamp(run.id), failed_at=failures.time_of(run.id),
-            shares=sharing.trainings_of(run.spec, identity(run.spec.as_dense)),
+            shares=()
+            if run.spec.is_reference
+            else sharing.trainings_of(run.spec, identity(run.spec.as_dense)),
         )
         for run in planned.values()
     ]  # fmt: skip

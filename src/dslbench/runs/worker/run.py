@@ -15,6 +15,7 @@ from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
 from dslbench.runs.assemble import precision_of
 from dslbench.runs.record import FORMAT, written
+from dslbench.runs.worker.fit import make_reference
 from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of_users
 from dslbench.runs.worker.pack import pack
 from dslbench.runs.worker.train import train_on
@@ -28,11 +29,13 @@ def make_run(
 ) -> dict[str, Any]:
     """Make one run, judge the model as it is stored, and return its record.
 
-    A run that was broken off goes on from its last checkpoint.
+    A run that was broken off goes on from its last checkpoint; a reference's has none.
 
     Args:
         shared: keys of the trainings to be taken over, or kept for other runs, and whether they were there.
     """
+    if spec.is_reference:
+        return make_reference(spec, emit)
     started, energy = datetime.now(UTC), measured.Energy()
     counted.engine()
     data = datasets.load(spec.dataset, protocol=spec.protocol)

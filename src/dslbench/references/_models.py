@@ -1,0 +1,165 @@
+"""What references store: one score an item, and item-to-item weights, dense or sparse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from dslbench.references.base import Array, Float32, Model
+from dslbench.tables.spec import unsigned
+from dslbench.tables.stored import Values
+
+
+def degrees(matrix: sparse.csr_matrix) -> npt.NDArray[np.int64]:
+    """(M,) pairs of each item of a binary CSR (N, M)."""
+    return np.bincount(matrix.indices, minlength=matrix.shape[1]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Constant(Model):
+    """The same scores for everybody, (M,)."""
+
+    form: ClassVar[str] = "vector"
+
+    values: Float32
+
+    def arrays(self) -> dict[str, Array]:
+        return {"values": self.values}
+
+    def scores(self, known: sparse.csr_matrix) -> Float32:
+        return np.tile(self.values, (known.shape[0], 1))
+
+    @property
+    def parameters(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class DenseWeights(Model):
+    """Weights W (M, M) in float32; scores are x W."""
+
+    form: ClassVar[str] = "dense"
+
+    weights: Float32
+
+    def arrays(self) -> dict[str, Array]:
+        return {"values": self.weights}
+
+    def scores(self, known: sparse.csr_matrix) -> Float32:
+        return np.asarray(known @ self.weights, dtype=np.float32)
+
+    @property
+    def parameters(self) -> int:
+        return int(self.weights.size)
+
+    def macs(self, known: sparse.csr_matrix) -> int:
+        """A row of M weights for each item of each user."""
+        return int(known.nnz) * int(self.weights.shape[1])
+
+
+@dataclass(frozen=True)
+class SparseWeights(Model):
+    """Weights W (M, M) row by row: `values`, `columns`, and `counts`, entries of each row; scores are x W.
+
+    Columns and counts take 2 bytes below 65,536 items, else 4.
+    """
+
+    form: ClassVar[str] = "csr"
+
+    values: Values
+    columns: npt.NDArray[np.unsignedinteger[Any]]
+    counts: npt.NDArray[np.unsignedinteger[Any]]
+
+    @classmethod
+    def of(cls, weights: sparse.csr_matrix) -> SparseWeights:
+        """A CSR matrix; explicit zeros are left out."""
+        weights = sparse.csr_matrix(weights, dtype=np.float32)
+        weights.eliminate_zeros()
+        weights.sort_indices()
+        kind = unsigned(weights.shape[1])
+        counts = np.diff(weights.indptr).astype(np.int64)
+        return cls(
+            Values.of(weights.data, counts), weights.indices.astype(kind), counts.astype(kind)
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        return self.values.arrays() | {"columns": self.columns, "counts": self.counts}
+
+    @property
+    def matrix(self) -> sparse.csr_matrix:
+        """What is stored, decoded."""
+        found = self.__dict__.get("_matrix")  # decoded once
+        if found is None:
+            starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+            small = starts[-1] < 2**31
+            kind = np.int32 if small else np.int64
+            m = len(self.counts)
+            found = sparse.csr_matrix(
+                (self.values.flat(), self.columns.astype(kind), starts.astype(kind)), shape=(m, m)
+            )
+            self.__dict__["_matrix"] = found
+        return found
+
+    def scores(self, known: sparse.csr_matrix) -> Float32:
+        return np.asarray((known @ self.matrix).toarray(), dtype=np.float32)
+
+    @property
+    def parameters(self) -> int:
+        return self.values.count
+
+    @property
+    def precision(self) -> str:
+        return self.values.precision
+
+    def rounded(self, precision: str) -> SparseWeights:
+        return replace(self, values=self.values.rounded(precision))
+
+    def macs(self, known: sparse.csr_matrix) -> int:
+        """The stored entries of the row of each item of each user."""
+        return int(self.counts.astype(np.int64)[known.indices].sum())
+
+
+def largest(weights: Float32, share: float) -> sparse.csr_matrix:
+    """The largest entries by magnitude of a matrix (n, m): exactly floor(share n m) of them, zeros left out.
+
+    Of equal ones the first row by row. Takes no copy of the matrix: magnitudes are ranked by their bits,
+    upper and lower half in a pass each.
+    """
+    wanted = int(share * weights.size)
+    counts, parts = np.zeros(len(weights) + 1, dtype=np.int64), []
+    threshold, equal = _threshold(weights, wanted)
+    for row in range(len(weights)):
+        size = np.abs(weights[row]).view(np.uint32)
+        take = size > threshold
+        if equal:
+            same = np.flatnonzero(size == threshold)[:equal]
+            take[same] = True
+            equal -= len(same)
+        columns = np.flatnonzero(take & (size > 0)).astype(np.int32)
+        counts[row + 1] = len(columns)
+        parts.append((columns, weights[row, columns]))
+    columns = np.concatenate([c for c, _ in parts])
+    values = np.concatenate([v for _, v in parts])
+    return sparse.csr_matrix((values, columns, np.cumsum(counts)), shape=weights.shape)
+
+
+def _threshold(weights: Float32, wanted: int) -> tuple[int, int]:
+    """The bits of the `wanted`-th largest magnitude, and how many that are equal to it belong to these."""
+    if wanted <= 0:
+        return 0xFFFFFFFF, 0
+    above, bits = 0, 0
+    for level in range(2):
+        histogram = np.zeros(1 << 16, dtype=np.int64)
+        for row in weights:
+            size = np.abs(row).view(np.uint32)
+            size = size[(size >> 16) == bits >> 16] & 0xFFFF if level else size >> 16
+            histogram += np.bincount(size, minlength=1 << 16)
+        down = np.cumsum(histogram[::-1])[::-1]  # as large or larger
+        place = int(np.flatnonzero(down >= wanted - above)[-1])
+        above += int(down[place] - histogram[place])
+        bits |= place << (0 if level else 16)
+    return bits, wanted - above
