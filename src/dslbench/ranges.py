@@ -1,6 +1,6 @@
 """Where `tune` searches: ranges that stand with the settings they belong to.
 
-    lr: float = Field(gt=0, description="...", json_schema_extra=searched(1e-4, 1e-2, log=True))
+lr: float = Field(gt=0, description="...", json_schema_extra=searched(1e-4, 1e-2, log=True))
 """
 
 from __future__ import annotations

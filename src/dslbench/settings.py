@@ -80,8 +80,8 @@ def _of_method(name: str) -> Iterator[Setting]:
             name, f"{name}.variant", "default", " | ".join(method.variants), "named set of options"
         )
     defaults = method.options_type().model_dump(mode="json")
-    for key, *about in _fields(method.options_type):
-        yield Setting(name, f"{name}.{key}", defaults[key], *about)
+    for key, allowed, description, searched in _fields(method.options_type):
+        yield Setting(name, f"{name}.{key}", defaults[key], allowed, description, searched)
 
 
 def _of_backbone(name: str) -> Iterator[Setting]:
@@ -95,9 +95,9 @@ def _of_backbone(name: str) -> Iterator[Setting]:
     )  # fmt: skip
     values = {k: v for k, v in presets[first].items() if k in hyper.model_fields}
     defaults = hyper.model_validate(values).model_dump(mode="json")
-    for key, *about in _fields(hyper):
+    for key, allowed, description, searched in _fields(hyper):
         if key != "epochs":  # an option of its own
-            yield Setting(name, key, defaults[key], *about)
+            yield Setting(name, key, defaults[key], allowed, description, searched)
 
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str | None]]:

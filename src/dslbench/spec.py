@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dslbench import registry
+from dslbench import presets, registry
 from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean, harmless
 from dslbench.versions import SHARED
@@ -46,6 +46,8 @@ class RunSpec(BaseModel):
     options: dict[str, Any]  # resolved options of the method
     changed_hyper: dict[str, Any] = {}  # those that the user set, away from the preset
     changed_options: dict[str, Any] = {}  # those that the user set, away from the variant
+    # What the stored model is judged on: a trial of `tune` on validation, and it is given no test part.
+    judged_on: Literal["test", "valid"] = "test"
 
     @property
     def title(self) -> str:
@@ -54,7 +56,8 @@ class RunSpec(BaseModel):
         special = [] if self.variant == "default" else [self.variant]
         special += [f"{k}={v}" for k, v in (self.changed_hyper | self.changed_options).items()]
         brackets = f" ({', '.join(special)})" if special else ""
-        return f"{self.dataset} {self.backbone} {self.method}{brackets}{at} seed {self.seed}"
+        trial = ", a trial" if self.judged_on == "valid" else ""
+        return f"{self.dataset} {self.backbone} {self.method}{brackets}{at} seed {self.seed}{trial}"
 
     @property
     def method_options(self) -> Any:
@@ -78,11 +81,16 @@ class RunSpec(BaseModel):
     @classmethod
     def of_record(cls, spec: Mapping[str, Any]) -> RunSpec:
         """The spec in a run's record, which has more beside it."""
-        return cls.model_validate({key: spec[key] for key in cls.model_fields})
+        return cls.model_validate({
+            key: spec[key] for key in cls.model_fields if key != "judged_on" or key in spec
+        })  # fmt: skip
 
     def decisive(self) -> dict[str, Any]:
         """All but what only says where a value came from (`scale`, `changed_hyper`, ...)."""
-        return self.model_dump(exclude={"scale", "full_epochs", "changed_hyper", "changed_options"})
+        left_out = {"scale", "full_epochs", "changed_hyper", "changed_options"}
+        usual = {"judged_on"} if self.judged_on == "test" else set()
+        kept = self.model_dump(exclude=left_out | usual)
+        return kept | {"preset": presets.of_identity(self.preset)}
 
     def at_epochs(self, epochs: int) -> RunSpec:
         """The same run at other epochs; hyper-parameters that follow them change along."""
@@ -177,7 +185,8 @@ def resolve(
         )
     own, per_method = _split_settings(settings)
     preset = str(own.pop("preset", "")) or None
-    preset_name, values = _preset(backbone, dataset, preset)
+    found = presets.find(backbone, dataset, method, preset)
+    values = found.hyper
     _check_keys(own, [*backbone_type.hyper_type.model_fields, "preset", "variant"], backbone)
     if "epochs" in own:
         raise UsageError("epochs is set by an option of its own", f"--epochs {own['epochs']}")
@@ -185,7 +194,7 @@ def resolve(
         registry.check_name("method", name)
         fields = registry.method(name).options_type.model_fields
         _check_keys(options, [*fields, "variant"], name)
-    variant = str(per_method.get(method, {}).get("variant", own.pop("variant", "default")))
+    variant = str(per_method.get(method, {}).get("variant", own.pop("variant", found.variant)))
     if variant not in method_type.variants:
         if "variant" in per_method.get(method, {}) or len(method_type.variants) > 1:
             raise UsageError(
@@ -194,8 +203,9 @@ def resolve(
             )
         variant = "default"
     chosen = {k: v for k, v in per_method.get(method, {}).items() if k != "variant"}
-    of_variant = _validated(method_type.options_type, method_type.variants[variant], method)
-    options = _validated(method_type.options_type, method_type.variants[variant] | chosen, method)
+    usual = method_type.variants[variant] | (found.options if variant == found.variant else {})
+    of_variant = _validated(method_type.options_type, usual, method)
+    options = _validated(method_type.options_type, usual | chosen, method)
     hyper = _validated(backbone_type.hyper_type, values | own, backbone)
     resolved_hyper = backbone_type.hyper_type.model_validate(hyper)
     method_type.size(resolved_hyper, sparsity)  # raises if too small
@@ -225,7 +235,7 @@ def resolve(
             "scale": scale,
             "full_epochs": full_epochs,
             "protocol": protocol,
-            "preset": preset_name,
+            "preset": found.name,
             "hyper": hyper,
             "options": options,
             "changed_hyper": _changed(hyper, own, values),
@@ -260,19 +270,6 @@ def _changed(
 ) -> dict[str, Any]:
     """Of the chosen settings, those whose value is not the usual one."""
     return {key: resolved[key] for key in chosen if resolved[key] != usual.get(key)}
-
-
-def _preset(backbone: str, dataset: str, name: str | None) -> tuple[str, dict[str, Any]]:
-    """Values of a preset for a data set, without their sources."""
-    found = registry.backbone(backbone).presets()
-    name = name or found["default"]
-    known = [key for key in found if isinstance(found[key], dict)]
-    if name not in known:
-        raise UsageError(f"unknown preset '{name}' of {backbone}", did_you_mean(name, known))
-    values = dict(found[name])
-    values |= values.pop("dataset", {}).get(dataset, {})
-    values.pop("source", None)
-    return name, values
 
 
 def _split_settings(

@@ -38,7 +38,9 @@ class Hyper(BaseModel):
     epochs: int = Field(ge=1, description="epochs of the full protocol")
     batch_size: int = Field(ge=1, description="training examples per step")
     lr: float = Field(
-        gt=0, description="learning rate at the start", json_schema_extra=searched(1e-4, 1e-2, log=True)
+        gt=0,
+        description="learning rate at the start",
+        json_schema_extra=searched(1e-4, 1e-2, log=True),
     )
     lr_end: float | None = Field(
         default=None,

@@ -144,8 +144,9 @@ def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
     record = store.read(run_id)
     seconds = record["cost"]["measured"]["train_seconds"]
     reached = METRICS[SELECTION].show(record["quality"][SELECTION])
+    on = " on validation" if spec.judged_on == "valid" else ""
     return (
-        f"{spec.title}: {SELECTION} {reached}, "
+        f"{spec.title}: {SELECTION} {reached}{on}, "
         f"trained {seconds:.0f} s, epoch {record['selection']['epoch']} selected"
     )
 

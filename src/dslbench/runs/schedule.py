@@ -166,7 +166,8 @@ class Schedule:
             self._failed[run.id] = f"{run.spec.title}: {reason}"
             if slot is not None:
                 try:
-                    failures.write(run.id, run.spec, error.message, error.hint)
+                    bill = getattr(error, "bill", None)
+                    failures.write(run.id, run.spec, error.message, error.hint, bill)
                 except (OSError, StoreError) as problem:
                     self._warn(f"the failure of run {run.id} could not be noted: {problem}")
         self._show.end(slot, run.id, run.spec, reason, elsewhere)

@@ -6,14 +6,13 @@ import time
 
 import torch
 
-from dslbench import data as datasets
-from dslbench.runs.assemble import make_lab
+from dslbench.runs.assemble import data_of, make_lab
 from dslbench.spec import RunSpec
 
 
 def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
     """Seconds one training epoch and one evaluation of this run take, from a short trial."""
-    data = datasets.load(spec.dataset, protocol=spec.protocol)
+    data = data_of(spec)
     lab = make_lab(spec, data, device)
     model = lab.build(pretrained=False)
     sampler = model.sampler(data, lab.hyper, lab.streams, device)
