@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dslbench import paths, registry
+from dslbench import home, paths, registry
 from dslbench.errors import UsageError, did_you_mean, reason_of
 from dslbench.output import warn_once
 
@@ -133,9 +133,10 @@ def read(name: str) -> tuple[PresetFile, str]:
 
     Raises `UsageError` where it cannot be read, is no preset, or is not of that digest.
     """
-    path, _, wanted = name.partition(_MARK)
+    path, _, wanted = name.rpartition(_MARK) if _MARK in name else (name, "", "")
+    kept = home.home() / "presets" / path
     try:
-        content = paths.read_bytes(Path(path))
+        content = paths.read_bytes(kept if _is_bare(path) and kept.is_file() else Path(path))
     except OSError as error:
         raise UsageError(
             f"preset {path} cannot be read: {error.strerror or error}",
@@ -162,7 +163,7 @@ def _parsed(path: str, content: bytes) -> PresetFile:
 
 def _of_file(backbone: str, dataset: str, method: str, name: str) -> Preset:
     found, named = read(name)
-    path = named.partition(_MARK)[0]
+    path = named.rpartition(_MARK)[0]
     if found.backbone != backbone:
         raise UsageError(
             f"preset {path} was tuned for {found.backbone}, not for {backbone}",
@@ -176,6 +177,18 @@ def _of_file(backbone: str, dataset: str, method: str, name: str) -> Preset:
             warn_once(f"preset {path} has nothing of {method}: its published options are used")
         return Preset(named, found.hyper)
     return Preset(named, found.hyper | own.hyper, own.variant, own.options)
+
+
+def keep(name: str, content: bytes) -> str:
+    """Put a file where it is found by its name from any folder; returns the name, which has a digest."""
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    found = f"{Path(name).stem}-{digest}.toml"
+    home.write_atomic(home.home() / "presets" / found, content)
+    return found
+
+
+def _is_bare(path: str) -> bool:
+    return Path(path).name == path and not Path(path).exists()
 
 
 def of_identity(name: str) -> str:

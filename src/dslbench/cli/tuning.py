@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from dslbench import home, registry
+from dslbench import home, presets, registry
 from dslbench.cli.runner import Where, dataset_or_default
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import SELECTION
@@ -106,8 +106,9 @@ def before_comparing(chosen: plan.Chosen, trials: int, where: Where) -> plan.Cho
     )  # fmt: skip
     result = tune(setting, chosen.method, where, epochs=chosen.epochs, scale=chosen.scale)
     content = preset_of(result).text().encode()
-    target = home.home() / "presets" / file_name(chosen.backbone, dataset)
-    write(target, content)
+    with home.storing("what was chosen", home.home() / "presets", len(content)):
+        target = presets.keep(file_name(chosen.backbone, dataset), content)
+    say(f"what was chosen is kept as preset {target}")
     settings = [one for one in chosen.settings if one.partition("=")[0].strip() != "preset"]
     methods = [one.method for one in result.found]
     return replace(

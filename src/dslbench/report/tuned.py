@@ -35,8 +35,8 @@ def tables(result: Result) -> list[TableModel]:
     table.footer = [
         f"{label} on validation: no trial was given the test part. The first trial is the published setting. "
         f"Seed {search.seed} of search and trainings; sampler {search.sampler}, pruner {search.pruner}.",
-        "MACs of trials: counted, of training in all trials; dense runs that others learn from are in dense's row. "
-        "Time: measured, training and choosing of epochs.",
+        "MACs of trials: counted, of training in all trials; dense runs that others learn from: in dense's "
+        "row. Time: measured, training and choosing of epochs.",
         *(_ranges(one) for one in result.found),
     ]  # fmt: skip
     if others:
@@ -108,8 +108,8 @@ def notes(records: Sequence[Record]) -> list[str]:
     return [
         f"Settings {file.source}; they are in {name}.",
         "MACs with tuning: counted, of the run's training, all trials of its method and, but for dense, "
-        "dense's trials, at whose choice the others were searched. Gain: on validation, of the choice over the "
-        "published setting, at the trials' epochs and seed.",
+        "dense's trials, at whose choice the others were searched. Gain: on validation, of the choice over "
+        "the published setting, at the trials' epochs and seed.",
     ]
 
 

@@ -253,7 +253,8 @@ def _whole(setting: Setting, trial: Trial, method: str) -> dict[str, Any]:
     """A trial's hyper-parameters as a recipe has them: for all of its epochs."""
     values = {key: trial.spec.hyper[key] for key in trial.spec.changed_hyper}
     full = setting.run(method, values, epochs=trial.spec.full_epochs)
-    return full.hyper | {"epochs": full.epochs}
+    values = full.hyper | {"epochs": full.epochs}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _say_space(
