@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.runs import checkpoint, failures, store
 from dslbench.runs.claims import Claim, Claims
+from dslbench.runs.events import Listeners
 from dslbench.runs.local import CancelledError, Event, Executor
 from dslbench.runs.progress import Quiet
 from dslbench.runs.stock import WantedRun
@@ -45,6 +46,7 @@ class Schedule:
         self._announced: set[str] = set()
         self._failed: dict[str, str] = {}
         self._full: StoreError | None = None
+        self._listeners = Listeners(warn)
 
     def run(self) -> list[str]:
         """Make all; returns a line for each that failed, `TITLE: REASON (HINT)`.
@@ -109,6 +111,7 @@ class Schedule:
         thread = threading.Thread(target=self._make, args=(run, slot), daemon=True)
         self._active[slot] = _Active(run, claim, thread)
         self._show.begin(slot, run.spec)
+        self._listeners.start(run.id, run.spec)
         thread.start()
 
     def _make(self, run: WantedRun, slot: int) -> None:
@@ -127,6 +130,7 @@ class Schedule:
             slot, what = self._events.get(timeout=LOOK_AGAIN / 2)
             if isinstance(what, dict):
                 self._show.event(slot, what)
+                self._listeners.epoch(self._active[slot].run.id, what)
             else:
                 self._end(slot, what)
         for slot, active in self._active.items():
@@ -140,9 +144,11 @@ class Schedule:
             lost = claim.lost and isinstance(error, DslbenchError)
             if lost or isinstance(error, CancelledError):  # another process makes it
                 self._show.leave(slot, run.spec, "another process has taken it over")
+                self._listeners.end(run.id, None, "another process has taken it over")
                 self._pending.append(run)
             elif isinstance(error, StoreError):
                 self._show.leave(slot, run.spec, "could not be stored")
+                self._listeners.end(run.id, None, "could not be stored")
                 self._stop(error)
             elif error is None or isinstance(error, DslbenchError):
                 self._settle(run, slot, error)
@@ -171,6 +177,8 @@ class Schedule:
                 except (OSError, StoreError) as problem:
                     self._warn(f"the failure of run {run.id} could not be noted: {problem}")
         self._show.end(slot, run.id, run.spec, reason, elsewhere)
+        if slot is not None:
+            self._listeners.end(run.id, None if reason else store.read(run.id), reason)
 
     def _stop(self, error: StoreError) -> None:
         """Begin nothing any more."""
