@@ -271,8 +271,8 @@ def table(
 
     Args:
         name: None: a row a run, with its setting, id, and every quantity that tables know (missing: NaN);
-            else a table of `dslbench report` ("3", "bytes", "cost", ...) with its numbers unrounded, and in the
-            column `Table` which of several it is.
+            else a table of `dslbench report` ("3", "bytes", "cost", ...) with its numbers unrounded, and
+            in the column `Table` which of several it is.
 
     Raises `UsageError` where there are no such runs, or no such table.
     """
