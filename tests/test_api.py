@@ -99,7 +99,8 @@ def test_shrink(runs_in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert tried["chosen"].sum() == 1 and tried["bytes"].is_monotonic_increasing
     assert sum(t.nbytes for t in found.model.stored.tables.values()) == found.chosen.nbytes
     assert len(found.model.recommend(["5"], k=4)[0]) == 4
-    found = ds.shrink("lightgcn", to=10, **SMALL)
+    found = ds.shrink("lightgcn", within=0.0, confident=True, **SMALL)
+    found.answer.tried.clear()
     assert found.chosen is None
     with pytest.raises(DslbenchError, match="nothing that was tried fits"):
         _ = found.model

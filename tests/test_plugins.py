@@ -145,9 +145,8 @@ def test_a_plug_in_hears_of_runs_and_a_broken_one_hurts_nobody(
     )
     found = records(done)
     rows = [line.split(",") for line in (tmp_path / "epochs.csv").read_text().splitlines()]
-    assert [row[:3] for row in rows] == [
-        line for r in found for line in ([r["id"], "train", "1"], [r["id"], "train", "2"], [r["id"], "test", ""])
-    ]  # fmt: skip
+    lines = (["train", "1"], ["train", "2"], ["test", ""])
+    assert [row[:3] for row in rows] == [[r["id"], *line] for r in found for line in lines]
     assert float(rows[2][4]) == found[0]["quality"]["recall@20"]
     assert float(rows[0][3]) > 0 and 0 < float(rows[0][4]) < 1
     assert done.stderr.count("the plug-in 'bad' failed and hears no more events: KeyError") == 1

@@ -286,7 +286,7 @@ def table(
 
 def shrink(
     backbone: str, *, dataset: str | Path | None = None, within: float | None = None,
-    to: str | float | None = None, time: str = "2h", epochs: int | None = None,
+    to: str | float | None = None, confident: bool = False, time: str = "2h", epochs: int | None = None,
     settings: Settings | None = None, protocol: str = "default", seed: int = 0, device: str = "auto",
 ) -> Shrunk:  # fmt: skip
     """Find the smallest stored model that is as good as dense; as `dslbench shrink`, without its page.
@@ -294,10 +294,13 @@ def shrink(
     Args:
         within: the share of dense's quality on validation that may be lost; None: 0.01.
         to: in its place: a share of dense's bytes, or a size ("2MiB").
+        confident: at the worse end of the 95 % interval, too.
         time: how long it may take: "30m", "2h".
     """
     goal = shrinking.goal_of(
-        None if within is None else f"{100 * within:f}%", None if to is None else str(to)
+        None if within is None else f"{100 * within:f}%",
+        None if to is None else str(to),
+        confident=confident,
     )
     wish = shrinking.Wish(
         dataset=_name(dataset), backbone=backbone, epochs=epochs, settings=tuple(_settings(settings)),
