@@ -201,7 +201,7 @@ def make(
     if not dry_run:
         store.put_back_replaced()
         claims.tidy_stored_runs()
-    planned = stock.take_stock(specs, force, warn, _say_what_was_read)
+    planned = stock.take_stock(specs, force, warn, say_what_was_read)
     missing = [run for run in planned if not run.done]
     for run in missing:
         if not run.asked:
@@ -314,7 +314,7 @@ def exported(record: Record, precision: str, *, with_seen: bool) -> bytes:
     return artefact.to_bytes(replace(packed, known=known.arrays()))
 
 
-def _say_what_was_read(loaded: Interactions) -> None:
+def say_what_was_read(loaded: Interactions) -> None:
     """What a file of the user's own was taken for; an imported one was told of when it came."""
     if loaded.source.get("how") == "path":
         for line in loaded.source.get("statement", ()):

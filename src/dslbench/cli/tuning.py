@@ -12,7 +12,8 @@ from typing import Any
 import typer
 
 from dslbench import home, presets, registry
-from dslbench.cli.runner import Where, dataset_or_default
+from dslbench.cli.runner import Where, dataset_or_default, say_what_was_read
+from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import SELECTION
 from dslbench.output import console, deliver, say, warn, write
@@ -152,7 +153,16 @@ class _Trials:
         return [_outcome(ids[json.dumps(spec.decisive())]) for spec in specs]
 
     def _planned(self, specs: Sequence[RunSpec]) -> list[stock.WantedRun]:
-        return stock.take_stock(specs, False, warn, digests=self._digests)
+        return stock.take_stock(specs, False, warn, _check_and_say, self._digests)
+
+
+def _check_and_say(data: Interactions) -> None:
+    """Say what own data were taken for; raise `UsageError` for data that have nothing to choose on."""
+    say_what_was_read(data)
+    if not data.valid.nnz:
+        raise UsageError(
+            f"protocol {data.protocol} has no validation part to choose on", "--protocol default"
+        )
 
 
 def _diverged(run_id: str) -> bool:
