@@ -344,7 +344,7 @@ def _frame(records: Sequence[Record]) -> pd.DataFrame:
         | {name: column.value(record) for name, column in COLUMNS.items()}
         for record in records
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype(dict.fromkeys(COLUMNS, float))
 
 
 def _of_model(model: TableModel) -> pd.DataFrame:

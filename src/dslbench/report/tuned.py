@@ -51,10 +51,13 @@ def tables(result: Result) -> list[TableModel]:
             "a better value may lie beyond."
             for key in one.at_edges
         ]
-        if ends := [t.outcome.reason for t in one.trials if t.outcome.quality is None]:
+        if one.failed:
+            reason = one.failed[0].outcome.reason
             table.footer.append(
-                f"{one.method}: {number(len(ends), 'trial')} without an end: {ends[0]}."
+                f"{one.method}: {number(len(one.failed), 'trial')} failed: {reason}."
             )
+        if given_up := sum(trial.given_up for trial in one.trials):
+            table.footer.append(f"{one.method}: {number(given_up, 'trial')} given up early.")
     table.footer += [f"Left out: {line}." for line in result.left_out]
     return [table]
 
@@ -119,7 +122,7 @@ def _row(one: Found) -> list[Cell]:
     return [
         Cell(method_names(one.method)[0]),
         Cell(f"{len(one.trials)}", value=len(one.trials)),
-        Cell(f"{len(one.trials) - len(one.ended)}", value=len(one.trials) - len(one.ended)),
+        Cell(f"{len(one.failed)}", value=len(one.failed)),
         Cell(MISSING) if one.published is None else Cell(metric.show(one.published), value=one.published),
         Cell(MISSING) if best is None else Cell(metric.show(best), value=best),
         Cell(MISSING) if one.gain is None else Cell(f"{one.gain:+.1%}", value=one.gain),

@@ -76,6 +76,11 @@ class Found:
         return [one for one in self.trials if one.outcome.quality is not None]
 
     @property
+    def failed(self) -> list[Trial]:
+        """Trials that came to no end by themselves."""
+        return [one for one in self.trials if one.outcome.quality is None and not one.given_up]
+
+    @property
     def published(self) -> float | None:
         """Quality of the published setting."""
         return self.trials[0].outcome.quality
@@ -235,7 +240,7 @@ def preset(result: Result, data: Mapping[str, Any]) -> PresetFile:
             options={key: value for key, value in spec.options.items() if value != usual[key]},
             hyper={key: value for key, value in values.items() if value != best.get(key)},
             sparsity=spec.sparsity, validation=quality, published=one.published,
-            trials=len(one.trials), failed=len(one.trials) - len(one.ended), macs=macs, seconds=seconds,
+            trials=len(one.trials), failed=len(one.failed), macs=macs, seconds=seconds,
             runs=[trial.outcome.run for trial in one.trials],
         )  # fmt: skip
     runs = " ".join(run for one in methods.values() for run in one.runs)

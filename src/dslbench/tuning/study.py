@@ -60,6 +60,7 @@ class Trial:
         values: of the searched keys, as `--set` takes them.
         spec, outcome: of its run at full length, or of the last one where it was given up before.
         before: outcomes of its shorter runs.
+        given_up: whether a shorter run decided that there is none at full length.
     """
 
     how: How
@@ -67,6 +68,7 @@ class Trial:
     spec: RunSpec
     outcome: Outcome
     before: tuple[Outcome, ...] = ()
+    given_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class _Asked:
                 self.study.tell(self.trial, outcome.quality)
         if pruned:
             outcome = replace(outcome, quality=None, reason=pruned)
-        return Trial(self.how, self.values, self.spec, outcome, tuple(before))
+        return Trial(self.how, self.values, self.spec, outcome, tuple(before), bool(pruned))
 
 
 def _made(asked: Sequence[_Asked], search: Search) -> Study:
