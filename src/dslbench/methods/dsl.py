@@ -37,12 +37,9 @@ class DSLOptions(RandomPruningOptions):
 
     when: Literal["init"] = Field(default="init", description="the mask is drawn before training")
     rho0: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="update ratio at the first iteration",
+        default=0.5, ge=0, le=1, description="update ratio at the first iteration",
         json_schema_extra=searched(0.1, 0.7),
-    )
+    )  # fmt: skip
     delta_t: int | None = Field(
         default=None,
         ge=1,
