@@ -329,7 +329,7 @@ def test_a_run_that_diverges_has_a_bill(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--method", "dls"], "did you mean 'dsl'"), (["--trials", "0"], "trials"),
+        (["--method", "dls"], "unknown method 'dls'"), (["--trials", "0"], "trials"),
         (["--set", "dsl.rho0=0.2", "--method", "rp"], "dsl is not run"),
         (["--protocol", "paper"], "no validation part"), (["--output", "/"], "cannot write /"),
         (["--sparsity", "1.5"], "outside"), (["--scale", "quick"], "exclude each other"),
