@@ -143,7 +143,7 @@ def _choice(one: Found) -> str:
 
 
 def _ranges(one: Found) -> str:
-    ranges = ", ".join(f"{key} {found}" for key, found in one.space.items())
+    ranges = "; ".join(f"{key} {found}" for key, found in one.space.items())
     return f"{one.method} searched {one.searched}{': ' + ranges if ranges else ''}."
 
 
