@@ -159,9 +159,20 @@ def known_metrics(_: str) -> str:
     return table(["metric", "label", "meaning", "range", "better"], rows)
 
 
+def ranges(_: str) -> str:
+    """Where every setting is searched."""
+    rows = [
+        [f"`{owner}`", f"`{s.key}`", s.searched.replace(" | ", ", ")]
+        for owner in (*BACKBONES, *METHODS)
+        for s in settings.of(owner)
+        if s.searched
+    ]
+    return table(["of", "key", "searched in"], rows)
+
+
 GENERATORS: dict[str, Callable[[str], str]] = {
     "overview": overview, "options": options, "presets": presets, "scopes": scopes,
-    "record": record_fields, "metrics": known_metrics, "references": references,
+    "record": record_fields, "metrics": known_metrics, "references": references, "ranges": ranges,
 }  # fmt: skip
 
 

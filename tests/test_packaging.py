@@ -30,7 +30,8 @@ def test_every_import_is_declared() -> None:
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add((node.module or "").partition(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"dslbench"}
-    declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["ray"])
+    extras = PROJECT["optional-dependencies"]
+    declared = names(PROJECT["dependencies"]) | names(extras["ray"]) | names(extras["tune"])
     declared |= {"triton"}  # comes with torch where there is CUDA, and is done without elsewhere
     known = packages_distributions()
     undeclared = {

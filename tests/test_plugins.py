@@ -128,3 +128,25 @@ def test_a_plug_in_does_not_take_a_name_of_ours(tmp_path: Path) -> None:
     (done,) = dslbench_each(["list", "methods"], packages=(package,))
     assert done.returncode == 0 and "the name is taken" in done.stderr
     assert "The reference" in done.stdout
+
+
+def test_a_plug_in_hears_of_runs_and_a_broken_one_hurts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = installed(tmp_path, "epochs", "Who listens to runs")
+    broken = install(
+        tmp_path / "bad", "bad", "def listen(event):\n    raise KeyError(event['event'])\n",
+        events="bad = bad:listen",
+    )  # fmt: skip
+    monkeypatch.setenv("EPOCHS_CSV", str(tmp_path / "epochs.csv"))
+    (done,) = dslbench_each(
+        compare("--backbone", "lightgcn", "--method", "dense", "--method", "rp"),
+        packages=(package, broken),
+    )
+    found = records(done)
+    rows = [line.split(",") for line in (tmp_path / "epochs.csv").read_text().splitlines()]
+    lines = (["train", "1"], ["train", "2"], ["test", ""])
+    assert [row[:3] for row in rows] == [[r["id"], *line] for r in found for line in lines]
+    assert float(rows[2][4]) == found[0]["quality"]["recall@20"]
+    assert float(rows[0][3]) > 0 and 0 < float(rows[0][4]) < 1
+    assert done.stderr.count("the plug-in 'bad' failed and hears no more events: KeyError") == 1

@@ -15,7 +15,8 @@ import typer
 from cli_helpers import run
 from dslbench import artefact
 from dslbench.cli import shrinking as command
-from dslbench.errors import RunError, UsageError
+from dslbench.errors import DataError, RunError, UsageError
+from dslbench.report import shrunk
 from dslbench.runs import store
 from dslbench.runs.shrinking import WAYS, Answer, Goal, search
 from dslbench.spec import RunSpec, resolve
@@ -94,7 +95,49 @@ def test_the_best_within_a_size_is_chosen() -> None:
     assert found.chosen is not None
     assert found.chosen.nbytes <= 0.1 * found.dense.nbytes
     assert found.chosen.quality == max(t.quality for t in found.tried if t.nbytes <= 46_080)
-    assert Made(dense=1.0).found(Goal(most=5000.0)).chosen is None
+    made = Made(dense=1.0)
+    with pytest.raises(UsageError, match="the least is about 10,800 ") as caught:
+        made.found(Goal(most=5000.0))
+    assert made.asked == [] and "--to 10800" in (caught.value.hint or "")
+
+
+def test_what_cannot_be_told_is_said_and_not_taken_by_the_confident() -> None:
+    found = Made(dense=1.0).found(Goal(within=0.006))
+    assert found.chosen is not None and found.chosen.precision == "int4"
+    low, high = found.chosen.interval
+    assert low < found.chosen.loss <= 0.006
+    assert found.certain is (high <= 0.006)
+    tight = Made(dense=1.0).found(Goal(within=found.chosen.loss))
+    assert tight.chosen is not None and tight.certain is False
+    assert "cannot tell that it is within" in shrunk.sentence(tight)
+    assert shrunk.plain(tight, _tested(tight))["certain"] is False
+    sure = Made(dense=1.0).found(Goal(within=found.chosen.loss, confident=True))
+    assert sure.chosen is not None and sure.certain is True
+    assert sure.chosen.nbytes > tight.chosen.nbytes and "cannot tell" not in shrunk.sentence(sure)
+
+
+def _tested(found: Answer) -> Any:
+    shown = [found.dense, *([found.chosen] if found.chosen else [])]
+    record = {"stored": [], "budget": {}, "quality": {}, "spec": {}}
+    return {(one.run, one.precision): (record, None) for one in shown}
+
+
+def test_too_few_users_and_too_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(dense=1.0)
+    of_few = made.validate
+    monkeypatch.setattr(
+        made, "validate",
+        lambda *args: [m | {"values": m["values"][:4]} for m in of_few(*args)],
+    )  # fmt: skip
+    with pytest.raises(DataError, match="validation has 4 users, too few"):
+        made.found(Goal(within=0.01))
+    monkeypatch.setattr(command.making, "estimate_seconds", lambda *_: 100.0)
+    code, _, err = run("shrink", *SMALL, "--time", "50s")
+    assert code == 2 and "1 epoch of the dense run alone take about 1.7 min" in err
+    assert "--time 400s" in err
+    small = [*SMALL[:4], *SMALL[6:]]
+    code, _, err = run("shrink", *small, "--epochs", "10", "--time", "50s")
+    assert code == 2 and "--epochs 5, or --time 400s" in err
 
 
 def test_what_cannot_be_smaller_is_not_trained() -> None:

@@ -30,6 +30,15 @@ class RunError(DslbenchError):
     exit_code = 1
 
 
+class DivergedError(RunError):
+    """A loss, or weights, that stopped being numbers; `bill` has what it cost until then, if known.
+
+    Its keys: `macs` of training, counted, and `seconds` of training and of choosing epochs.
+    """
+
+    bill: dict[str, float] | None = None
+
+
 class StoreError(RunError):
     """The store cannot be written: full or read-only, so that no other run could be stored either."""
 

@@ -190,7 +190,8 @@ def console() -> Any:
             cleaned = (printable(one) if isinstance(one, str) else one for one in objects)
             super().print(*cleaned, **options)
 
-    return Cleaning(stderr=True, highlight=False, markup=False, emoji=False)
+    # In a notebook, too, progress is plain lines.
+    return Cleaning(stderr=True, highlight=False, markup=False, emoji=False, force_jupyter=False)
 
 
 def say(text: str) -> None:

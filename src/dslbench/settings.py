@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from dslbench import registry
 from dslbench.errors import UsageError, did_you_mean
+from dslbench.ranges import ranges_of
 
 _LIMITS = {
     "minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<",
@@ -27,6 +28,7 @@ class Setting:
         default: a backbone's is that of its default preset, None: none is set.
         allowed: type, choices or limits.
         description: one sentence without a stop.
+        searched: where `tune` searches; None: it does not.
     """
 
     owner: str
@@ -34,6 +36,7 @@ class Setting:
     default: Any
     allowed: str
     description: str
+    searched: str | None = None
 
 
 def of(name: str) -> list[Setting]:
@@ -60,7 +63,8 @@ def lines(name: str) -> Iterator[str]:
     keys = max(len(s.key) for s in found)
     defaults = max(len(shown(s.default)) for s in found)
     for s in found:
-        yield f"  {s.key:{keys}}  {shown(s.default):{defaults}}  {s.description} [{s.allowed}]"
+        tuned = f"; tuned: {s.searched}" if s.searched else ""
+        yield f"  {s.key:{keys}}  {shown(s.default):{defaults}}  {s.description} [{s.allowed}{tuned}]"
 
 
 def shown(default: Any) -> str:
@@ -77,8 +81,8 @@ def _of_method(name: str) -> Iterator[Setting]:
             name, f"{name}.variant", "default", " | ".join(variants), "named set of options"
         )
     defaults = method.options_type().model_dump(mode="json")
-    for key, allowed, description in _fields(method.options_type):
-        yield Setting(name, f"{name}.{key}", defaults[key], allowed, description)
+    for key, allowed, description, searched in _fields(method.options_type):
+        yield Setting(name, f"{name}.{key}", defaults[key], allowed, description, searched)
 
 
 def _of_backbone(name: str) -> Iterator[Setting]:
@@ -92,15 +96,17 @@ def _of_backbone(name: str) -> Iterator[Setting]:
     )  # fmt: skip
     values = {k: v for k, v in presets[first].items() if k in hyper.model_fields}
     defaults = hyper.model_validate(values).model_dump(mode="json")
-    for key, allowed, description in _fields(hyper):
+    for key, allowed, description, searched in _fields(hyper):
         if key != "epochs":  # an option of its own
-            yield Setting(name, key, defaults[key], allowed, description)
+            yield Setting(name, key, defaults[key], allowed, description, searched)
 
 
-def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    """Name, what is allowed, and description of each field."""
+def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str | None]]:
+    """Name, what is allowed, description, and where it is searched, of each field."""
+    ranges = ranges_of(model)
     for key, schema in model.model_json_schema().get("properties", {}).items():
-        yield key, _allowed(schema), schema.get("description", "")
+        searched = str(ranges[key]) if key in ranges else None
+        yield key, _allowed(schema), schema.get("description", ""), searched
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dslbench import data as datasets
-from dslbench import registry
+from dslbench import presets, registry
 from dslbench.data.protocols import PROTOCOLS
 from dslbench.errors import UnsuitableError, UsageError, did_you_mean, harmless
 from dslbench.versions import SHARED
@@ -48,6 +46,8 @@ class RunSpec(BaseModel):
     options: dict[str, Any]  # resolved options of the method
     changed_hyper: dict[str, Any] = {}  # those that the user set, away from the preset
     changed_options: dict[str, Any] = {}  # those that the user set, away from the variant
+    # What the stored model is judged on: a trial of `tune` on validation, and it is given no test part.
+    judged_on: Literal["test", "valid"] = "test"
 
     @property
     def title(self) -> str:
@@ -56,8 +56,9 @@ class RunSpec(BaseModel):
         special = [] if self.variant == "default" else [self.variant]
         special += [f"{k}={v}" for k, v in (self.changed_hyper | self.changed_options).items()]
         brackets = f" ({', '.join(special)})" if special else ""
+        trial = ", a trial" if self.judged_on == "valid" else ""
         model = self.method if self.is_reference else f"{self.backbone} {self.method}"
-        return f"{self.dataset} {model}{brackets}{at} seed {self.seed}"
+        return f"{self.dataset} {model}{brackets}{at} seed {self.seed}{trial}"
 
     @property
     def is_reference(self) -> bool:
@@ -88,11 +89,16 @@ class RunSpec(BaseModel):
     @classmethod
     def of_record(cls, spec: Mapping[str, Any]) -> RunSpec:
         """The spec in a run's record, which has more beside it."""
-        return cls.model_validate({key: spec[key] for key in cls.model_fields})
+        return cls.model_validate({
+            key: spec[key] for key in cls.model_fields if key != "judged_on" or key in spec
+        })  # fmt: skip
 
     def decisive(self) -> dict[str, Any]:
         """All but what only says where a value came from (`scale`, `changed_hyper`, ...)."""
-        return self.model_dump(exclude={"scale", "full_epochs", "changed_hyper", "changed_options"})
+        left_out = {"scale", "full_epochs", "changed_hyper", "changed_options"}
+        usual = {"judged_on"} if self.judged_on == "test" else set()
+        kept = self.model_dump(exclude=left_out | usual)
+        return kept | {"preset": presets.of_identity(self.preset)}
 
     def at_epochs(self, epochs: int) -> RunSpec:
         """The same run at other epochs; hyper-parameters that follow them change along."""
@@ -200,11 +206,12 @@ def resolve(
             f"{method} on {backbone} makes no sense: {backbone_type.refuses[method]}"
         )
     preset = str(own.pop("preset", "")) or None
-    preset_name, values = _preset(backbone, dataset, protocol, preset)
+    found = presets.find(backbone, dataset, method, preset, protocol=protocol)
+    values = found.hyper
     _check_keys(own, [*backbone_type.hyper_type.model_fields, "preset", "variant"], backbone)
     if "epochs" in own:
         raise UsageError("epochs is set by an option of its own", f"--epochs {own['epochs']}")
-    variant = str(per_method.get(method, {}).get("variant", own.pop("variant", "default")))
+    variant = str(per_method.get(method, {}).get("variant", own.pop("variant", found.variant)))
     if variant not in method_type.variants:
         if "variant" in per_method.get(method, {}) or len(method_type.variants) > 1:
             raise UsageError(
@@ -213,8 +220,9 @@ def resolve(
             )
         variant = "default"
     chosen = {k: v for k, v in per_method.get(method, {}).items() if k != "variant"}
-    of_variant = _validated(method_type.options_type, method_type.variants[variant], method)
-    options = _validated(method_type.options_type, method_type.variants[variant] | chosen, method)
+    usual = method_type.variants[variant] | (found.options if variant == found.variant else {})
+    of_variant = _validated(method_type.options_type, usual, method)
+    options = _validated(method_type.options_type, usual | chosen, method)
     hyper = _validated(backbone_type.hyper_type, values | own, backbone)
     resolved_hyper = backbone_type.hyper_type.model_validate(hyper)
     method_type.size(resolved_hyper, sparsity)  # raises if too small
@@ -244,7 +252,7 @@ def resolve(
             "scale": scale,
             "full_epochs": full_epochs,
             "protocol": protocol,
-            "preset": preset_name,
+            "preset": found.name,
             "hyper": hyper,
             "options": options,
             "changed_hyper": _changed(hyper, own, values),
@@ -301,32 +309,6 @@ def _changed(
 ) -> dict[str, Any]:
     """Of the chosen settings, those whose value is not the usual one."""
     return {key: resolved[key] for key in chosen if resolved[key] != usual.get(key)}
-
-
-def _preset(
-    backbone: str, dataset: str, protocol: str, name: str | None
-) -> tuple[str, dict[str, Any]]:
-    """Values of a preset for a data set, without their sources.
-
-    A text in place of values is another preset's name. A data set that the preset does not name has
-    the values of the first of its `by_size` whose `up_to` is not below the number of interactions.
-    """
-    found = registry.backbone(backbone).presets()
-    asked = name or "default"
-    name = found[asked] if isinstance(found.get(asked), str) else asked
-    if not isinstance(found.get(name), dict):
-        known = [key for key in found if key != "default"]
-        raise UsageError(f"unknown preset '{asked}' of {backbone}", did_you_mean(asked, known))
-    values = dict(found[name])
-    by_name, by_size = values.pop("dataset", {}), values.pop("by_size", [])
-    if dataset in by_name:
-        values |= by_name[dataset]
-    elif by_size:
-        size = datasets.size(dataset, protocol=protocol)
-        values |= next(tier for tier in by_size if size <= tier.get("up_to", math.inf))
-    for about in ("source", "up_to"):
-        values.pop(about, None)
-    return name, values
 
 
 def _split_settings(

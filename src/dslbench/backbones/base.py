@@ -19,6 +19,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError, UsageError
 from dslbench.ops.scores import CandidateScorer, Scorer
 from dslbench.optimisers import Adam
+from dslbench.ranges import searched
 from dslbench.sampling.triples import Sampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table
@@ -36,7 +37,11 @@ class Hyper(BaseModel):
     embedding_size: int = Field(ge=1, description="embedding size d")
     epochs: int = Field(ge=1, description="epochs of the full protocol")
     batch_size: int = Field(ge=1, description="training examples per step")
-    lr: float = Field(gt=0, description="learning rate at the start")
+    lr: float = Field(
+        gt=0,
+        description="learning rate at the start",
+        json_schema_extra=searched(1e-4, 1e-2, log=True),
+    )
     lr_end: float | None = Field(
         default=None,
         gt=0,

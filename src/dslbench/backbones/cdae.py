@@ -16,6 +16,7 @@ from dslbench.ops.norms import Norm
 from dslbench.ops.output_loss import BinaryLoss
 from dslbench.ops.scores import FullScores
 from dslbench.ops.sparse_input import SparseInput, drop_entries
+from dslbench.ranges import searched
 from dslbench.sampling.rows import UserRows, UserRowSampler, take_rows
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table, TableSpec
@@ -28,7 +29,12 @@ _ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh
 class CDAEHyper(Hyper):
     """CDAE's own hyper-parameters; `embedding_size` is the width K of the hidden layer."""
 
-    dropout: float = Field(ge=0, lt=1, description="share of the input's items dropped in training")
+    dropout: float = Field(
+        ge=0,
+        lt=1,
+        description="share of the input's items dropped in training",
+        json_schema_extra=searched(0.2, 0.8),
+    )
     reg: float = Field(ge=0, description="weight of the norms of the user and the encoder matrix")
     activation: Literal["relu", "sigmoid", "tanh"] = Field(description="of the hidden layer")
     user_projection: bool = Field(

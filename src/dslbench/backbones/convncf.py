@@ -15,6 +15,7 @@ from dslbench.errors import UnsuitableError
 from dslbench.ops.outer import OuterMap
 from dslbench.ops.scores import CandidateScorer, FullScores, PairScores, ProductScorer, Scorer
 from dslbench.optimisers import Adagrad
+from dslbench.ranges import searched
 from dslbench.sampling.pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -28,6 +29,12 @@ _BLOCK_BYTES = 8 << 20
 class ConvNCFHyper(Hyper):
     """ConvNCF's own hyper-parameters; `embedding_size` is a power of two, the size of the map."""
 
+    # Adagrad, published at 0.05: another range than Adam's.
+    lr: float = Field(
+        gt=0,
+        description="learning rate at the start",
+        json_schema_extra=searched(1e-3, 0.2, log=True),
+    )
     channels: int = Field(default=32, ge=1, description="channels of every convolution")
     reg_embedding: float = Field(ge=0, description="weight of the batch rows' squared norm")
     reg_output: float = Field(ge=0, description="weight of the output layer's squared norm")

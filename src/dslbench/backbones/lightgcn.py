@@ -14,6 +14,7 @@ from dslbench.ops.bpr import BprLoss
 from dslbench.ops.lookup import LookupScores, distinct
 from dslbench.ops.propagate import Propagate
 from dslbench.ops.scores import FullScores, ProductScorer, Scorer
+from dslbench.ranges import searched
 from dslbench.sampling.triples import Triples, TripleSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -23,8 +24,14 @@ from dslbench.tables.spec import normal, xavier_uniform
 class LightGCNHyper(Hyper):
     """LightGCN's own hyper-parameters."""
 
-    layers: int = Field(ge=0, description="propagation layers L")
-    reg: float = Field(ge=0, description="weight of the squared norm of the batch's ego embeddings")
+    layers: int = Field(
+        ge=0, description="propagation layers L", json_schema_extra=searched(1, 4, model=True)
+    )
+    reg: float = Field(
+        ge=0,
+        description="weight of the squared norm of the batch's ego embeddings",
+        json_schema_extra=searched(1e-6, 1e-2, log=True),
+    )
     init: Literal["normal", "xavier"] = Field(description="normal(0, init_std), or joint Xavier")
     init_std: float = Field(default=0.1, gt=0, description="standard deviation of the normal init")
     precision: Literal["fp32", "bf16"] = Field(

@@ -16,6 +16,7 @@ from dslbench.ops.lookup import LookupScores
 from dslbench.ops.output_loss import MultinomialLoss
 from dslbench.ops.scores import FullScores
 from dslbench.ops.sparse_input import SparseInput, drop_entries
+from dslbench.ranges import searched
 from dslbench.sampling.rows import UserRows, UserRowSampler, take_rows
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, Table, TableSpec
@@ -27,8 +28,15 @@ class MultVAEHyper(Hyper):
     """Mult-VAE's own hyper-parameters; `embedding_size` is the width K of both hidden layers."""
 
     latent: int = Field(ge=1, description="size of the code z")
-    dropout: float = Field(ge=0, lt=1, description="share of the input's items dropped in training")
-    anneal_cap: float = Field(ge=0, description="largest weight of the KL term")
+    dropout: float = Field(
+        ge=0,
+        lt=1,
+        description="share of the input's items dropped in training",
+        json_schema_extra=searched(0.2, 0.8),
+    )
+    anneal_cap: float = Field(
+        ge=0, description="largest weight of the KL term", json_schema_extra=searched(0.0, 1.0)
+    )
     anneal_steps: int = Field(
         ge=0, description="training steps in which the weight of the KL term would reach 1; 0: cap"
     )

@@ -16,6 +16,7 @@ from dslbench.ops.layers import Product, SeededDropout
 from dslbench.ops.lookup import LookupScores
 from dslbench.ops.scores import CandidateScorer, FullScores, Scorer
 from dslbench.optimisers import SGD
+from dslbench.ranges import searched
 from dslbench.sampling.pairs import Grouped, GroupedSampler, Pointwise, PointwiseSampler
 from dslbench.sampling.triples import Sampler
 from dslbench.seeds import Streams
@@ -41,12 +42,22 @@ class NeuMFHyper(Hyper):
     mlp_embedding_size: int | None = Field(
         default=None, ge=1, description="size of the two MLP tables; none: derived"
     )
-    negative_num: int = Field(ge=1, description="negatives drawn for each interaction")
+    negative_num: int = Field(
+        ge=1,
+        description="negatives drawn for each interaction",
+        json_schema_extra=searched(1, 10, log=True),
+    )
     loss: Literal["mixed", "balanced"] = Field(
         description="cross-entropy over a mix of pairs, or its mean over positives plus that over "
         "negatives"
     )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout after each hidden layer")
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="dropout after each hidden layer",
+        json_schema_extra=searched(0.0, 0.5),
+    )
     init_std: float = Field(gt=0, description="standard deviation of the embeddings' normal init")
     layer_init: Literal["keras", "torch"] = Field(
         description="Glorot uniform with zero biases (predict: LeCun), or PyTorch's default"

@@ -17,6 +17,7 @@ from dslbench.ops.lookup import LookupScores
 from dslbench.ops.norms import SquaredNorm
 from dslbench.ops.scores import FullScores, ProductScorer, Scorer
 from dslbench.ops.threads import balanced_bounds, run_rows
+from dslbench.ranges import searched
 from dslbench.sampling.pairs import Grouped, GroupedSampler
 from dslbench.seeds import Streams
 from dslbench.tables import MakeTable, TableSpec
@@ -30,10 +31,22 @@ class UltraGCNHyper(Hyper):
     w2: float = Field(ge=0, description="factor of beta_u beta_i in a positive pair's weight")
     w3: float = Field(ge=0, description="constant part of a negative pair's weight")
     w4: float = Field(ge=0, description="factor of beta_u beta_j in a negative pair's weight")
-    negative_num: int = Field(ge=1, description="negatives drawn for each interaction")
+    negative_num: int = Field(
+        ge=1,
+        description="negatives drawn for each interaction",
+        json_schema_extra=searched(100, 1500, log=True),
+    )
     negative_weight: float = Field(ge=0, description="weight of the negatives' mean loss")
-    gamma: float = Field(ge=0, description="weight of the squared norm of both whole tables")
-    lambda_: float = Field(ge=0, description="weight of the item-item loss (lambda)")
+    gamma: float = Field(
+        ge=0,
+        description="weight of the squared norm of both whole tables",
+        json_schema_extra=searched(1e-5, 10, log=True),
+    )
+    lambda_: float = Field(
+        ge=0,
+        description="weight of the item-item loss (lambda)",
+        json_schema_extra=searched(1e-5, 10, log=True),
+    )
     neighbours: int = Field(default=10, ge=0, description="item-item neighbours kept (ii_K)")
     init_std: float = Field(gt=0, description="standard deviation of the normal init")
 

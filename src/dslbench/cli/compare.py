@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from dslbench.cli import options
+from dslbench.errors import UsageError
 
 
 def compare(
@@ -77,6 +78,16 @@ def compare(
             "what the costliest one did.",
         ),
     ] = "epochs",
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            "--tune",
+            min=1,
+            metavar="TRIALS",
+            help="First tune every method with so many trials, on validation (`dslbench tune`), then compare "
+            "them at what was chosen.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Run all from the start, even what is stored.")
@@ -93,9 +104,29 @@ def compare(
         epochs=epochs, scale=scale, protocol=protocol, settings=tuple(set_ or ()),
         references=references,
     )  # fmt: skip
+    where = implementation.Where(device, workers, executor, address)
+    if tune is not None:
+        chosen = _tuned(chosen, tune, where, plan=plan, dry_run=dry_run, bytes_=bytes_)
     implementation.compare(
         plan, chosen, format_, budget_by=budget_by,
-        where=implementation.Where(device, workers, executor, address), force=force,
+        where=where, force=force,
         dry_run=dry_run, precisions=tuple(precision or ()),
         sizes=tuple(bytes_ or ()),
     )  # fmt: skip
+
+
+def _tuned(
+    chosen: Any,
+    trials: int,
+    where: Any,
+    *,
+    plan: str | None,
+    dry_run: bool,
+    bytes_: list[str] | None,
+) -> Any:
+    for option, given in (("--plan", plan), ("--dry-run", dry_run), ("--bytes", bytes_)):
+        if given:
+            raise UsageError(f"--tune does not go with {option}", "dslbench tune, then compare")
+    from dslbench.cli import tuning
+
+    return tuning.before_comparing(chosen, trials, where)

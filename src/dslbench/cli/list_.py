@@ -96,6 +96,7 @@ def _described(spec: dict[str, Any]) -> str:
         [
             f"{spec['dataset']} {spec['backbone']} {spec['method']} {spec['variant']}",
             f"{spec['sparsity']:g} seed {spec['seed']} {epochs}",
+            *(["trial, on validation:"] if spec.get("judged_on") == "valid" else []),
             *(f"{key}={value}" for key, value in changed.items()),
         ]
     )

@@ -20,6 +20,7 @@ from dslbench.cli import (
     score,
     shrink,
     train,
+    tune,
 )  # fmt: skip
 from dslbench.errors import DslbenchError
 from dslbench.output import leave_stdout, occupy_closed, result, say
@@ -57,6 +58,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("reproduce", reproduce.reproduce, "reproduce --scale quick --import ~/data"),
     ("report", report.report, "report --table 3 --output table3.tex"),
     ("shrink", shrink.shrink, "shrink --dataset orders.csv --backbone lightgcn --within 1%"),
+    ("tune", tune.tune, "tune --backbone lightgcn --method dense --method dsl --trials 20"),
     ("recommend", recommend.recommend, "recommend --model m.safetensors --user 17 --k 10"),
     ("score", score.score, "score --lists lists.csv --dataset gowalla"),
     ("list", list_.list_, "list methods"),

@@ -226,7 +226,7 @@ def make(
     if not dry_run:
         store.put_back_replaced()
         claims.tidy_stored_runs()
-    planned = stock.take_stock(specs, force, warn, _say_what_was_read)
+    planned = stock.take_stock(specs, force, warn, say_what_was_read)
     missing = [run for run in planned if not run.done]
     if (why := where.shares_nothing()) is not None:
         if sum(sharing.left(missing)) < sum(run.trainings for run in missing):
@@ -361,7 +361,7 @@ def exported(record: Record, precision: str, *, with_seen: bool) -> bytes:
     return artefact.to_bytes(replace(packed, known=known.arrays()))
 
 
-def _say_what_was_read(loaded: Interactions) -> None:
+def say_what_was_read(loaded: Interactions) -> None:
     """What a file of the user's own was taken for; an imported one was told of when it came."""
     if loaded.source.get("how") == "path":
         for line in loaded.source.get("statement", ()):

@@ -28,6 +28,13 @@ def shrink(
             help="In its place: the best model within a share of dense's bytes, or a size (2MiB).",
         ),
     ] = None,
+    confident: Annotated[
+        bool,
+        typer.Option(
+            "--confident",
+            help="Take only what is within it at the worse end of the 95 % interval, too.",
+        ),
+    ] = False,
     time_: Annotated[str, typer.Option("--time", help="How long it may take: 30m, 2h.")] = "2h",
     epochs: Annotated[
         int | None,
@@ -62,7 +69,7 @@ def shrink(
     from dslbench.cli import shrinking
     from dslbench.cli.runner import Where
 
-    goal = shrinking.goal_of(within, to)
+    goal = shrinking.goal_of(within, to, confident=confident)
     seconds = shrinking.seconds_of(time_)
     for path in (export, evidence):
         check_writable(path)

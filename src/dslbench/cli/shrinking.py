@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from dslbench.report.formats import render
 from dslbench.runs import equal_bytes, local, making, stock, store
 from dslbench.runs.shrinking import Answer, Goal, search
 from dslbench.spec import RunSpec, resolve
+from dslbench.words import number
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # The share of the time that the dense training may take, where nobody said how long it is.
@@ -39,17 +41,19 @@ class Wish:
     seconds: float
 
 
-def goal_of(within: str | None, to: str | None) -> Goal:
+def goal_of(within: str | None, to: str | None, *, confident: bool = False) -> Goal:
     """The goal that `--within` or `--to` names; raises `UsageError` for what is none."""
     if within is not None and to is not None:
         raise UsageError("--within and --to exclude each other")
+    if to is not None and confident:
+        raise UsageError("--confident is of what may be lost, not of --to", "--within 1%")
     if to is not None:
         return Goal(most=equal_bytes.parse(to)[0])
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", within or "1%")
     share = float(match[1]) / (100 if match[2] else 1) if match else 1.0
     if share >= 1:
         raise UsageError(f"--within {within} is no share of dense's quality", "--within 1%")
-    return Goal(within=share)
+    return Goal(within=share, confident=confident)
 
 
 def seconds_of(text: str) -> float:
@@ -121,11 +125,21 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
 
     dataset = dataset_or_default(wish.dataset)
     whole = spec(wish.epochs)
-    if wish.epochs is not None:
+    if wish.epochs is not None and stock.take_stock([whole], False, warn)[-1].done:
         return whole
     say("timing a few steps ...")
     expected = making.estimate_seconds(stock.take_stock([whole], True, warn), where.device)
-    if expected is None or expected <= _DENSE_SHARE * wish.seconds:
+    each = (expected or 0.0) / whole.epochs
+    needed = whole.epochs if wish.epochs is not None else 1
+    if needed * each > wish.seconds:
+        possible = int(wish.seconds / each)
+        raise UsageError(
+            f"--time is too short: {number(needed, 'epoch')} of the dense run alone take about "
+            f"{duration(needed * each)}",
+            (f"--epochs {possible}, or " if possible else "")
+            + f"--time {math.ceil(4 * needed * each)}s",
+        )
+    if wish.epochs is not None or not expected or expected <= _DENSE_SHARE * wish.seconds:
         return whole
     return spec(max(1, int(whole.epochs * _DENSE_SHARE * wish.seconds / expected)))
 

@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 __all__ = ["catalog", "default_dataset", "load", "size"]
 
 
-def load(name: str, *, protocol: str = "default") -> Interactions:
+def load(name: str, *, protocol: str = "default", test: bool = True) -> Interactions:
     """Read, verify and split a data set.
 
     `name` is a catalog name, the name of imported data of one's own, or a path (a data file, a
     folder with train and test files, or a TOML description). `protocol` is `default`, `paper` or a
-    named protocol (see `dslbench.data.protocols`). Raises DataError (not at hand, malformed, not
+    named protocol (see `dslbench.data.protocols`). Without `test` its test pairs are withheld: that
+    part is empty. Raises DataError (not at hand, malformed, not
     what it claims to be) or UsageError (unknown name or protocol).
     """
     from dslbench.data.loading import load as implementation
 
-    return implementation(name, protocol=protocol)
+    found = implementation(name, protocol=protocol)
+    return found if test else found.without_test()
 
 
 def size(name: str, *, protocol: str = "default") -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -158,6 +158,10 @@ class Interactions:
         union = sparse.csr_matrix(first + second)
         union.sort_indices()
         return union
+
+    def without_test(self) -> Interactions:
+        """The same without its test pairs, for those who choose: what is not there, nobody looks at."""
+        return replace(self, test=no_pairs((self.n_users, self.n_items)))
 
     def summary(self) -> dict[str, Any]:
         """The `data` section of a run record."""

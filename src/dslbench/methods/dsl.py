@@ -14,6 +14,7 @@ from torch import Tensor
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UsageError
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
+from dslbench.ranges import searched, searched_among
 from dslbench.tables import (
     MaskedTable,
     Table,
@@ -35,12 +36,16 @@ class DSLOptions(RandomPruningOptions):
     """Settings of dynamic sparse learning; defaults follow the paper's Algorithm 1."""
 
     when: Literal["init"] = Field(default="init", description="the mask is drawn before training")
-    rho0: float = Field(default=0.5, ge=0, le=1, description="update ratio at the first iteration")
+    rho0: float = Field(
+        default=0.5, ge=0, le=1, description="update ratio at the first iteration",
+        json_schema_extra=searched(0.1, 0.7),
+    )  # fmt: skip
     delta_t: int | None = Field(
         default=None,
         ge=1,
         description="iterations between explorations; none: as published, in runs too short for 40 "
         "explorations a 40th of the run, at least 20",
+        json_schema_extra=searched(1 / 400, 1 / 20, log=True, unit="iterations"),
     )
     decay: Literal["cosine", "linear", "none"] = Field(
         default="cosine", description="how the update ratio falls (paper, Table 4)"
@@ -71,6 +76,7 @@ class DSLOptions(RandomPruningOptions):
         default=None,
         description="gradient of this batch, or |gradient| summed over about as many batches as visit "
         "every row once; none: accum where a batch touches only its own rows",
+        json_schema_extra=searched_among("instant", "accum"),
     )
     mask_init: Literal["exact", "bernoulli"] = Field(
         default="exact", description="exact count, or each entry by its own coin"

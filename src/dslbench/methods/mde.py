@@ -15,6 +15,7 @@ from dslbench.errors import UnsuitableError
 from dslbench.methods._degrees import degrees
 from dslbench.methods._masked import MaskedMethod, MaskedOptions
 from dslbench.methods.base import Allowance, Options
+from dslbench.ranges import searched
 from dslbench.tables import Stored, TableSpec, keep_count
 from dslbench.tables.stored import Prefix
 from dslbench.training.lab import Lab
@@ -26,7 +27,11 @@ class MixedDimensionOptions(MaskedOptions):
     """Settings of sizes by popularity."""
 
     alpha: float = Field(
-        default=0.3, ge=0, le=1, description="width ~ degree^alpha: 0 all alike, 1 proportional"
+        default=0.3,
+        ge=0,
+        le=1,
+        description="width ~ degree^alpha: 0 all alike, 1 proportional",
+        json_schema_extra=searched(0.0, 1.0),
     )
 
 

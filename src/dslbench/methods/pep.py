@@ -13,6 +13,7 @@ from torch import Tensor
 from dslbench.backbones.base import Backbone
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
+from dslbench.ranges import searched
 from dslbench.tables import DenseTable, Table, TableSpec, keep_count
 from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
@@ -34,12 +35,14 @@ class PEPOptions(MaskedOptions):
         default=None,
         description="t at the start; none: such that decay alone reaches the weights half-way, from "
         "thresholds at most a hundredth of the weights",
+        json_schema_extra=searched(-50.0, -5.0),
     )
     threshold_lr: float | None = Field(
         default=None,
         gt=0,
         description="learning rate of t; none: that of the model, in short runs as much more as it "
         "takes to reach the weights half-way",
+        json_schema_extra=searched(1e-3, 1.0, log=True),
     )
     threshold_decay: float = Field(default=1e-5, ge=0, description="coupled decay of t")
     value_decay: float = Field(

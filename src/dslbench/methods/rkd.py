@@ -17,6 +17,7 @@ from dslbench.evaluation.ranking import Ranker
 from dslbench.methods._student import Student, learning_users
 from dslbench.methods.base import Options
 from dslbench.ops.scores import Scorer
+from dslbench.ranges import searched
 from dslbench.sampling.triples import draw_unseen
 from dslbench.tables import DenseTable, MakeTable, Table, TableSpec
 from dslbench.tables.projected import ProjectedTable
@@ -30,14 +31,23 @@ class RankingOptions(Options):
         default="ranking",
         description="learn the teacher's lists, or (LCM) a linear map of its frozen tables instead",
     )
-    k: int = Field(default=10, ge=1, description="items K of the teacher's list per user")
+    k: int = Field(
+        default=10,
+        ge=1,
+        description="items K of the teacher's list per user",
+        json_schema_extra=searched(10, 100, log=True),
+    )
     alpha: float | None = Field(
         default=None,
         ge=0,
         description="weight of the term; none: 0.1 beside a loss of pairs (BPR), else 1",
+        json_schema_extra=searched(1e-3, 1.0, log=True),
     )
     decay: float = Field(
-        default=1.0, gt=0, description="lambda: place k of the list weighs exp(-k / lambda)"
+        default=1.0,
+        gt=0,
+        description="lambda: place k of the list weighs exp(-k / lambda)",
+        json_schema_extra=searched(1.0, 20.0),
     )
     mu: float = Field(
         default=0.1, ge=0, description="sharpness of the weights by the student's rank"

@@ -14,6 +14,7 @@ from dslbench.methods._student import Student, entities
 from dslbench.methods.base import Options
 from dslbench.ops.topology import GroupTopologyDistance, MixedMaps, TopologyDistance
 from dslbench.optimisers import Adam
+from dslbench.ranges import searched
 from dslbench.tables import DenseTable
 from dslbench.tables.linear import TableLinear, uniform
 from dslbench.training.hooks import Loop
@@ -28,7 +29,10 @@ class TopologyOptions(Options):
         "student of at least half the teacher's size",
     )
     weight: float = Field(
-        default=1e-3, ge=0, description="lambda: weight of the term, a sum, beside a summed loss"
+        default=1e-3,
+        ge=0,
+        description="lambda: weight of the term, a sum, beside a summed loss",
+        json_schema_extra=searched(1e-4, 1.0, log=True),
     )
     max_entities: int = Field(
         default=4096,

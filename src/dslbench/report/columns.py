@@ -89,6 +89,10 @@ COLUMNS: dict[str, Column] = {
     "budget_share": Column(
         "of budget (Tr.)", ("equal_cost", "share"), None, "counted", "{:.1%}".format
     ),
+    "tuned_macs": Column(
+        "with tuning (Tr.)", ("tuning", "macs"), "low", "counted", "{:.2e}".format
+    ),
+    "tuned_gain": Column("Gain (valid.)", ("tuning", "gain"), None, "measured", "{:+.1%}".format),
     "memory": Column("Peak memory", (*_MEASURED, "peak_rss_bytes"), "low", "measured", mebibytes),
     "train_time": Column("Train time", (*_MEASURED, "train_seconds"), "low", "measured", seconds),
     **{

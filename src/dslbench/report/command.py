@@ -19,7 +19,7 @@ from dslbench.report import (
     statistics,
 )
 from dslbench.report.columns import Record
-from dslbench.report.comparable import latest
+from dslbench.report.comparable import latest, tested
 from dslbench.report.formats import render
 from dslbench.report.formats.draw import draw
 from dslbench.report.formats.html import page
@@ -104,7 +104,7 @@ def literature(
 ) -> str:
     """Published results beside ours, or the audit of the paper; json is the data behind them."""
     if published:
-        rows = published_tables.rows(latest(store.read_all(warn), warn), dataset, backbone)
+        rows = published_tables.rows(latest(tested(store.read_all(warn)), warn), dataset, backbone)
         data, models = published_tables.data(rows), published_tables.tables(rows)
     else:
         entries = audit_tables.chosen(dataset, backbone)
@@ -155,7 +155,7 @@ def select(
         unreadable.append(text)
         warn(text)
 
-    stored = store.read_all(bad)
+    stored = tested(store.read_all(bad))
     known = naming.names(stored)
     dataset = wanted.pop("dataset", None)
     records = [r for r in stored if all(v in (None, r["spec"][k]) for k, v in wanted.items())]

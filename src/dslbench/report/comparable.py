@@ -57,6 +57,11 @@ def latest(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
     return list(newest.values())
 
 
+def tested(records: Sequence[Record]) -> list[Record]:
+    """The runs that were judged on test: trials of `tune` were not, and stand in no table."""
+    return [r for r in records if r["spec"].get("judged_on", "test") == "test"]
+
+
 def rows(records: Sequence[Record]) -> list[list[Record]]:
     """Runs by row, dense first, then by family, sparsity and method."""
     known = [*registry.names("method"), *registry.names("reference")]

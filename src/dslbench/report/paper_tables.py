@@ -9,6 +9,7 @@ from typing import Any
 
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import in_group
+from dslbench.report import tuned
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.comparable import (
     dense_of,
@@ -37,12 +38,15 @@ def table3(records: Sequence[Record]) -> list[TableModel]:
 
 
 def _table3(records: list[Record]) -> TableModel:
-    records = list(with_ratios(records))
+    records = tuned.with_tuning(with_ratios(records))
     records += [at for record in dense_of(records) if (at := _at_four_bits(record)) is not None]
     shown = ["bytes", "train_macs", "exact_train_macs", "train_ratio", "exact_infer_macs"]
     shown += ["memory", "train_time", *in_group("quality")]
     if is_equal_cost(records[0]):
         shown = EQUAL_COST + shown
+    if any("tuning" in record for record in records):
+        after = shown.index("train_ratio") + 1
+        shown[after:after] = tuned.COLUMNS_OF_TUNING
     table = by_method(f"Table 3: {setting(records[0])}", shown, records)
     own = [label([r]) for r in records if method_names(r["spec"]["method"])[1] == "Plain"]
     own += [label([r]) for r in records if "precision" in r]
@@ -53,6 +57,7 @@ def _table3(records: list[Record]) -> TableModel:
             "`dslbench report --table bytes` has all methods at all precisions."
         )
     table.footer = footer(records, *notes, *paper_mac_note(records), *mac_notes(records))
+    table.footer += tuned.notes(records)
     return table
 
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dslbench import registry
+from dslbench import presets, registry
 from dslbench.errors import UsageError
+from dslbench.ranges import ranges_of
 from dslbench.report.columns import COLUMNS, Column, Record
 
 EQUAL_COST = ["epochs", "budget_share"]  # columns that such a comparison has beside the usual ones
@@ -91,6 +92,15 @@ def mac_notes(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def _tuned(backbone: str) -> set[str]:
+    """Hyper-parameters that make no other model, and are searched."""
+    try:
+        found = ranges_of(registry.backbone(backbone).hyper_type)
+    except UsageError:
+        return set()
+    return {key for key, one in found.items() if not one.model}
+
+
 def setting_of(record: Record) -> str:
     """What runs must share to stand in one table: all but method, variant, sparsity and seed.
 
@@ -102,6 +112,8 @@ def setting_of(record: Record) -> str:
     spec = {k: own.get(k) for k in (
         "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
     )}  # fmt: skip
+    if presets.is_file(own["preset"]):  # what was tuned may differ from method to method
+        spec["hyper"] = {k: v for k, v in own["hyper"].items() if k not in _tuned(own["backbone"])}
     return json.dumps([spec, _digests(record)], sort_keys=True)
 
 

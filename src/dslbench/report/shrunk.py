@@ -33,6 +33,11 @@ def sentence(found: Answer) -> str:
         f"{chosen.name}: {size(chosen.nbytes)} in place of {size(found.dense.nbytes)} ({share:.3f}), "
         f"{_change(chosen)} of dense's {METRICS[SELECTION].label} on validation"
     )
+    if found.certain is False:
+        said += (
+            f". The users of one run cannot tell that it is {wanted}: the interval reaches "
+            f"{-chosen.interval[1]:+.1%}"
+        )
     smaller = [one for one in found.tried if one.nbytes < chosen.nbytes]
     if goal.within is not None and smaller:
         next_one = min(smaller, key=lambda one: one.loss)
@@ -117,6 +122,7 @@ def plain(
 
     return {
         "answer": sentence(found),
+        "certain": found.certain,
         "dense": judged(found.dense),
         "chosen": None if found.chosen is None else judged(found.chosen),
         "tried": [row(one) for one in found.tried],

@@ -33,11 +33,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_parts(spec: RunSpec, data: Interactions) -> None:
-    """Raise `DataError` where the data lack a part that the run's protocol needs."""
-    if data.test.nnz == 0:
+    """Raise `DataError` or `UsageError` where the data lack a part that the run's protocol needs."""
+    if data.test.nnz == 0 and spec.judged_on == "test":
         raise DataError(
             f"protocol {spec.protocol} leaves no test pairs in '{spec.dataset}'",
             "choose another --protocol, or data with more items per user",
+        )
+    if data.valid.nnz == 0 and spec.judged_on == "valid":
+        raise UsageError(
+            f"protocol {spec.protocol} has no validation part of '{spec.dataset}' to choose on",
+            "--protocol default",
         )
     if data.valid.nnz == 0 and spec.protocol != "paper":
         raise DataError(
@@ -69,6 +74,12 @@ def make_lab(
         find_teacher=None if dense is None else partial(stored_teacher, dense, data, device),
         keeper=keeper,
     )  # fmt: skip
+
+
+def data_of(spec: RunSpec, dataset: str | None = None) -> Interactions:
+    """The data of a run, by the name in its spec or by another; without test pairs for a trial."""
+    name = dataset or spec.dataset
+    return datasets.load(name, protocol=spec.protocol, test=spec.judged_on == "test")
 
 
 def full_hyper(spec: RunSpec) -> Hyper:
@@ -153,7 +164,7 @@ def trained_on(packed: StoredModel, dataset: str | None = None) -> Interactions:
     Raises `DataError` where they are other data, or are not here.
     """
     spec = RunSpec.model_validate(packed.spec)
-    data = datasets.load(dataset or spec.dataset, protocol=spec.protocol)
+    data = data_of(spec, dataset)
     if data.digests != packed.digests:
         raise DataError(
             f"{packed.name} was trained on other data than '{dataset or spec.dataset}' is here",

@@ -22,7 +22,10 @@ def _one_line(text: str) -> str:
 
 
 class Failure(BaseModel):
-    """A run that failed: `reason` is the error's one line, `hint` what to try, `time` in UTC."""
+    """A run that failed: `reason` is the error's one line, `hint` what to try, `time` in UTC.
+
+    `bill` has what one cost that diverged, which is a result; None: it failed otherwise, or nobody knows.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +34,7 @@ class Failure(BaseModel):
     reason: Annotated[str, AfterValidator(_one_line)]
     hint: Annotated[str | None, AfterValidator(lambda text: text and _one_line(text))] = None
     time: Annotated[str, AfterValidator(_one_line)]
+    bill: dict[str, float] | None = None
 
 
 def folder() -> Path:
@@ -38,13 +42,17 @@ def folder() -> Path:
     return home.runs_dir() / ".failed"
 
 
-def write(run_id: str, spec: RunSpec, reason: str, hint: str | None) -> None:
+def write(
+    run_id: str, spec: RunSpec, reason: str, hint: str | None, bill: dict[str, float] | None = None
+) -> None:
     """Note that a run failed; raises `OSError` or `StoreError` where that cannot be written."""
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     lines = [
         text and "".join(c if c.isprintable() else " " for c in text) for text in (reason, hint)
     ]
-    failure = Failure(id=run_id, spec=spec, reason=lines[0] or "", hint=lines[1], time=now)
+    failure = Failure(
+        id=run_id, spec=spec, reason=lines[0] or "", hint=lines[1], time=now, bill=bill
+    )
     content = failure.model_dump_json(indent=1).encode()
     with home.storing(f"the failure of run {run_id}", folder(), len(content)):
         home.write_atomic(folder() / f"{run_id}.json", content)
@@ -113,6 +121,7 @@ def footer(records: Sequence[Mapping[str, Any]], known: Sequence[Failure]) -> li
     return [
         f"Failed, so not above: {f.spec.title} ({f.reason})."
         for f in known
-        if [f.spec.dataset, f.spec.backbone, f.spec.protocol, f.spec.epochs, f.spec.hyper]
+        if f.spec.judged_on == "test"
+        and [f.spec.dataset, f.spec.backbone, f.spec.protocol, f.spec.epochs, f.spec.hyper]
         in settings
     ]

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dslbench import home
-from dslbench.errors import DataError, DslbenchError, RunError, StoreError, UsageError
+from dslbench.errors import (
+    DataError,
+    DivergedError,
+    DslbenchError,
+    RunError,
+    StoreError,
+    UsageError,
+)
 from dslbench.ops.threads import thread_count
 from dslbench.runs import store
 from dslbench.spec import RunSpec
@@ -189,6 +196,10 @@ def error_of(event: Event) -> DslbenchError:
     kind = kinds.get(event["code"], RunError)
     if event.get("kind") == StoreError.__name__:
         kind = StoreError
+    if event.get("kind") == DivergedError.__name__:
+        diverged = DivergedError(event["message"], event["hint"])
+        diverged.bill = event.get("bill")
+        return diverged
     return kind(event["message"], event["hint"])
 
 

@@ -148,8 +148,9 @@ def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
         chosen = (record.get("diagnostics") or {}).get("chosen") or {}
         at = "".join(f", {key}={value:g}" for key, value in chosen.items())
         return f"{spec.title}: {SELECTION} {reached}{at}, fitted in {seconds:.1f} s"
+    on = " on validation" if spec.judged_on == "valid" else ""
     return (
-        f"{spec.title}: {SELECTION} {reached}, "
+        f"{spec.title}: {SELECTION} {reached}{on}, "
         f"trained {seconds:.0f} s, epoch {record['selection']['epoch']} selected"
     )
 

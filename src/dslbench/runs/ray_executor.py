@@ -224,7 +224,7 @@ def _run_on_node(
                 text = store.log(run_id).read_text(encoding="utf-8", errors="replace")
             failure = {
                 "message": error.message, "hint": error.hint, "code": error.exit_code,
-                "kind": type(error).__name__,
+                "kind": type(error).__name__, "bill": getattr(error, "bill", None),
             }  # fmt: skip
             return {}, failure, text
         finally:
@@ -238,9 +238,9 @@ def _teacher_files(spec: RunSpec) -> Files:
     """What a student's worker reads of its teacher's run."""
     if spec.teacher is None:
         return {}
-    from dslbench import data as datasets
+    from dslbench.runs.assemble import data_of
 
-    teacher = spec.teacher.identity(datasets.load(spec.dataset, protocol=spec.protocol).digests)
+    teacher = spec.teacher.identity(data_of(spec).digests)
     return {f"runs/{teacher}/{name}": x for name, x in store.files_of(teacher).items()}
 
 

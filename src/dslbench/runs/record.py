@@ -41,6 +41,11 @@ class Spec(Part):
     options: dict[str, Any] = Field(description="every option of the method, resolved")
     changed_hyper: dict[str, Any] = Field(description="hyper-parameters away from the preset")
     changed_options: dict[str, Any] = Field(description="options away from the variant")
+    judged_on: Literal["test", "valid"] = Field(
+        default="test",
+        description="what `quality` is of: test; a trial of `tune` was given no test part, its is of "
+        "validation",
+    )
     embedding_size: Count | None = Field(
         default=None, description="copy from `hyper`; null for a reference"
     )
@@ -320,8 +325,8 @@ class Record(Part):
     spec: Spec = Field(description="what was asked for")
     data: Data = Field(description="the data as it was split")
     quality: dict[str, Number | None] = Field(
-        description="metrics on test of the model read back from its file, see below; `tied_users`: "
-        "users whose list the tie-break decided in part"
+        description="metrics on test (`spec.judged_on`) of the model read back from its file, see below; "
+        "`tied_users`: users whose list the tie-break decided in part"
     )
     stored: list[StoredForm] | None = Field(
         default=None, description="every precision that the stored model was judged at"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.runs import checkpoint, failures, sharing, store
 from dslbench.runs.claims import Claim, Claims
+from dslbench.runs.events import Listeners
 from dslbench.runs.local import CancelledError, Event, Executor
 from dslbench.runs.progress import Quiet
 from dslbench.runs.stock import WantedRun
@@ -48,6 +49,7 @@ class Schedule:
         self._announced: set[str] = set()
         self._failed: dict[str, str] = {}
         self._full: StoreError | None = None
+        self._listeners = Listeners(warn)
 
     def run(self) -> list[str]:
         """Make all; returns a line for each that failed, `TITLE: REASON (HINT)`.
@@ -122,6 +124,7 @@ class Schedule:
         thread = threading.Thread(target=self._make, args=(run, slot, shared), daemon=True)
         self._active[slot] = _Active(run, claim, thread, trainings)
         self._show.begin(slot, run.spec)
+        self._listeners.start(run.id, run.spec)
         thread.start()
 
     def _claim_all(self, keys: Sequence[str]) -> dict[str, Claim] | None:
@@ -151,6 +154,7 @@ class Schedule:
             slot, what = self._events.get(timeout=LOOK_AGAIN / 2)
             if isinstance(what, dict):
                 self._show.event(slot, what)
+                self._listeners.epoch(self._active[slot].run.id, what)
             else:
                 self._end(slot, what)
         for slot, active in self._active.items():
@@ -166,9 +170,11 @@ class Schedule:
             lost = claim.lost and isinstance(error, DslbenchError)
             if lost or isinstance(error, CancelledError):  # another process makes it
                 self._show.leave(slot, run.spec, "another process has taken it over")
+                self._listeners.end(run.id, None, "another process has taken it over")
                 self._pending.append(run)
             elif isinstance(error, StoreError):
                 self._show.leave(slot, run.spec, "could not be stored")
+                self._listeners.end(run.id, None, "could not be stored")
                 self._stop(error)
             elif error is None or isinstance(error, DslbenchError):
                 self._settle(run, slot, error)
@@ -195,10 +201,13 @@ class Schedule:
             self._failed[run.id] = f"{run.spec.title}: {reason}"
             if slot is not None:
                 try:
-                    failures.write(run.id, run.spec, error.message, error.hint)
+                    bill = getattr(error, "bill", None)
+                    failures.write(run.id, run.spec, error.message, error.hint, bill)
                 except (OSError, StoreError) as problem:
                     self._warn(f"the failure of run {run.id} could not be noted: {problem}")
         self._show.end(slot, run.id, run.spec, reason, elsewhere)
+        if slot is not None:
+            self._listeners.end(run.id, None if reason else store.read(run.id), reason)
 
     def _stop(self, error: StoreError) -> None:
         """Begin nothing any more."""

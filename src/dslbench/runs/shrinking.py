@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from dslbench import registry
-from dslbench.errors import DslbenchError, RunError, UnsuitableError, UsageError
+from dslbench.errors import DataError, DslbenchError, RunError, UnsuitableError, UsageError
 from dslbench.runs.assemble import full_hyper
 from dslbench.runs.equal_bytes import tables_of
 from dslbench.spec import RunSpec, resolve
+from dslbench.tables import TableSpec
 from dslbench.tables.stored import BITS
-from dslbench.words import percent
+from dslbench.words import number, percent
 
 Record = dict[str, Any]
 Make = Callable[[RunSpec], Record]
@@ -35,17 +36,20 @@ WAYS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
     ("lsq", 0.0, ("lsq.precision=int2",)), ("mde", 0.75, ()), ("narrow", 0.75, ()), ("dsl", 0.8, ()),
 )  # fmt: skip
 SURE = 1.96  # of a 95 % interval
+LEAST_USERS = 10  # of whom an interval can be made
 
 
 @dataclass(frozen=True)
 class Goal:
     """What is wanted: to lose at most `within` of dense's quality, or to take at most `most` bytes.
 
-    Where `most` is not above 1 it is a share of dense's bytes.
+    Where `most` is not above 1 it is a share of dense's bytes. `confident`: the whole 95 % interval of what
+    is lost must be within, and not only what was measured.
     """
 
     within: float | None = None
     most: float | None = None
+    confident: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,17 @@ class Answer:
     def fits(self, one: Tried) -> bool:
         """Whether a model is what was asked for."""
         if self.goal.within is not None:
-            return one.loss <= self.goal.within
+            return (one.interval[1] if self.goal.confident else one.loss) <= self.goal.within
         return one.nbytes <= self.most
+
+    @property
+    def certain(self) -> bool | None:
+        """Whether the users of one run tell that what was chosen loses no more than was asked for.
+
+        None where nothing was chosen, or nothing was asked for but bytes.
+        """
+        chosen, within = self.chosen, self.goal.within
+        return None if chosen is None or within is None else chosen.interval[1] <= within
 
     @property
     def most(self) -> float:
@@ -124,6 +137,7 @@ def search(
     Raises `UsageError` where the protocol has no validation part.
     """
     began = time.monotonic()
+    check_reachable(dense, goal)
     record = make(dense)
     if not record["data"]["valid_pairs"]:
         raise UsageError(
@@ -131,6 +145,11 @@ def search(
         )
     models = validate(record, [*BITS])
     whole = np.array(next(m for m in models if m["precision"] == "fp32")["values"])
+    if len(whole) < LEAST_USERS:
+        raise DataError(
+            f"validation has {number(len(whole), 'user')}, too few to tell what a model loses",
+            "data with more users, or a protocol with more of them in validation",
+        )
     if not whole.any():
         raise RunError("the dense model has found nothing on validation", "more --epochs")
     found = Answer(_tried(dense, record, models[0], whole), goal)
@@ -168,6 +187,35 @@ def search(
     return found
 
 
+def check_reachable(dense: RunSpec, goal: Goal) -> None:
+    """Raise `UsageError` where nothing that could be tried is as small as the goal; nothing is trained."""
+    if goal.most is None:
+        return
+    tables, full = tables_of(dense), full_hyper(dense)
+    whole = sum(4 * spec.n_rows * full.width(name) for name, spec in tables.items())
+    most = goal.most * whole if goal.most <= 1 else goal.most
+    sizes: list[tuple[int, str]] = []
+    for method, sparsity, settings in (("dense", 0.0, ()), *WAYS):
+        try:
+            spec = like(dense, method, sparsity, settings)
+            sizes.append((_least(spec, tables), name_of(spec)))
+        except DslbenchError:  # it makes no sense here
+            continue
+    least, name = min(sizes)
+    if least > most:
+        raise UsageError(
+            f"no model here takes {most:,.0f} bytes or fewer: the least is about {least:,} ({name})",
+            f"--to {least}, or a smaller --set embedding_size",
+        )
+
+
+def _least(spec: RunSpec, tables: dict[str, TableSpec]) -> int:
+    """Bytes of a run's tables at the fewest bits."""
+    kind = registry.method(spec.method)
+    method = kind(spec.method_options, spec.sparsity)
+    return method.stored_size(tables, full_hyper(spec), "int2" if kind.has_precisions else None)
+
+
 def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) -> RunSpec:
     """The run of another method at the setting of a dense run."""
     own = [f"{key}={json.dumps(value)}" for key, value in dense.changed_hyper.items()]
@@ -194,12 +242,8 @@ def command(spec: RunSpec) -> str:
 
 def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     """Why a way cannot beat what was found; None where it may."""
-    kind, full = registry.method(spec.method), full_hyper(spec)
-    tables = tables_of(spec)
-    method = kind(spec.method_options, spec.sparsity)
-    last = "int2" if kind.has_precisions else None
     try:
-        least = method.stored_size(tables, full, last)
+        least = _least(spec, tables_of(spec))
     except DslbenchError as error:
         return error.message
     best = found.chosen

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from dslbench import artefact, registry
-from dslbench import data as datasets
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError
 from dslbench.runs import failures, sharing, store
+from dslbench.runs.assemble import data_of
 from dslbench.spec import RunSpec
+
+Digests = dict[tuple[str, str, str], dict[str, str | None]]  # by data set, protocol and judged part
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,20 @@ def take_stock(
     force: bool,
     warn: Callable[[str], None],
     loaded: Callable[[Interactions], None] = lambda data: None,
+    digests: Digests | None = None,
 ) -> list[WantedRun]:
     """Identify the runs; equal ones are planned once.
 
     A run that is missing and learns from a teacher is preceded by the teacher's dense run: one
-    that is stored with its model stands there as done. `loaded` is told of each data set.
+    that is stored with its model stands there as done. `loaded` is told of each data set. `digests`
+    are those that are known already, and takes others: a data set is then read once for many calls.
     """
-    digests: dict[tuple[str, str], dict[str, str | None]] = {}
+    digests = {} if digests is None else digests
 
     def identity(spec: RunSpec) -> str:
-        key = (spec.dataset, spec.protocol)
+        key = (spec.dataset, spec.protocol, spec.judged_on)
         if key not in digests:
-            data = datasets.load(spec.dataset, protocol=spec.protocol)
+            data = data_of(spec)
             loaded(data)
             digests[key] = data.digests
         return spec.identity(digests[key])

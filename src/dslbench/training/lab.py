@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.cost import counted, measured
 from dslbench.data.interactions import Interactions
-from dslbench.errors import RunError
+from dslbench.errors import DivergedError, RunError
 from dslbench.evaluation.evaluate import Evaluation, evaluate, evaluate_sampled, pairs_of_items
 from dslbench.evaluation.metrics import SELECTION
 from dslbench.sampling.triples import Sampler
@@ -176,7 +176,7 @@ class Lab:
 
         Optimiser and schedule are new in each phase; the schedule spans exactly the epochs that
         are run. Without `select` nothing is evaluated and the model stays as it is at the end.
-        Raises `RunError` when the loss stops being a number.
+        Raises `DivergedError` when the loss stops being a number.
         """
         hooks = hooks or Hooks()
         record = Phase(phase, self.epochs)
@@ -244,20 +244,22 @@ class Lab:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         began = time.perf_counter()
         before = loop.t
-        loss = self._epoch(loop, sampler, hooks, record.ledger)
+        try:
+            loss = self._epoch(loop, sampler, hooks, record.ledger)
+        finally:  # one that diverges has a bill, too
+            seconds = time.perf_counter() - began
+            record.train_seconds += seconds
+            record.steps += loop.t - before
         if not all(bool(p.isfinite().all()) for p in loop.model.parameters()):
-            raise RunError(
+            raise DivergedError(
                 f"weights of the model stopped being numbers in epoch {loop.epoch}",
                 f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",
             )
-        seconds = time.perf_counter() - began
         row: dict[str, Any] = {"loss": loss, "lr": rate}
         row |= {name: sum(values) / len(values) for name, values in loop.notes.items()}
         row["step_seconds"] = np.percentile(loop.step_seconds, [25, 50, 75]).tolist()
         loop.notes.clear()
         loop.step_seconds.clear()
-        record.train_seconds += seconds
-        record.steps += loop.t - before
         return row | {"train_seconds": seconds}
 
     def _is_due(self, epoch: int) -> bool:
@@ -318,11 +320,11 @@ class Lab:
         return 1 if self.device.type == "cpu" else 32
 
     def _sum(self, losses: list[Tensor], loop: Loop, step: int) -> float:
-        """The sum of the losses up to this step; raises `RunError` where one is not a number."""
+        """The sum of the losses up to this step; raises `DivergedError` where one is not a number."""
         values: list[float] = torch.stack([loss.reshape(()) for loss in losses]).tolist()
         for back, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
             if not math.isfinite(value):
-                raise RunError(
+                raise DivergedError(
                     f"the loss became {value} at epoch {loop.epoch}, step {step - back} "
                     f"(iteration {loop.t - back})",
                     f"lower the learning rate: --set lr={self.hyper.lr / 10:g}",

@@ -80,6 +80,7 @@ def main() -> int:
                 "hint": error.hint,
                 "code": error.exit_code,
                 "kind": type(error).__name__,
+                "bill": getattr(error, "bill", None),
             }
         )
         return error.exit_code

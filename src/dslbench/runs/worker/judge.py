@@ -11,14 +11,13 @@ import numpy.typing as npt
 import torch
 
 from dslbench import artefact
-from dslbench import data as datasets
 from dslbench.artefact import StoredModel
 from dslbench.cost import counted, measured
 from dslbench.errors import RunError, UsageError, reason_of
 from dslbench.evaluation.evaluate import Evaluation
 from dslbench.evaluation.metrics import SELECTION
 from dslbench.runs import store
-from dslbench.runs.assemble import make_lab, rounded, served, table_bytes
+from dslbench.runs.assemble import data_of, make_lab, rounded, served, table_bytes
 from dslbench.runs.record import StoredForm
 from dslbench.spec import RunSpec
 from dslbench.training.lab import Lab
@@ -33,18 +32,18 @@ class Judged:
     """What came out.
 
     Attributes:
-        result: quality on test.
+        result: quality on the part that the run is judged on.
         test_seconds: of that ranking.
         infer_macs: MACs of scoring all items for all users once.
         infer_users: how many users these were counted on.
-        latency: seconds of a top 20, by number of users.
+        latency: seconds of a top 20, by number of users; None for a trial.
     """
 
     result: Evaluation
     test_seconds: float
     infer_macs: int
     infer_users: int
-    latency: dict[str, dict[str, float] | None]
+    latency: dict[str, dict[str, float] | None] | None
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,17 @@ class Rounded:
     result: Evaluation | None
 
 
-def judge(content: bytes, lab: Lab) -> Judged:
-    """Judge a model file."""
+def judge(content: bytes, lab: Lab, part: str) -> Judged:
+    """Judge a model file on "test", or that of a trial on "valid"."""
     model = served(artefact.from_bytes(content), lab)
     began = time.perf_counter()
-    result = lab.evaluate(model, "test")
+    result = lab.evaluate(model, part)
     seconds = time.perf_counter() - began
     model.eval()
     macs, users = counted.full_ranking(model, lab.data.n_users, lab.data.n_items)
-    latency: Any = measured.top_k_latency(model, lab.data.seen_before_test)
+    latency: Any = None
+    if part == "test":
+        latency = measured.top_k_latency(model, lab.data.seen_before_test)
     return Judged(result, seconds, macs, users, latency)
 
 
@@ -150,7 +151,7 @@ def validate(
 def _kept(record: Mapping[str, Any], device: torch.device) -> tuple[StoredModel, Lab]:
     """A stored run's model, and the lab it was trained in."""
     spec = RunSpec.of_record(record["spec"])
-    lab = make_lab(spec, datasets.load(spec.dataset, protocol=spec.protocol), device)
+    lab = make_lab(spec, data_of(spec), device)
     content = store.model_bytes(record["id"])
     return artefact.from_bytes(content, f"the model of run {record['id']}"), lab
 

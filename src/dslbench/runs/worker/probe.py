@@ -7,8 +7,7 @@ import time
 
 import torch
 
-from dslbench import data as datasets
-from dslbench.runs.assemble import make_lab
+from dslbench.runs.assemble import data_of, make_lab
 from dslbench.spec import RunSpec
 
 # Steps that warm caches up, and seconds after which enough is known of each part.
@@ -21,7 +20,7 @@ def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
     The first steps and the first evaluation, which load kernels and touch memory, are not counted.
     """
     started = time.perf_counter()
-    data = datasets.load(spec.dataset, protocol=spec.protocol)
+    data = data_of(spec)
     lab = make_lab(spec, data, device)
     model = lab.build(pretrained=False)
     sampler = model.sampler(data, lab.hyper, lab.streams, device)

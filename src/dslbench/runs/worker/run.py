@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dslbench import data as datasets
 from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
-from dslbench.runs.assemble import precision_of
+from dslbench.runs.assemble import data_of, precision_of
 from dslbench.runs.record import FORMAT, written
 from dslbench.runs.worker.fit import make_reference
 from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of_users
@@ -38,17 +37,18 @@ def make_run(
         return make_reference(spec, emit)
     started, energy = datetime.now(UTC), measured.Energy()
     counted.engine()
-    data = datasets.load(spec.dataset, protocol=spec.protocol)
+    data = data_of(spec)
     (model, method, lab), kept = train_on(spec, data, device, emit, shared or {})
     packed = pack(model, method, lab, spec.model_dump(mode="json"), data.digests)
     diagnostics = method.diagnostics()
     del model, method  # so that the peak of memory is that of training, not of two models
     gc.collect()
-    judged = judge(packed.content, lab)
+    judged = judge(packed.content, lab, spec.judged_on)
     train_seconds = sum(phase.train_seconds for phase in lab.phases)
     own_bits = BITS.get(precision_of(packed.model, packed.budget), 0)
     narrower = tuple(name for name in USUAL if BITS[name] < own_bits)
-    wanted = narrower if is_cheap(judged.test_seconds, train_seconds) else ()
+    usual = spec.judged_on == "test" and is_cheap(judged.test_seconds, train_seconds)
+    wanted = narrower if usual else ()
     rounded = judge_rounded(packed.model, packed.budget, wanted, lab)
     # A run in several processes has been counted in the last of them only.
     joules = [None if kept.resumed else energy.joules(), *(p.joules for p in lab.phases if p.run)]
@@ -101,7 +101,9 @@ def make_run(
     })  # fmt: skip
     history = [row for phase in lab.phases for row in phase.history]
     values = {"users": judged.result.users} | judged.result.values | of_users(rounded)
-    store.save(record, history, values, packed.content)
+    # Of trials only the dense ones may be somebody's teacher.
+    is_kept = spec.judged_on == "test" or spec.method == "dense"
+    store.save(record, history, values, packed.content if is_kept else None)
     kept.remove()
     return record
 

@@ -10,7 +10,7 @@ import torch
 from dslbench import registry
 from dslbench.backbones.base import Backbone
 from dslbench.data.interactions import Interactions
-from dslbench.errors import DslbenchError
+from dslbench.errors import DivergedError, DslbenchError
 from dslbench.methods.base import Method
 from dslbench.runs import checkpoint, sharing
 from dslbench.runs.assemble import make_lab
@@ -30,7 +30,15 @@ def train(
     method = method_type(spec.method_options, spec.sparsity)
     phases = method_type.phases(method.options, spec.sparsity)
     emit({"event": "start", "phases": [*lab.backbone.pretraining(lab.hyper), *phases]})
-    return method.run(lab), method, lab
+    try:
+        return method.run(lab), method, lab
+    except DivergedError as error:
+        own = [phase for phase in lab.phases if phase.run is None]
+        error.bill = {
+            "macs": sum(phase.ledger.train_macs for phase in own),
+            "seconds": sum(phase.train_seconds + phase.eval_seconds for phase in own),
+        }
+        raise
 
 
 def train_on(
