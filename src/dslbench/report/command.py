@@ -8,18 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dslbench import paths
-from dslbench.errors import DslbenchError, UsageError
+from dslbench.errors import UsageError
 from dslbench.output import console, deliver, warn, write
-from dslbench.report import audit_tables, build, naming, published_tables, statistics
+from dslbench.report import (
+    audit_tables,
+    beside,
+    build,
+    exploring,
+    naming,
+    published_tables,
+    statistics,
+)
 from dslbench.report import references as closed_forms
 from dslbench.report.columns import Record
 from dslbench.report.comparable import latest
-from dslbench.report.formats import render
+from dslbench.report.formats import explorer, render
 from dslbench.report.formats.draw import draw
-from dslbench.report.formats.html import page
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import TableModel, group
 from dslbench.runs import failures, store
+from dslbench.runs.results import folder
 
 LEAST_WIDTH = 30
 PICTURES = ("png", "svg", "pdf")
@@ -32,6 +40,7 @@ _SUFFIXES = {
 def report(
     wanted: Mapping[str, str | None],
     *,
+    source: Path | None = None,
     table: str | None,
     figure: str | None,
     published: bool,
@@ -44,6 +53,7 @@ def report(
 
     Args:
         wanted: values of the spec's keys that runs must have; None: any.
+        source: a folder of published runs; None: the store.
 
     Raises:
         UsageError: for what does not exist, does not go together, or lacks the runs it needs.
@@ -64,10 +74,13 @@ def report(
             raise UsageError(
                 f"{asked[0]} cannot be combined with {unused[0]}", "use --dataset or --backbone"
             )
-        text = literature(published, chosen, wanted["dataset"], wanted["backbone"], output)
+        if source is not None and not published:
+            raise UsageError(f"{asked[0]} shows no runs", "leave --records out")
+        runs = latest(stored(source, warn), warn) if published else []
+        text = literature(runs, published, chosen, wanted["dataset"], wanted["backbone"], output)
         deliver(text, output)
         return
-    records = select(warn, **wanted)
+    records = select(warn, source, **wanted)
     width, color = looks(output is not None)
     if figure is not None and chosen in PICTURES:
         assert output is not None
@@ -84,7 +97,12 @@ def report(
         models = build.build_figure(figure, records)
         text = render.figures(chosen, models, width=width or console().width)
     elif chosen == "html" and table is None:
-        text = whole("dslbench report", records, stats=True, reference=references)
+        if references or stats:
+            raise UsageError(
+                "--references and --stats add to a table, and the page shows runs",
+                "--table 3 --format html",
+            )
+        text = explorer.page(exploring.content(records))
     elif chosen == "json" and table is None:
         text = render.record_json(records)
     else:
@@ -94,11 +112,15 @@ def report(
 
 
 def literature(
-    published: bool, chosen: str, dataset: str | None, backbone: str | None, output: Path | None
+    runs: Sequence[Record],
+    published: bool, chosen: str,
+    dataset: str | None,
+    backbone: str | None,
+    output: Path | None,
 ) -> str:
     """Published results beside ours, or the audit of the paper; json is the data behind them."""
     if published:
-        rows = published_tables.rows(latest(store.read_all(warn), warn), dataset, backbone)
+        rows = published_tables.rows(runs, dataset, backbone)
         data, models = published_tables.data(rows), published_tables.tables(rows)
     else:
         entries = audit_tables.chosen(dataset, backbone)
@@ -135,18 +157,29 @@ def chosen_format(name: str | None, output: Path | None, figure: bool) -> str:
     return found
 
 
-def select(warn: Callable[[str], None], **wanted: str | None) -> list[Record]:
-    """The stored runs whose spec has the wanted values; raises `UsageError` where there are none."""
+def stored(source: Path | None, warn: Callable[[str], None]) -> list[Record]:
+    """All runs of a folder of published ones (None: of the store); the damaged are told of."""
+    return list(store.read_all(warn) if source is None else folder.records(source, warn))
+
+
+def select(
+    warn: Callable[[str], None], source: Path | None = None, **wanted: str | None
+) -> list[Record]:
+    """The runs whose spec has the wanted values; raises `UsageError` where there are none.
+
+    Args:
+        source: a folder of published runs; None: the store.
+    """
     unreadable: list[str] = []
 
     def bad(text: str) -> None:
         unreadable.append(text)
         warn(text)
 
-    stored = store.read_all(bad)
-    known = naming.names(stored)
+    found = stored(source, bad)
+    known = naming.names(found)
     dataset = wanted.pop("dataset", None)
-    records = [r for r in stored if all(v in (None, r["spec"][k]) for k, v in wanted.items())]
+    records = [r for r in found if all(v in (None, r["spec"][k]) for k, v in wanted.items())]
     if dataset is not None:
         records = [r for r in records if naming.is_called(r, dataset, known)]
         wanted = {"dataset": dataset, **wanted}
@@ -155,7 +188,7 @@ def select(warn: Callable[[str], None], **wanted: str | None) -> list[Record]:
     chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
     why = f" ({len(unreadable)} could not be read, see above)" if unreadable else ""
     raise UsageError(
-        "no stored runs" + (f" of {' and '.join(chosen)}" if chosen else "") + why,
+        "no stored runs" if source is None else f"no runs in {source}" + (f" of {' and '.join(chosen)}" if chosen else "") + why,
         "make some: dslbench compare --backbone lightgcn --sparsity 0.5",
     )
 
@@ -165,7 +198,8 @@ def tables(
 ) -> list[TableModel]:
     """The tables of a name, with statistics and reference rows where asked for."""
     found = build.build(name, records)
-    parts, failed = group(records, setting_of), failures.read_all(warn)
+    alone = any(map(beside.is_published, records))
+    parts, failed = group(records, setting_of), [] if alone else failures.read_all(warn)
     if len(found) == len(parts):  # a table for each setting, which has its own failures below it
         for table, part in zip(found, parts, strict=True):
             table.footer += failures.footer(part, failed)
@@ -176,29 +210,6 @@ def tables(
     if reference:
         found += closed_forms.table(records)
     return found
-
-
-def whole(
-    title: str, records: Sequence[Record], *, stats: bool = True, reference: bool = False
-) -> str:
-    """One HTML page of every table and figure that the records have the runs for."""
-    found, drawn, missing = [], [], []
-    for name in build.TABLES:
-        if name == "stats" and not stats:
-            continue
-        try:
-            found += build.build(name, records)
-        except DslbenchError as error:
-            missing.append(f"Table {name}: {error.message} ({error.hint})")
-    missing += failures.footer(records, failures.read_all(warn))
-    if reference:
-        found += closed_forms.table(records)
-    for name in build.FIGURES:
-        try:
-            drawn += build.build_figure(name, records)
-        except DslbenchError as error:
-            missing.append(f"Figure {name}: {error.message} ({error.hint})")
-    return page(title, found, drawn, missing)
 
 
 def pictures(name: str, format_name: str, records: Sequence[Record]) -> list[bytes]:
