@@ -67,7 +67,7 @@ def content(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "quality": [{"key": name, "label": METRICS[name].label} for name in QUALITY],
         "costs": [
-            {"key": name, "label": column.title, "unit": unit, "how": column.provenance}
+            {"key": name, "title": column.title, "unit": unit, "how": column.provenance}
             for name, (column, unit) in COSTS.items()
             if any(name in row["costs"] for one in found for row in one.rows)
         ],

@@ -110,13 +110,13 @@ function drawChart(points, xKey, yIndex, open) {
     const free = marks.every((mark) => Math.hypot(mark.left - left, mark.top - top) >= APART);
     if (free && marks.length < MOST) marks.push({ point, left, top, on: front.has(point) });
   }
-  const line = [...front].sort((a, b) => x(a) - x(b)).map((p) => place(p).join(" "));
-  chart.append(drawn("path", { class: "front", d: `M${line.join("L")}` }));
+  const line = [...front].sort((a, b) => x(a) - x(b)).map(place);
+  chart.append(drawn("path", { class: "front", d: `M${line.map((spot) => spot.join(" ")).join("L")}` }));
   marks.sort((a, b) => a.left - b.left);
   const labels = drawn("g", { "aria-hidden": "true" });
   chart.append(labels);
   drawMarks(chart, marks, (point) => describe(point, axis, yIndex, front.has(point)), open);
-  drawLabels(labels, marks, box, width);
+  drawLabels(labels, marks, along(line), box, width);
   const hidden = known.length - marks.length;
   const missing = points.length - known.length;
   $("chart-note").textContent = [
@@ -149,7 +149,7 @@ function drawAxes(chart, box, axis, [xLow, xHigh, log, to], [yLow, yHigh], quali
   for (const value of across) {
     const left = box.left + ((to(value) - to(xLow)) / (to(xHigh) - to(xLow))) * (box.right - box.left);
     made.append(drawn("line", { class: "grid", x1: left, x2: left, y1: box.top, y2: box.bottom }));
-    made.append(drawn("text", { class: "tick", x: left, y: box.bottom + 16, "text-anchor": "middle" }, SHOW[axis.unit](value)));
+    made.append(drawn("text", { class: "tick", x: left, y: box.bottom + 16, "text-anchor": left > box.right - 25 ? "end" : "middle" }, SHOW[axis.unit](value).replace(/\.0+ /, " ")));
   }
   for (const value of ticks(yLow, yHigh, false)) {
     const top = box.bottom - ((value - yLow) / (yHigh - yLow)) * (box.bottom - box.top);
@@ -194,9 +194,19 @@ function drawMarks(chart, marks, words, open) {
   chart.append(group);
 }
 
+/** Spots along a line, a few pixels apart. */
+function along(line) {
+  return line.slice(1).flatMap(([x, y], n) => {
+    const [left, top] = line[n];
+    const count = Math.ceil(Math.hypot(x - left, y - top) / 6);
+    return Array.from({ length: count }, (_, step) => [left + ((x - left) * step) / count, top + ((y - top) * step) / count]);
+  });
+}
+
 /** Names beside the marks of the front; where there is room for none, touching the mark tells it. */
-function drawLabels(labels, marks, box, width) {
+function drawLabels(labels, marks, line, box, width) {
   const taken = marks.map(({ left, top }) => [left - 7, top - 7, left + 7, top + 7]);
+  taken.push(...line.map(([left, top]) => [left - 2, top - 2, left + 2, top + 2]));
   const free = (one) => one[0] > 4 && one[2] < width - 2 && one[1] > 14 && one[3] < box.bottom
     && taken.every((other) => one[2] < other[0] || one[0] > other[2] || one[3] < other[1] || one[1] > other[3]);
   for (const { point, left, top } of marks.filter((mark) => mark.on)) {

@@ -49,7 +49,7 @@ function commandOf(row) {
     button.textContent = "copied";
     say("the command was copied");
   });
-  made.append(element("code", {}, row.command), " ", button);
+  made.append(element("code", {}, ...row.command.split(" ").flatMap((word, n) => [n ? " " : "", element("span", {}, word)])), " ", button);
   if (row.seeds.length > 1) made.append(element("div", { class: "small" }, `The other seeds: ${row.seeds.slice(1).join(", ")}.`));
   return made;
 }
@@ -63,10 +63,8 @@ function curveOf(part) {
     if (!known.length) return [];
     const low = Math.min(...known.map(([v]) => v)), high = Math.max(...known.map(([v]) => v));
     const places = known.map(([v, epoch]) => [across(epoch), height - edge - ((v - low) / (high - low || 1)) * (height - 2 * edge)]);
-    return [
-      drawn("path", { class: `line ${kind}`, d: `M${places.map((place) => place.map((v) => v.toFixed(1)).join(" ")).join("L")}` }),
-      ...places.map(([cx, cy]) => drawn("circle", { class: `dot ${kind}`, cx, cy, r: 2.5 })),
-    ];
+    const path = places.map((place) => place.map((v) => v.toFixed(1)).join(" ")).join("L");
+    return [drawn("path", { class: `line ${kind}`, d: `M${path}` })];
   };
   const judged = part.quality.filter((value) => value !== null);
   const words = [

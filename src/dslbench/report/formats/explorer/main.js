@@ -25,12 +25,12 @@ function fillFilters() {
       option(ANY, filter.any, first === ANY),
       ...values.map((value) => option(value, filter.words ? filter.words[value] : value, value === first)),
     );
-    $(`f-${name}`).addEventListener("change", () => draw());
+    $(`f-${name}`).addEventListener("change", draw);
   }
   $("a-y").replaceChildren(...DATA.quality.map((metric, n) => option(n, metric.label, n === 0)));
   const axes = Object.entries(AXES).filter(([, axis]) => POINTS.some((p) => axis.of(p) > 0));
   $("a-x").replaceChildren(...axes.map(([key, axis]) => option(key, axis.title.toLowerCase(), key === "bytes")));
-  for (const id of ["a-y", "a-x", "f-setting"]) $(id).addEventListener("change", () => draw());
+  for (const id of ["a-y", "a-x", "f-setting"]) $(id).addEventListener("change", draw);
 }
 
 /** The settings among what is shown; the picture and the answer are of one of them. */
@@ -45,7 +45,7 @@ function chooseSetting(points) {
   return best;
 }
 
-function draw(focus = null) {
+function draw() {
   const points = POINTS.filter((p) => Object.entries(FILTERS).every(([name, filter]) => chosen(name) === ANY || filter.of(p) === chosen(name)));
   const number = chooseSetting(points);
   const setting = DATA.settings[number];
@@ -53,18 +53,24 @@ function draw(focus = null) {
   $("about").textContent = setting ? setting.text : "";
   const own = points.filter((p) => p.row.setting === number);
   const front = drawChart(own, $("a-x").value, Number($("a-y").value), open);
-  drawTable(points, front, draw);
+  last = { points, front };
+  drawRows();
   drawNotes([...new Set(points.map((p) => p.row.setting))]);
   $("count").textContent = `${points.length} of ${POINTS.length} rows; bold: on the front above`;
-  shownPoints = points;
+  $("choice").textContent = Object.keys(FILTERS).map((name) => $(`f-${name}`).selectedOptions[0].textContent).join(", ");
+}
+
+/** The table alone: its order, its columns, and which rows are open. */
+function drawRows(focus = null) {
+  drawTable(last.points, last.front, drawRows);
   if (focus) document.querySelector(focus)?.focus();
 }
 
 function open(point) {
   const id = idOf(point);
   look.open.add(id);
-  if (sorted(shownPoints).indexOf(point) >= look.rows) look.rows = Infinity;
-  draw();
+  if (sorted(last.points).indexOf(point) >= look.rows) look.rows = Infinity;
+  drawRows();
   $(id).querySelector("button").focus({ preventScroll: true });
   $(id).scrollIntoView({ block: "start" });
 }
@@ -79,17 +85,18 @@ function drawNotes(numbers) {
   }));
 }
 
-let shownPoints = [];
+let last = { points: [], front: new Set() };
+$("choose").open = window.innerWidth > 600;
 fillFilters();
-drawBoxes(draw);
+drawBoxes(drawRows);
 draw();
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("more").addEventListener("click", () => {
   look.rows = Infinity;
-  draw();
+  drawRows();
 });
-$("save-csv").addEventListener("click", () => save("dslbench.csv", "text/csv", csvOf(shownPoints)));
-$("save-json").addEventListener("click", () => save("dslbench.json", "application/json", jsonOf(shownPoints)));
+$("save-csv").addEventListener("click", () => save("dslbench.csv", "text/csv", csvOf(last.points)));
+$("save-json").addEventListener("click", () => save("dslbench.json", "application/json", jsonOf(last.points)));
 let width = $("chart").clientWidth;
 new ResizeObserver(() => {
   if ($("chart").clientWidth === width) return;

@@ -93,7 +93,7 @@ function rowOf(point, columns, front, again) {
     if (column.key !== "name") return element("td", { class: column.words ? "left" : null }, text);
     return element(
       "th", { scope: "row" },
-      element("button", { type: "button", "aria-expanded": String(isOpen), "aria-controls": `${id}-more`, click: press }, `${isOpen ? "▾" : "▸"} ${text}`),
+      element("button", { type: "button", "aria-expanded": String(isOpen), "aria-controls": isOpen ? `${id}-more` : null, click: press }, `${isOpen ? "▾" : "▸"} ${text}`),
     );
   });
   const line = element("tr", { id, class: [front.has(point) ? "front" : "", isOpen ? "chosen" : ""].join(" ").trim() || null }, ...cells);
