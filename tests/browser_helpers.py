@@ -100,7 +100,10 @@ class Browser:
     def open(self, path: Path) -> None:
         """Load a file."""
         self.call("Page.navigate", url=path.resolve().as_uri())
-        while self.js("document.readyState") != "complete" or self.js("location.href") == "about:blank":
+        while (
+            self.js("document.readyState") != "complete"
+            or self.js("location.href") == "about:blank"
+        ):
             pass
 
     def js(self, code: str) -> Any:
@@ -117,13 +120,16 @@ class Browser:
         text = {"Enter": "\r", " ": " "}.get(key, "")
         codes = {"Enter": 13, "Tab": 9, "ArrowRight": 39, "ArrowLeft": 37, " ": 32}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text if kind == "keyDown" else "",
-                      windowsVirtualKeyCode=codes[key])  # fmt: skip
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key,
+                text=text if kind == "keyDown" else "", windowsVirtualKeyCode=codes[key],
+            )  # fmt: skip
 
     def click(self, selector: str) -> None:
         """Click where an element's middle is, after scrolling to it."""
         place = self.js(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', behavior: 'instant'}});"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center', behavior: 'instant'});"
             " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):

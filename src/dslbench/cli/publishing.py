@@ -51,7 +51,7 @@ def add(ids: Sequence[str], wanted: Mapping[str, str | None], to: Path) -> None:
         raise UsageError("name runs, or what they have in common", "leave one of them out")
     if not ids and not any(wanted.values()):
         raise UsageError("name the runs to add", "dslbench results add --dataset toy (or RUN_ID)")
-    records = [_stored(run_id) for run_id in ids] if ids else command.select(warn, **wanted)
+    records = [_stored(run_id) for run_id in ids] if ids else command.select(warn, None, **wanted)
     taken, refused = [], []
     for record in records:
         try:
@@ -85,7 +85,7 @@ def rerun(run_id: str, folder: Path, within: str, device: str) -> None:
 
     Raises `DataError` where what comes out is not what was published.
     """
-    most = shrinking.goal_of(within, None).within
+    most = shrinking.goal_of(within, None).within or 0.0
     published = _published(run_id, folder)
     old = published["record"]
     say(f"making again: {published['command']}")
@@ -134,7 +134,9 @@ def _published(run_id: str, folder: Path) -> dict[str, Any]:
         return fitting[0]
     for one in bad:
         if Path(one.path).stem.startswith(run_id):
-            raise DataError(f"{folder / one.path}: {one.reason}", f"dslbench results check {folder}")
+            raise DataError(
+                f"{folder / one.path}: {one.reason}", f"dslbench results check {folder}"
+            )
     if fitting:
         raise UsageError(f"{len(fitting)} records begin with '{run_id}'", "name more of the id")
     known = [found["record"]["id"] for found in good]

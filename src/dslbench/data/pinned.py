@@ -7,7 +7,7 @@ from dslbench.data.protocols import Protocol
 
 
 def pinned_digests(entry: DatasetEntry, protocol: Protocol) -> dict[str, str | None]:
-    """Digest by part (train, valid, test) of a split, where the catalogue has one; None: the part is empty."""
+    """Digest by part (train, valid, test) of a split, where the catalogue has one; None: it is empty."""
     found: dict[str, str | None] = {}
     if protocol.basic == "given":
         found = {file.role: file.digest for file in entry.files if file.digest is not None}

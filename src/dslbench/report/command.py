@@ -113,7 +113,8 @@ def report(
 
 def literature(
     runs: Sequence[Record],
-    published: bool, chosen: str,
+    published: bool,
+    chosen: str,
     dataset: str | None,
     backbone: str | None,
     output: Path | None,
@@ -187,8 +188,9 @@ def select(
         return latest(records, warn)
     chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
     why = f" ({len(unreadable)} could not be read, see above)" if unreadable else ""
+    what = "no stored runs" if source is None else f"no runs in {source}"
     raise UsageError(
-        "no stored runs" if source is None else f"no runs in {source}" + (f" of {' and '.join(chosen)}" if chosen else "") + why,
+        what + (f" of {' and '.join(chosen)}" if chosen else "") + why,
         "make some: dslbench compare --backbone lightgcn --sparsity 0.5",
     )
 

@@ -82,10 +82,10 @@ _NOTES = (
     "Each row was written, read back and ranked as it is stored. fp16, bf16: 16 bits a value; int8 to int2: "
     "so many bits a value and one scale of 16 bits a row. Bytes: of the tables of users and items on disk, "
     "scales, bitmaps and maps included.",
-    f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32 of the same setting, over the seeds that "
+    f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32 of the same setting, over seeds that "
     "both have. p: two-sided paired t-tests against it, Holm-corrected over the rows of a setting.",
-    "Costs of training are those of the whole run, all phases and its teacher included; rounding afterwards "
-    "adds none. Serving was timed, and its MACs counted, of the model as it was trained: not of rounded ones.",
+    "Costs of training are those of the whole run, all phases and its teacher included; rounding "
+    "afterwards adds none. Serving was timed, and its MACs counted, of the model as it was trained: not of rounded ones.",
     "Front: no other row of what is shown is as cheap and as good, and better in one of the two. Differences "
     "within the spread of seeds can move it.",
 )
@@ -236,7 +236,9 @@ def _phases(run: Record) -> list[dict[str, Any]]:
 def _budget(run: Record) -> dict[str, Any]:
     budget = run["budget"]
     kept = ("dense_table_params", "table_params", "total_params", "rows", "empty_rows")
-    tables = [[t["name"], t["form"], t["parameters"], t["bytes"]] for t in budget.get("tables") or []]
+    tables = [
+        [t["name"], t["form"], t["parameters"], t["bytes"]] for t in budget.get("tables") or []
+    ]
     return _filled({key: budget.get(key) for key in kept} | {"tables": tables})
 
 
@@ -250,7 +252,7 @@ def _known(spec: Record) -> list[Result]:
 
 
 def _published(runs: Sequence[Record], known: Sequence[Result]) -> list[list[Any]]:
-    """Source, quantity, what was published, and ours, of every published value that a row can stand beside."""
+    """Source, quantity, what was published, and ours, of the published values that fit a row."""
     found = [
         published_tables.Row(result, quantity, tuple(runs))
         for result in known

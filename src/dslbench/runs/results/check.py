@@ -41,7 +41,9 @@ def check(folder: Path) -> tuple[list[dict[str, Any]], list[Bad]]:
 
     Raises `DataError` where it is no folder.
     """
-    good, bad, places = [], [], {}
+    good: list[dict[str, Any]] = []
+    bad: list[Bad] = []
+    places: dict[str, str] = {}
     names = files.files(folder)
     try:
         known: dict[str, str] | None = files.read_index(folder) if names else {}

@@ -1,4 +1,4 @@
-"""The page of all runs: one file that explores itself, with nothing fetched and nothing that a record says run."""
+"""The page of all runs: one file to explore, which fetches nothing and runs nothing that a record says."""
 
 from __future__ import annotations
 
