@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -25,12 +26,19 @@ class Browser:
         self.folder = tempfile.mkdtemp()
         read_commands, self._write = os.pipe()
         self._read, write_answers = os.pipe()
+
+        def place() -> None:  # the browser reads at 3 and writes at 4
+            copies = [
+                fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (read_commands, write_answers)
+            ]
+            for copy, number in zip(copies, (3, 4), strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
+
         self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$0" "$@" 3<&{read_commands} 4>&{write_answers}', CHROMIUM,
-             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
              "--remote-debugging-pipe", f"--user-data-dir={self.folder}/profile", "about:blank"],
-            pass_fds=(read_commands, write_answers),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            preexec_fn=place, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(read_commands)
         os.close(write_answers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Callable
@@ -111,15 +113,14 @@ def test_ids_and_filters_of_add(own_home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
-def test_runs_of_own_data_are_not_published(own_home: Path, tmp_path: Path) -> None:
-    own = tmp_path / "orders.csv"
-    own.write_text(
-        "user,item\n"
-        + "".join(f"u{u},i{(u * 7 + k * k) % 20}\n" for u in range(30) for k in range(8))
-    )
-    made = make_run(spec(dataset=str(own), epochs=1), torch.device("cpu"), lambda event: None)
-    code, _, err = run("results", "add", made["id"], "--to", str(tmp_path / "r"))
-    assert code == 3 and "is not of the catalogue" in err and not (tmp_path / "r").exists()
+def test_runs_of_own_data_are_not_published(published: Path, tmp_path: Path) -> None:
+    found = read(published / files.files(published)[0])["record"]
+    found["spec"]["dataset"] = "/home/somebody/orders.csv"
+    found["data"] |= {"name": "orders.csv", "content_digest": "d" * 64}
+    store.save(found, [], {})
+    for wanted in ([found["id"]], ["--dataset", "orders.csv"]):
+        code, _, err = run("results", "add", *wanted, "--to", str(tmp_path / "r"))
+        assert code == 3 and "is not of the catalogue" in err and not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_files_that_are_no_records(text: str, reason: str, results: Path) -> Non
     files.write_index(results)
     assert len(found := reasons(results)) == 1 and reason in found[0]
     code, out, _ = run("report", "--records", str(results), "--format", "csv")
-    assert code == 0 and out.count("\n") == 4  # the others are shown
+    assert code == 0 and "PEP" in out and "RP" in out  # the others are shown
 
 
 def test_a_damaged_index(results: Path) -> None:
@@ -338,8 +339,9 @@ def test_reports_of_records_alone(published: Path, own_home: Path) -> None:
         code, out, err = run("report", "--records", str(published), "--table", table)
         assert code == 0 and "toy" in out, (table, err)
     code, out, _ = run("report", "--records", str(published), "--table", "bytes", "--format", "csv")
-    place = out.splitlines()[0].split(",").index("p (users)")
-    assert {line.split(",")[place] for line in out.splitlines()[1:] if "PEP" in line} == {""}
+    assert {
+        row["p (users)"] for row in csv.DictReader(io.StringIO(out)) if "PEP" in row["Method"]
+    } == {""}
     for figure in ("pareto", "bytes", "5"):
         code, out, err = run("report", "--records", str(published), "--figure", figure)
         assert code == 0, (figure, err)

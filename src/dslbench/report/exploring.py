@@ -46,7 +46,7 @@ COSTS: dict[str, tuple[Column, str]] = {
     "energy": (ENERGY, "J"),
 }
 _FAMILIES = {"": "Dense", "MP": "Masks", "KD": "Distillation"}
-QUALITY = tuple(in_group("compared"))
+QUALITY = tuple(in_group("quality"))
 _DIGITS = 7  # more than is measured
 
 
@@ -85,7 +85,8 @@ _NOTES = (
     f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32 of the same setting, over seeds that "
     "both have. p: two-sided paired t-tests against it, Holm-corrected over the rows of a setting.",
     "Costs of training are those of the whole run, all phases and its teacher included; rounding "
-    "afterwards adds none. Serving was timed, and its MACs counted, of the model as it was trained: not of rounded ones.",
+    "afterwards adds none. Serving was timed, and its MACs counted, of the model as it was "
+    "trained: not of rounded ones.",
     "Front: no other row of what is shown is as cheap and as good, and better in one of the two. Differences "
     "within the spread of seeds can move it.",
 )
