@@ -272,6 +272,7 @@ def test_filters_and_the_answer(opened: Browser) -> None:
         choose(opened, f"f-{name}", "")
     assert len(column(opened, "Method")) == 12
     assert opened.js("document.getElementById('f-setting').options.length") == 2
+    assert set(column(opened, "Data set")) == {"toy", "gowalla"}  # shown, as rows differ in it
 
 
 @needs_browser

@@ -143,7 +143,7 @@ def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
             say(f"written: {path}")
 
 
-def whole(title: str, records: Sequence[Any]) -> str:
+def whole(title: str, records: Sequence[Any], *, reference: bool = True) -> str:
     """One HTML page of every table and figure that the records have the runs for."""
     found, drawn, missing = [], [], []
     for name in build.TABLES:
@@ -152,7 +152,8 @@ def whole(title: str, records: Sequence[Any]) -> str:
         except DslbenchError as error:
             missing.append(f"Table {name}: {error.message} ({error.hint})")
     missing += failures.footer(records, failures.read_all(warn))
-    found += references.table(records)
+    if reference:
+        found += references.table(records)
     for name in build.FIGURES:
         try:
             drawn += build.build_figure(name, records)

@@ -122,7 +122,7 @@ function drawChart(points, xKey, yIndex, open) {
   $("chart-note").textContent = [
     "Filled and joined: on the front, nothing shown is as cheap and as good. Arrow keys go from mark to mark.",
     hidden ? `${hidden} more would lie on others and are in the table only.` : "",
-    axis.trained ? "As trained: rounding changes neither training nor what was timed." : "",
+    axis.trained ? "Of each row the model as trained: rounding it afterwards costs no training, and its serving was not timed." : "",
     missing && !axis.trained ? `${missing} rows lack one of the two numbers.` : "",
   ].filter(Boolean).join(" ");
   return front;

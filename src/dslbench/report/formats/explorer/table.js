@@ -3,6 +3,8 @@
 const COLUMNS = [
   { key: "name", title: "Method", of: (p) => p.row.name, words: true },
   { key: "precision", title: "Stored as", of: (p) => p.precision || "as trained", words: true },
+  { key: "dataset", title: "Data set", words: true, of: (p) => p.setting.dataset },
+  { key: "setting", title: "Setting", words: true, of: (p) => `${p.setting.model}, ${p.setting.protocol}` },
   { key: "bytes", title: "Bytes", unit: "B", of: (p) => p.bytes },
   { key: "share", title: "of dense", unit: "share", of: (p) => p.share },
   ...DATA.quality.map((metric, n) => ({
@@ -20,9 +22,7 @@ const COLUMNS = [
   { key: "seeds", title: "Seeds", unit: "count", of: (p) => p.row.seeds.length },
   { key: "training", title: "Training", words: true, of: (p) => trainingOf(p.setting) },
   { key: "family", title: "Family", words: true, of: (p) => p.row.family },
-  { key: "dataset", title: "Data set", words: true, of: (p) => p.setting.dataset },
   { key: "backbone", title: "Backbone", words: true, of: (p) => p.setting.backbone },
-  { key: "setting", title: "Setting", words: true, of: (p) => `${p.setting.model}, ${p.setting.protocol}` },
 ].filter((column) => column.words || POINTS.some((p) => column.of(p) !== undefined));
 
 function serving(key) {
@@ -34,8 +34,10 @@ function trainingOf(setting) {
 }
 
 const UNSEEN = ["hr@20", "p_seeds", "memory", "latency_1024", "infer_macs", "energy", "macs_of_dense", "family", "dataset", "backbone", "setting"];
+const TELLING = ["dataset", "setting"]; // shown by themselves where rows differ in them
 const look = {
   hidden: new Set(UNSEEN),
+  asked: new Set(), // columns that somebody chose to show or hide
   sort: "bytes",
   down: false,
   open: new Set(),
@@ -58,7 +60,8 @@ function sorted(points) {
 }
 
 function drawTable(points, front, again) {
-  const columns = COLUMNS.filter((column) => !look.hidden.has(column.key));
+  const differ = ({ key, of }) => TELLING.includes(key) && !look.asked.has(key) && new Set(points.map(of)).size > 1;
+  const columns = COLUMNS.filter((column) => !look.hidden.has(column.key) || differ(column));
   const heads = columns.map((column) => {
     const here = column.key === look.sort;
     const press = () => {
@@ -90,7 +93,7 @@ function rowOf(point, columns, front, again) {
   };
   const cells = columns.map((column) => {
     const text = column.words ? column.of(point) : shown(column.of(point), column.unit) + (column.beside ? column.beside(point) : "");
-    if (column.key !== "name") return element("td", { class: column.words ? "left" : null }, text);
+    if (column.key !== "name") return element("td", { class: column.key === "setting" ? "left long" : column.words ? "left" : null }, text);
     return element(
       "th", { scope: "row" },
       element("button", { type: "button", "aria-expanded": String(isOpen), "aria-controls": isOpen ? `${id}-more` : null, click: press }, `${isOpen ? "▾" : "▸"} ${text}`),
@@ -106,6 +109,7 @@ function drawBoxes(again) {
     const box = element("input", { type: "checkbox", "data-key": column.key });
     box.checked = !look.hidden.has(column.key);
     box.addEventListener("change", () => {
+      look.asked.add(column.key);
       if (box.checked) look.hidden.delete(column.key);
       else look.hidden.add(column.key);
       if (look.hidden.has(look.sort)) look.sort = "name";
