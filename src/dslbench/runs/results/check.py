@@ -188,6 +188,17 @@ def _same(what: str, found: float | None, said: float | None) -> None:
         raise ValueError(f"{what}: {found} in all, but its record says {said}")
 
 
+def _differing(asked: Found, made: Found) -> str | None:
+    """The first part in which two specs differ; a setting that is newer than the record is none."""
+    for key, value in made.items():
+        if key not in ("hyper", "options"):
+            if asked[key] != value:
+                return key
+        elif any(inner not in asked[key] or asked[key][inner] != v for inner, v in value.items()):
+            return key
+    return None
+
+
 def _check_identity(found: Found, spec: RunSpec) -> None:
     """The command makes the run, and the run has its id."""
     record = found["record"]
@@ -195,8 +206,7 @@ def _check_identity(found: Found, spec: RunSpec) -> None:
         asked = spec_of(found["command"])
     except (DslbenchError, ValidationError) as error:
         raise ValueError(getattr(error, "message", None) or reason_of(error)) from None
-    if asked.decisive() != spec.decisive():
-        other = next(k for k, v in asked.decisive().items() if v != spec.decisive()[k])
+    if (other := _differing(asked.decisive(), spec.decisive())) is not None:
         raise ValueError(f"its command makes another run: '{other}' differs")
     sizes = spec.hyper.get("embedding_size"), spec.hyper.get("layers")
     if (record["spec"]["embedding_size"], record["spec"].get("layers")) != sizes:
