@@ -93,7 +93,7 @@ def rerun(run_id: str, folder: Path, within: str, device: str) -> None:
         say(f"made by other versions of the code ({text})")
     spec = spec_of(published["command"])
     (new,) = runner.make(
-        [spec], where=runner.Where(device), force=True, dry_run=False,
+        [spec], where=runner.Where(device), force=True, dry_run=False, expect=False,
         precisions=[row["precision"] for row in (old["stored"] or [])[1:] if row["quality"]],
     )  # fmt: skip
     result(f"published on {describe(machine_of(old))}; made again on {describe(machine_of(new))}")
