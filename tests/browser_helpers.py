@@ -7,12 +7,14 @@ import fcntl
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 120  # seconds for one answer
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -81,8 +83,9 @@ class Browser:
 
     def _next(self) -> Any:
         while b"\0" not in self._rest:
-            piece = os.read(self._read, 1 << 20)
-            assert piece, "the browser has gone"
+            ready, _, _ = select.select([self._read], [], [], PATIENCE)
+            piece = os.read(self._read, 1 << 20) if ready else b""
+            assert piece, "the browser has gone, or says nothing"
             self._rest += piece
         line, _, self._rest = self._rest.partition(b"\0")
         return json.loads(line)
