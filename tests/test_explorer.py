@@ -151,6 +151,14 @@ def test_caveats_stand_once() -> None:
     assert data["settings"][data["start"]]["epochs"] == 10  # that with the most rows
 
 
+def test_rows_say_whether_they_had_levelled_off() -> None:
+    def at(rise: float | None, name: str) -> dict[str, Any]:
+        return record(name, 0.1) | {"selection": {"epoch": 10, "on": "valid", "rise": rise}}
+
+    data = Page(page([at(0.0, "dense"), at(0.2, "rp"), at(None, "dsl")])).data
+    assert [row["training"] for row in data["rows"]] == ["levelled", "reduced", "rising"]
+
+
 def test_full_trainings_come_first() -> None:
     full = [record(m, 0.1, epochs=1000) | {"id": f"full{m}"} for m in ("dense", "rp")]
     data = Page(page([*RUNS, *full])).data

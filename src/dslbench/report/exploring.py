@@ -12,10 +12,12 @@ from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
 from dslbench.report import beside, published_tables, sizes
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.comparable import (
+    LEVEL,
     backbone_label,
     dense_of,
     footer,
     label,
+    mean_rise,
     method_names,
     model,
     other_versions,
@@ -179,6 +181,7 @@ def _row(
         "method": first["spec"]["method"],
         "family": _FAMILIES.get(family := method_names(first["spec"]["method"])[1], family),
         "sparsity": first["spec"]["sparsity"],
+        "training": _training(runs),
         "seeds": sorted(run["spec"]["seed"] for run in runs),
         "ids": [run["id"] for run in sorted(runs, key=lambda r: r["spec"]["seed"])],
         "points": [_point(point, dense, p_seeds[id(point)]) for point in points],
@@ -193,6 +196,14 @@ def _row(
         "versions": "; ".join(old),
         "published": _published(runs, known),
     })  # fmt: skip
+
+
+def _training(runs: Sequence[Record]) -> str:
+    """Whether a row had levelled off; of runs that nobody looked at, whether they had all epochs."""
+    rise, spec = mean_rise(runs), runs[0]["spec"]
+    if rise is not None:
+        return "rising" if rise > LEVEL else "levelled"
+    return "full" if spec["epochs"] >= spec["full_epochs"] else "reduced"
 
 
 def _point(point: Point, dense: Sequence[Record], p_seeds: float | None) -> dict[str, Any]:

@@ -241,6 +241,7 @@ function describe(point, axis, yIndex, on) {
     point.lost === undefined ? "" : `${shown(point.lost, "change")} against dense`,
     `${shown(point.bytes, "B")}${point.share === undefined ? "" : ` (${shown(point.share, "share")} of dense)`}`,
     axis.trained ? `${axis.title.toLowerCase()} ${shown(axis.of(point), axis.unit)}` : "",
+    point.row.training === "rising" ? "still rising" : "",
     on ? "on the front" : "",
   ];
   return `${point.name}: ${parts.filter(Boolean).join(", ")}`;

@@ -4,7 +4,7 @@ const ANY = "";
 const FILTERS = {
   dataset: { any: "all data sets", of: (p) => p.setting.dataset },
   backbone: { any: "all backbones", of: (p) => p.setting.backbone },
-  training: { any: "any length", of: (p) => p.setting.training, words: { full: "all epochs", reduced: "reduced" } },
+  training: { any: "any", of: (p) => p.row.training, words: TRAINING },
   family: { any: "all families", of: (p) => p.row.family },
   precision: { any: "any precision", of: (p) => (p.trained ? "as trained" : p.precision) },
 };

@@ -20,7 +20,7 @@ const COLUMNS = [
   })),
   { key: "macs_of_dense", title: "MACs, of dense (Tr.)", unit: "share", of: (p) => p.row.macs_of_dense },
   { key: "seeds", title: "Seeds", unit: "count", of: (p) => p.row.seeds.length },
-  { key: "training", title: "Training", words: true, of: (p) => trainingOf(p.setting) },
+  { key: "training", title: "Training", words: true, of: (p) => trainingOf(p) },
   { key: "family", title: "Family", words: true, of: (p) => p.row.family },
   { key: "backbone", title: "Backbone", words: true, of: (p) => p.setting.backbone },
 ].filter((column) => column.words || POINTS.some((p) => column.of(p) !== undefined));
@@ -29,8 +29,11 @@ function serving(key) {
   return key.startsWith("latency") || key === "infer_macs";
 }
 
-function trainingOf(setting) {
-  return setting.training === "full" ? `${setting.epochs} epochs` : `${setting.epochs} of ${setting.full_epochs} epochs`;
+const TRAINING = { levelled: "levelled off", rising: "still rising", full: "all epochs", reduced: "reduced" };
+
+function trainingOf({ setting, row }) {
+  const epochs = setting.training === "full" ? `${setting.epochs} epochs` : `${setting.epochs} of ${setting.full_epochs} epochs`;
+  return row.training === "levelled" || row.training === "rising" ? `${epochs}, ${TRAINING[row.training]}` : epochs;
 }
 
 const UNSEEN = ["hr@20", "p_seeds", "memory", "latency_1024", "infer_macs", "energy", "macs_of_dense", "family", "dataset", "backbone", "setting"];
