@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_HOME ?= $(CURDIR)/.demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check bench reproduce clean
+.PHONY: help setup demo test lint check bench reproduce page clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ SCALE ?= quick
 IMPORT ?=
 reproduce: $(READY)  ## The paper's tables and figures into reproduction/ (SCALE=quick|laptop|paper, IMPORT=folder)
 	$(BIN)/dslbench reproduce --scale $(SCALE) $(if $(IMPORT),--import "$(IMPORT)") --output reproduction
+
+page: $(READY)  ## docs/index.html from the published runs in results/
+	$(BIN)/dslbench report --records results --format html --output docs/index.html
 
 clean:  ## Remove the environment, the demo's runs and caches
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist

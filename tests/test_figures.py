@@ -13,7 +13,7 @@ from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.backbones.base import Backbone
 from dslbench.errors import UsageError
-from dslbench.report import command, figures, sparsity
+from dslbench.report import beside, command, figures, sparsity
 from dslbench.report.build import FIGURES
 from dslbench.report.formats import render
 from dslbench.report.formats.draw import draw
@@ -127,7 +127,7 @@ def trained() -> dict[str, Any]:
 
 
 def test_figure_4_correlates_density_with_popularity(trained: dict[str, Any]) -> None:
-    found = sparsity.entity_rows("trained")
+    found = sparsity.entity_rows(beside.model(trained))
     data = datasets.load("toy")
     for entity, counts in (("user", data.train.sum(axis=1)), ("item", data.train.sum(axis=0))):
         rows = found[entity]

@@ -123,8 +123,10 @@ class RunSpec(BaseModel):
         """Versions of the code that decides the result."""
         return current_versions(self.backbone, self.method)
 
-    def identity(self, data_digests: Mapping[str, Any]) -> str:
-        """Hash over the resolved spec, the data's digests and the versions of the code.
+    def identity(
+        self, data_digests: Mapping[str, Any], versions: Mapping[str, int] | None = None
+    ) -> str:
+        """Hash over the resolved spec, the data's digests and the versions of the code (None: today's).
 
         What only says where a value came from is left out, and what data of the user's own are called
         and where they lie: their digests have the content.
@@ -133,7 +135,7 @@ class RunSpec(BaseModel):
         content = {
             "spec": self.decisive() | own,
             "data": dict(data_digests),
-            "versions": self.versions(),
+            "versions": self.versions() if versions is None else dict(versions),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]

@@ -17,6 +17,7 @@ from dslbench.cli import (
     recommend,
     report,
     reproduce,
+    results,
     score,
     shrink,
     train,
@@ -66,6 +67,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
 )
 for name, command, example in COMMANDS:
     app.command(name, epilog=f"Example: `dslbench {example}`")(command)
+app.add_typer(results.app, name="results")
 
 
 def main() -> None:

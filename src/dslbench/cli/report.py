@@ -35,12 +35,19 @@ def report(
         typer.Option(
             "--format",
             help="terminal, markdown, latex, csv, html or json; default: by the output's suffix. "
-            "html without a table is the whole report, json without one the runs' records.",
+            "html without a table is a page to explore, json without one the runs' records.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", help="File to write (figures: also png, svg, pdf)."),
+    ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            "--records",
+            help="Of a folder of published runs in place of the store: no data, models or values of users.",
+        ),
     ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.")] = None,
@@ -60,6 +67,6 @@ def report(
         "scale": scale,
     }  # fmt: skip
     command.report(
-        wanted, table=table, figure=figure, published=published, format_name=format_,
+        wanted, source=records, table=table, figure=figure, published=published, format_name=format_,
         output=output, stats=stats, with_references=references,
     )  # fmt: skip

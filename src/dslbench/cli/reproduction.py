@@ -10,10 +10,12 @@ from typing import Any
 from dslbench import home, paths
 from dslbench.cli import datasets
 from dslbench.errors import DataError, DslbenchError, RunError, UsageError, did_you_mean
-from dslbench.output import put
+from dslbench.output import put, warn
 from dslbench.report import build, command
+from dslbench.report import references as beside_methods
 from dslbench.report.formats import draw, render
-from dslbench.runs import fitting, plan, stock, store
+from dslbench.report.formats.html import page
+from dslbench.runs import failures, fitting, plan, stock, store
 from dslbench.runs.plan import Chosen, PlanFile
 from dslbench.spec import RunSpec
 
@@ -88,7 +90,7 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot write {output}: {reason}", "--output names a folder") from None
     sources = _Sources(source, say)
-    failures: list[str] = []
+    failed: list[str] = []
     records: dict[str, Any] = {}
     for name in PLANS[scale]:
         file = with_data_at_hand(plan.read(name), sources.has, say)
@@ -105,21 +107,20 @@ def reproduce(scale: str, source: Path | None, output: Path, make: Make, say: Sa
         try:
             make(specs)
         except RunError as error:
-            failures.append(f"plan {name}: {error.message}")
+            failed.append(f"plan {name}: {error.message}")
         planned = stock.take_stock(specs, force=False, warn=say)
         records |= {run.id: store.read(run.id) for run in planned if run.done and run.asked}
     if not records:
         raise RunError("no run succeeded", "the messages above say why")
     write(list(records.values()), scale, output, say)
-    if failures:
-        raise RunError("; ".join(failures), "the same command tries the failed runs again")
+    if failed:
+        raise RunError("; ".join(failed), "the same command tries the failed runs again")
 
 
 def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
     """The report's files: report.html, tables/*.md and figures/*.svg."""
     title = f"dslbench reproduce, scale {scale}"
-    page = command.whole(title, records)
-    put(output / "report.html", page.encode("utf-8"))
+    put(output / "report.html", whole(title, records).encode("utf-8"))
     say("")
     say(f"written: {output / 'report.html'}")
     for name in build.TABLES:
@@ -141,3 +142,21 @@ def write(records: Sequence[Any], scale: str, output: Path, say: Say) -> None:
         for path, model in zip(command.numbered(first, len(models)), models, strict=True):
             put(path, draw.draw(model, "svg"))
             say(f"written: {path}")
+
+
+def whole(title: str, records: Sequence[Any]) -> str:
+    """One HTML page of every table and figure that the records have the runs for."""
+    found, drawn, missing = [], [], []
+    records = beside_methods.beside(records)
+    for name in build.TABLES:
+        try:
+            found += build.build(name, records)
+        except DslbenchError as error:
+            missing.append(f"Table {name}: {error.message} ({error.hint})")
+    missing += failures.footer(records, failures.read_all(warn))
+    for name in build.FIGURES:
+        try:
+            drawn += build.build_figure(name, records)
+        except DslbenchError as error:
+            missing.append(f"Figure {name}: {error.message} ({error.hint})")
+    return page(title, found, drawn, missing)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dslbench import paths
-from dslbench.errors import DslbenchError, UsageError
+from dslbench.errors import UsageError
 from dslbench.output import console, deliver, warn, write
 from dslbench.report import (
     audit_tables,
+    beside,
     build,
+    exploring,
     naming,
     published_tables,
     references,
@@ -20,12 +22,12 @@ from dslbench.report import (
 )
 from dslbench.report.columns import Record
 from dslbench.report.comparable import latest, tested
-from dslbench.report.formats import render
+from dslbench.report.formats import explorer, render
 from dslbench.report.formats.draw import draw
-from dslbench.report.formats.html import page
 from dslbench.report.relative import data_of, setting_of
 from dslbench.report.tables import TableModel, group
 from dslbench.runs import failures, store
+from dslbench.runs.results import folder
 
 LEAST_WIDTH = 30
 PICTURES = ("png", "svg", "pdf")
@@ -38,6 +40,7 @@ _SUFFIXES = {
 def report(
     wanted: Mapping[str, str | None],
     *,
+    source: Path | None = None,
     table: str | None,
     figure: str | None,
     published: bool,
@@ -50,6 +53,7 @@ def report(
 
     Args:
         wanted: values of the spec's keys that runs must have; None: any.
+        source: a folder of published runs; None: the store.
 
     Raises:
         UsageError: for what does not exist, does not go together, or lacks the runs it needs.
@@ -70,10 +74,13 @@ def report(
             raise UsageError(
                 f"{asked[0]} cannot be combined with {unused[0]}", "use --dataset or --backbone"
             )
-        text = literature(published, chosen, wanted["dataset"], wanted["backbone"], output)
+        if source is not None and not published:
+            raise UsageError(f"{asked[0]} shows no runs", "leave --records out")
+        runs = latest(stored(source, warn), warn) if published else []
+        text = literature(runs, published, chosen, wanted["dataset"], wanted["backbone"], output)
         deliver(text, output)
         return
-    records = select(warn, with_references=with_references, **wanted)
+    records = select(warn, source, with_references=with_references, **wanted)
     width, color = looks(output is not None)
     if figure is not None and chosen in PICTURES:
         assert output is not None
@@ -90,7 +97,12 @@ def report(
         models = build.build_figure(figure, records)
         text = render.figures(chosen, models, width=width or console().width)
     elif chosen == "html" and table is None:
-        text = whole("dslbench report", records, stats=True)
+        if with_references or stats:
+            raise UsageError(
+                "--references and --stats add to a table, and the page shows runs",
+                "--table 3 --format html",
+            )
+        text = explorer.page(exploring.content(records))
     elif chosen == "json" and table is None:
         text = render.record_json(records)
     else:
@@ -100,11 +112,16 @@ def report(
 
 
 def literature(
-    published: bool, chosen: str, dataset: str | None, backbone: str | None, output: Path | None
+    runs: Sequence[Record],
+    published: bool,
+    chosen: str,
+    dataset: str | None,
+    backbone: str | None,
+    output: Path | None,
 ) -> str:
     """Published results beside ours, or the audit of the paper; json is the data behind them."""
     if published:
-        rows = published_tables.rows(latest(tested(store.read_all(warn)), warn), dataset, backbone)
+        rows = published_tables.rows(runs, dataset, backbone)
         data, models = published_tables.data(rows), published_tables.tables(rows)
     else:
         entries = audit_tables.chosen(dataset, backbone)
@@ -141,13 +158,23 @@ def chosen_format(name: str | None, output: Path | None, figure: bool) -> str:
     return found
 
 
+def stored(source: Path | None, warn: Callable[[str], None]) -> list[Record]:
+    """All runs of a folder of published ones (None: of the store); the damaged are told of.
+
+    Trials of `tune` are not among them: they were not judged on test.
+    """
+    return tested(store.read_all(warn) if source is None else list(folder.records(source, warn)))
+
+
 def select(
-    warn: Callable[[str], None], *, with_references: bool = False, **wanted: str | None
-) -> list[Record]:
-    """The stored runs whose spec has the wanted values; raises `UsageError` where there are none.
+    warn: Callable[[str], None], source: Path | None = None, *, with_references: bool = False,
+    **wanted: str | None,
+) -> list[Record]:  # fmt: skip
+    """The runs whose spec has the wanted values; raises `UsageError` where there are none.
 
     Args:
-        with_references: whether stored references of the same data are among them, whatever is wanted.
+        source: a folder of published runs; None: the store.
+        with_references: whether references of the same data are among them, whatever is wanted.
     """
     unreadable: list[str] = []
 
@@ -155,16 +182,16 @@ def select(
         unreadable.append(text)
         warn(text)
 
-    stored = tested(store.read_all(bad))
-    known = naming.names(stored)
+    found = stored(source, bad)
+    known = naming.names(found)
     dataset = wanted.pop("dataset", None)
-    records = [r for r in stored if all(v in (None, r["spec"][k]) for k, v in wanted.items())]
+    records = [r for r in found if all(v in (None, r["spec"][k]) for k, v in wanted.items())]
     if dataset is not None:
         records = [r for r in records if naming.is_called(r, dataset, known)]
         wanted = {"dataset": dataset, **wanted}
     if records and with_references:
         data, chosen_ids = {data_of(r) for r in records}, {r["id"] for r in records}
-        more = [r for r in stored if references.is_reference(r) and data_of(r) in data]
+        more = [r for r in found if references.is_reference(r) and data_of(r) in data]
         if not more:
             raise UsageError(
                 "no references of these data are stored",
@@ -175,8 +202,9 @@ def select(
         return latest(records, warn)
     chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
     why = f" ({len(unreadable)} could not be read, see above)" if unreadable else ""
+    what = "no stored runs" if source is None else f"no runs in {source}"
     raise UsageError(
-        "no stored runs" + (f" of {' and '.join(chosen)}" if chosen else "") + why,
+        what + (f" of {' and '.join(chosen)}" if chosen else "") + why,
         "make some: dslbench compare --backbone lightgcn --sparsity 0.5",
     )
 
@@ -185,7 +213,8 @@ def tables(name: str, records: Sequence[Record], *, stats: bool = False) -> list
     """The tables of a name, with statistics where asked for; references stand beside the methods."""
     records = references.beside(records)
     found = build.build(name, records)
-    parts, failed = group(records, setting_of), failures.read_all(warn)
+    alone = any(map(beside.is_published, records))
+    parts, failed = group(records, setting_of), [] if alone else failures.read_all(warn)
     if len(found) == len(parts):  # a table for each setting, which has its own failures below it
         for table, part in zip(found, parts, strict=True):
             table.footer += failures.footer(part, failed)
@@ -194,25 +223,6 @@ def tables(name: str, records: Sequence[Record], *, stats: bool = False) -> list
     if stats and name != "stats":
         found += statistics.table(records)
     return found
-
-
-def whole(title: str, records: Sequence[Record], *, stats: bool = True) -> str:
-    """One HTML page of every table and figure that the records have the runs for."""
-    found, drawn, missing = [], [], []
-    for name in build.TABLES:
-        if name == "stats" and not stats:
-            continue
-        try:
-            found += build.build(name, records)
-        except DslbenchError as error:
-            missing.append(f"Table {name}: {error.message} ({error.hint})")
-    missing += failures.footer(records, failures.read_all(warn))
-    for name in build.FIGURES:
-        try:
-            drawn += build.build_figure(name, records)
-        except DslbenchError as error:
-            missing.append(f"Figure {name}: {error.message} ({error.hint})")
-    return page(title, found, drawn, missing)
 
 
 def pictures(name: str, format_name: str, records: Sequence[Record]) -> list[bytes]:

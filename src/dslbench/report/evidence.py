@@ -8,16 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dslbench import artefact
 from dslbench.errors import DslbenchError
 from dslbench.evaluation.metrics import in_group
 from dslbench.output import warn_once
+from dslbench.report import beside
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.comparable import dense_of, footer, label, method_names, rows, setting
 from dslbench.report.costs import TABLE_1, TEST_TIME, CostKind, change, promised
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import MISSING, Cell, TableModel, group
-from dslbench.runs import store
 
 YES, COUNTED, MEASURED, NO = "✓", "(c)", "(m)", "✗"
 
@@ -142,11 +141,9 @@ def non_uniform(runs: Sequence[Record]) -> str:
     ratios = []
     for run in runs:
         try:
-            packed = artefact.from_bytes(
-                store.model_bytes(run["id"]), f"the model of run {run['id']}"
-            )
+            packed = beside.model(run)
         except DslbenchError as error:
-            if store.has_model(run["id"]):
+            if beside.has_model(run):
                 warn_once(f"{error.message}; left out")
             return MISSING
         found = [

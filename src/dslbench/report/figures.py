@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import SELECTION, in_group
+from dslbench.report import beside
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.comparable import dense_of, footer, label, row_key, row_label, rows, setting
 from dslbench.report.costs import change
@@ -20,7 +21,6 @@ from dslbench.report.evidence import LARGEST_LOSS
 from dslbench.report.pareto import COSTS, front, points
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group, values
-from dslbench.runs import store
 from dslbench.words import percent
 
 
@@ -226,7 +226,7 @@ def figure5(records: Sequence[Record]) -> list[FigureModel]:
         alike = [r for r in records if setting_of(r) == setting_of(sparse[0])]
         part, lines = [*dense_of(alike), *sparse], []
         for runs in rows(part):
-            kept = [r for r in store.history(runs[0]["id"]) or [] if r.get("phase") == "train"]
+            kept = [r for r in beside.history(runs[0]) if r.get("phase") == "train"]
             found = [(float(r["epoch"]), float(r["loss"])) for r in kept]
             if found:
                 lines.append(Series(label(runs), [x for x, _ in found], [y for _, y in found]))

@@ -157,7 +157,7 @@ def _table(part: Sequence[Row]) -> TableModel:
         table.rows.append(
             [
                 heading(_model(row.result), row.result is previous),
-                Cell(_title(row.quantity)),
+                Cell(title_of(row.quantity)),
                 Cell(printed.text, spread, value=printed.value, deviation=printed.spread),
                 _ours(row),
                 Cell(MISSING)
@@ -181,7 +181,8 @@ def _table(part: Sequence[Row]) -> TableModel:
     return table
 
 
-def _title(quantity: str) -> str:
+def title_of(quantity: str) -> str:
+    """A published quantity as a header."""
     name, at, cutoff = quantity.partition("@")
     return _TITLES[name] + at + cutoff
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dslbench import artefact
 from dslbench import data as datasets
+from dslbench.artefact import StoredModel
 from dslbench.errors import DslbenchError, UsageError
 from dslbench.output import warn_once
+from dslbench.report import beside
 from dslbench.report.columns import Record
 from dslbench.report.comparable import footer, label, rows, setting
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import group
-from dslbench.runs import store
 from dslbench.runs.assemble import rebuild
 
 Float64 = npt.NDArray[np.float64]
@@ -69,13 +69,11 @@ class EntityRows:
         return np.where(self.live[chosen], np.abs(self.weights[chosen]), np.nan)
 
 
-def entity_rows(run_id: str) -> dict[str, EntityRows]:
-    """Rows of users and items of a stored run.
+def entity_rows(packed: StoredModel) -> dict[str, EntityRows]:
+    """Rows of users and items of a stored model.
 
-    Raises `RunError` where the model was not kept, `DataError` where the data is not at hand or
-    not the same.
+    Raises `DataError` where the data is not at hand or not the same.
     """
-    packed = artefact.from_bytes(store.model_bytes(run_id), f"the model of run {run_id}")
     model = rebuild(packed)
     spec = packed.spec
     data = datasets.load(spec["dataset"], protocol=spec["protocol"])
@@ -124,7 +122,7 @@ def figure4(records: Sequence[Record]) -> list[FigureModel]:
 
 def _figure4(runs: Sequence[Record]) -> FigureModel:
     run = runs[0]
-    of_entities = entity_rows(run["id"])
+    of_entities = entity_rows(beside.model(run))
     lines, notes, heat_maps = [], [], []
     for entity, found in of_entities.items():
         shares = found.sparsity_by_group()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dslbench.evaluation.metrics import in_group
+from dslbench.report import beside
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.comparable import footer, label, rows, setting
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, group, heading, mean
-from dslbench.runs import store
 
 Float64 = npt.NDArray[np.float64]
 
@@ -95,7 +95,7 @@ def per_user(
     for run in runs:
         if run["spec"]["seed"] not in seeds:
             continue
-        kept: Mapping[str, npt.NDArray[np.generic]] | None = store.per_user(run["id"])
+        kept = beside.per_user(run)
         if kept is None or metric not in kept or "users" not in kept:
             return None
         ids = np.asarray(kept["users"])
@@ -117,23 +117,29 @@ class Comparison:
 
 def compare(runs: Sequence[Record], other: Sequence[Record], column: Column) -> Comparison:
     """Paired tests of two rows over the seeds they share, and over users (means over those seeds)."""
-    own = {r["spec"]["seed"]: column.value(r) for r in runs}
-    theirs = {r["spec"]["seed"]: column.value(r) for r in other}
-    shared = _shared_seeds(runs, other)
-    pairs = [
-        (a, b) for a, b in ((own[s], theirs[s]) for s in shared) if a is not None and b is not None
-    ]
-    over_seeds = None
-    if len(pairs) >= FEWEST_SEEDS:
-        first, second = np.array(pairs, dtype=np.float64).T
-        over_seeds = paired_t(first, second)
+    shared, of_seeds = _shared_seeds(runs, other), over_seeds(runs, other, column)
     metric = column.path[-1]
     if not shared:
         return Comparison(None, None, None)
     mine, others = per_user(runs, metric, shared), per_user(other, metric, shared)
     if mine is None or others is None or not np.array_equal(mine[0], others[0]):
-        return Comparison(over_seeds, None, None)
-    return Comparison(over_seeds, paired_t(mine[1], others[1]), wilcoxon(mine[1], others[1]))
+        return Comparison(of_seeds, None, None)
+    return Comparison(of_seeds, paired_t(mine[1], others[1]), wilcoxon(mine[1], others[1]))
+
+
+def over_seeds(runs: Sequence[Record], other: Sequence[Record], column: Column) -> float | None:
+    """p of the paired t-test over the seeds that two rows share; None for fewer than three."""
+    own = {r["spec"]["seed"]: column.value(r) for r in runs}
+    theirs = {r["spec"]["seed"]: column.value(r) for r in other}
+    pairs = [
+        (a, b)
+        for a, b in ((own[s], theirs[s]) for s in _shared_seeds(runs, other))
+        if a is not None and b is not None
+    ]
+    if len(pairs) < FEWEST_SEEDS:
+        return None
+    first, second = np.array(pairs, dtype=np.float64).T
+    return paired_t(first, second)
 
 
 METRICS = tuple(in_group("compared"))

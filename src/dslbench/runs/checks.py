@@ -40,7 +40,11 @@ class NewerRecordError(ValueError):
 
 def read_record(path: Path) -> dict[str, Any]:
     """A run's record."""
-    found = _json(path)
+    return check_record(path, read_json(path))
+
+
+def check_record(path: Path, found: Any) -> dict[str, Any]:
+    """What a file holds, as a run's record; `path` names the file in errors."""
     if not isinstance(found, dict) or found.get("format") not in _READABLE:
         other = found.get("format") if isinstance(found, dict) else None
         text = f"{path}: record format {other!r:.40}, this version reads {_READABLE[0]} to {FORMAT}"
@@ -49,7 +53,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(text)
     if "equal_cost" in found or "relative" in found:
         raise ValueError(f"{path}: not a stored record, but one made for a table")
-    _check(path, Record, found)
+    check_shape(path, Record, found)
     for key in in_group("quality"):
         if found["quality"].get(key) is None:
             raise ValueError(f"{path}: 'quality.{key}' is missing")
@@ -67,11 +71,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """A row per epoch."""
-    found = _json(path)
+    found = read_json(path)
     if not isinstance(found, list):
         raise ValueError(f"{path}: not a list of epochs")
     for row in found:
-        _check(path, _Epoch, row)
+        check_shape(path, _Epoch, row)
     return found
 
 
@@ -100,8 +104,11 @@ def read_per_user(path: Path) -> dict[str, npt.NDArray[Any]]:
     return found
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path, most: int | None = None) -> Any:
+    """A file's values, all of them harmless; one of more than `most` bytes is not read."""
     try:
+        if most is not None and len(paths.read_bytes(path, most + 1)) > most:
+            raise ValueError(f"more than {most >> 10} KiB, not a record")
         found = json.loads(paths.read_text(path), parse_constant=_no_number)
         check_values(found)
     except OSError as error:
@@ -138,7 +145,8 @@ def check_values(node: Any, depth: int = _DEEPEST) -> None:
             check_values(value, depth - 1)
 
 
-def _check(path: Path, kind: type[BaseModel], found: Any) -> None:
+def check_shape(path: Path, kind: type[BaseModel], found: Any) -> None:
+    """Raise `ValueError` where values are not those that a class describes."""
     try:
         kind.model_validate(found)
     except ValidationError as error:

@@ -343,10 +343,15 @@ class Record(Part):
 def written(record: Mapping[str, Any]) -> dict[str, Any]:
     """A new record, checked; raises `ValueError` for a part that is wrong, missing or not described."""
     found = Record.model_validate(record)
+    check_described(found)
+    return found.model_dump(mode="json", exclude_unset=True)
+
+
+def check_described(found: Record) -> None:
+    """Raise `ValueError` for a part of a record that this version does not describe."""
     for path, part in _parts(found):
         if part.model_extra and not isinstance(part, Diagnostics):
             raise ValueError(f"the record's '{path}{min(part.model_extra)}' is described nowhere")
-    return found.model_dump(mode="json", exclude_unset=True)
 
 
 def _parts(part: Part, path: str = "") -> Iterator[tuple[str, Part]]:

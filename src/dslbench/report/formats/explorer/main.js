@@ -1,0 +1,105 @@
+// What is chosen, and everything drawn anew when that changes.
+
+const ANY = "";
+const FILTERS = {
+  dataset: { any: "all data sets", of: (p) => p.setting.dataset },
+  backbone: { any: "all backbones", of: (p) => p.setting.backbone },
+  training: { any: "any", of: (p) => p.row.training, words: TRAINING },
+  family: { any: "all families", of: (p) => p.row.family },
+  precision: { any: "any precision", of: (p) => (p.trained ? "as trained" : p.precision) },
+};
+const chosen = (name) => $(`f-${name}`).value;
+
+function option(value, text, selected) {
+  const made = element("option", { value }, text);
+  made.selected = selected;
+  return made;
+}
+
+function fillFilters() {
+  const start = DATA.settings[DATA.start];
+  for (const [name, filter] of Object.entries(FILTERS)) {
+    const values = [...new Set(POINTS.map(filter.of))].sort();
+    const first = name === "dataset" || name === "backbone" ? start[name] : ANY;
+    $(`f-${name}`).replaceChildren(
+      option(ANY, filter.any, first === ANY),
+      ...values.map((value) => option(value, filter.words ? filter.words[value] : value, value === first)),
+    );
+    $(`f-${name}`).addEventListener("change", draw);
+  }
+  $("a-y").replaceChildren(...DATA.quality.map((metric, n) => option(n, metric.label, n === 0)));
+  const axes = Object.entries(AXES).filter(([, axis]) => POINTS.some((p) => axis.of(p) > 0));
+  $("a-x").replaceChildren(...axes.map(([key, axis]) => option(key, axis.title.toLowerCase(), key === "bytes")));
+  for (const id of ["a-y", "a-x", "f-setting"]) $(id).addEventListener("change", draw);
+}
+
+/** The settings among what is shown; the picture and the answer are of one of them. */
+function chooseSetting(points) {
+  const numbers = [...new Set(points.map((p) => p.row.setting))];
+  const select = $("f-setting");
+  const before = select.value === "" ? DATA.start : Number(select.value);
+  const size = (n) => points.filter((p) => p.row.setting === n).length;
+  const best = numbers.includes(before) ? before : [...numbers].sort((a, b) => size(b) - size(a) || a - b)[0];
+  select.replaceChildren(...numbers.map((n) => option(n, DATA.settings[n].text, n === best)));
+  $("l-setting").hidden = numbers.length < 2;
+  return best;
+}
+
+function draw() {
+  const points = POINTS.filter((p) => Object.entries(FILTERS).every(([name, filter]) => chosen(name) === ANY || filter.of(p) === chosen(name)));
+  const number = chooseSetting(points);
+  const setting = DATA.settings[number];
+  $("answer").textContent = setting ? setting.answer || "No dense run to compare with." : "Nothing fits these filters.";
+  $("about").textContent = setting ? setting.text : "";
+  const own = points.filter((p) => p.row.setting === number);
+  const front = drawChart(own, $("a-x").value, Number($("a-y").value), open);
+  last = { points, front };
+  drawRows();
+  drawNotes([...new Set(points.map((p) => p.row.setting))]);
+  $("count").textContent = `${points.length} of ${POINTS.length} rows; bold: on the front above`;
+  $("choice").textContent = Object.keys(FILTERS).map((name) => $(`f-${name}`).selectedOptions[0].textContent).join(", ");
+}
+
+/** The table alone: its order, its columns, and which rows are open. */
+function drawRows(focus = null) {
+  drawTable(last.points, last.front, drawRows);
+  if (focus) document.querySelector(focus)?.focus();
+}
+
+function open(point) {
+  const id = idOf(point);
+  look.open.add(id);
+  if (sorted(last.points).indexOf(point) >= look.rows) look.rows = Infinity;
+  drawRows();
+  $(id).querySelector("button").focus({ preventScroll: true });
+  $(id).scrollIntoView({ block: "start" });
+}
+
+function drawNotes(numbers) {
+  const lines = (notes) => notes.map((text) => element("li", {}, text));
+  $("shared-notes").replaceChildren(...lines(DATA.notes));
+  const own = numbers.filter((n) => DATA.settings[n].notes.length);
+  $("own-notes").replaceChildren(...own.map((n) => {
+    const { text, notes } = DATA.settings[n];
+    return element("details", { open: own.length === 1 }, element("summary", {}, text), element("ul", {}, ...lines(notes)));
+  }));
+}
+
+let last = { points: [], front: new Set() };
+$("choose").open = window.innerWidth > 600;
+fillFilters();
+drawBoxes(drawRows);
+draw();
+$("filters").addEventListener("submit", (event) => event.preventDefault());
+$("more").addEventListener("click", () => {
+  look.rows = Infinity;
+  drawRows();
+});
+$("save-csv").addEventListener("click", () => save("dslbench.csv", "text/csv", csvOf(last.points)));
+$("save-json").addEventListener("click", () => save("dslbench.json", "application/json", jsonOf(last.points)));
+let width = $("chart").clientWidth;
+new ResizeObserver(() => {
+  if ($("chart").clientWidth === width) return;
+  width = $("chart").clientWidth;
+  draw();
+}).observe($("picture"));

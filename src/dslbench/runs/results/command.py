@@ -1,0 +1,91 @@
+"""A run as the command that makes it, there and back."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from dslbench import registry
+from dslbench.errors import UsageError
+from dslbench.spec import RunSpec, resolve
+
+_START = ["dslbench", "train"]
+_OPTIONS = ("dataset", "backbone", "method", "sparsity", "seed", "epochs", "protocol", "set")
+
+
+def command_of(spec: RunSpec) -> str:
+    """The `dslbench train` that makes a run; `spec_of` reads it.
+
+    Settings that follow from the preset are left out. Raises `UsageError` where no command makes the
+    run: its method is not here, or a setting has a value that no option can give.
+    """
+    command = _written(spec, dict(_changed(spec)))
+    made = spec_of(command).decisive()
+    if made == spec.decisive():
+        return command
+    # Epochs chosen by cost, or a preset that has changed since: what differs is named.
+    named = dict(_changed(spec))
+    named |= {k: v for k, v in spec.hyper.items() if made["hyper"].get(k) != v}
+    named |= {
+        f"{spec.method}.{k}": v for k, v in spec.options.items() if made["options"].get(k) != v
+    }
+    command = _written(spec, named)
+    if spec_of(command).decisive() != spec.decisive():
+        raise UsageError(f"{spec.title}: no command of today makes this run", "make it again")
+    return command
+
+
+def _changed(spec: RunSpec) -> Iterator[tuple[str, Any]]:
+    yield "preset", spec.preset
+    if spec.variant != "default":
+        yield f"{spec.method}.variant", spec.variant
+    yield from spec.changed_hyper.items()
+    yield from ((f"{spec.method}.{key}", value) for key, value in spec.changed_options.items())
+
+
+def _written(spec: RunSpec, settings: dict[str, Any]) -> str:
+    words = [*_START, "--dataset", spec.dataset, "--backbone", spec.backbone]
+    words += ["--method", spec.method]
+    if registry.method(spec.method).uses_sparsity:
+        words += ["--sparsity", repr(spec.sparsity)]
+    words += ["--seed", str(spec.seed), "--epochs", str(spec.epochs), "--protocol", spec.protocol]
+    for key, value in settings.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        words += ["--set", f"{key}={text}"]
+    return shlex.join(words)
+
+
+def spec_of(command: str) -> RunSpec:
+    """The run that a command of `command_of` makes; nothing is carried out.
+
+    Raises `UsageError` for any other command, and as `dslbench.spec.resolve` does.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"its command is none: {error}") from None
+    if words[:2] != _START or len(words) % 2:
+        raise UsageError("its command is not of the form dslbench train --OPTION VALUE ...")
+    given: dict[str, str] = {}
+    settings = []
+    for option, value in zip(words[2::2], words[3::2], strict=True):
+        name = option.removeprefix("--")
+        if not option.startswith("--") or name not in _OPTIONS or name in given:
+            raise UsageError(f"its command has an option that is none here, or twice: {option}")
+        if name == "set":
+            settings.append(value)
+        else:
+            given[name] = value
+    try:
+        return resolve(
+            dataset=given["dataset"], backbone=given["backbone"],
+            method=given.get("method", "dense"), sparsity=float(given.get("sparsity", 0.5)),
+            seed=int(given.get("seed", 0)), epochs=int(given["epochs"]),
+            protocol=given.get("protocol", "default"), settings=settings,
+        )  # fmt: skip
+    except KeyError as error:
+        raise UsageError(f"its command lacks --{error.args[0]}") from None
+    except ValueError as error:
+        raise UsageError(f"its command has a value that is no number: {error}") from None
