@@ -151,9 +151,9 @@ def test_devices_without_kernels_decode_alike() -> None:
     for precision in WHOLE:
         served = ServedValues(Values.of(flat, lengths, precision))
         expected, begin = served.of_rows(ids)
-        found = low_bits._decode_by_torch(
-            served.kept, served.places, served.scale, BITS[precision], ids, begin
-        )
+        bits = BITS[precision]
+        places = torch.from_numpy(low_bits.starts_of(low_bits.row_bytes(lengths, bits)))[ids]
+        found = low_bits._decode_by_torch(served.kept, places, served.scale[ids], bits, begin)
         assert torch.equal(found, expected)
 
 

@@ -16,7 +16,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from dslbench.ops import hop_kernels, kernels
+from dslbench.ops import coded_kernels, hop_kernels, kernels
+from dslbench.ops.coded import CodedRows
 from dslbench.ops.locality import order_by_neighbours
 from dslbench.ops.threads import SMALL, balanced_bounds, even_bounds, run_rows
 
@@ -50,8 +51,8 @@ def normalised_adjacency(train: sparse.csr_matrix) -> sparse.csr_matrix:
 class Graph(Protocol):
     """A graph on one device; x is (n, d) with a row for each node, L at least 1."""
 
-    def polynomial(self, x: Tensor, layers: int) -> Tensor:
-        """All rows of the polynomial, (n, d)."""
+    def polynomial(self, x: Tensor | CodedRows, layers: int) -> Tensor:
+        """All rows of the polynomial, (n, d); coded rows are on the CPU."""
 
     def some_rows(self, x: Tensor, rows: Tensor, layers: int) -> Tensor:
         """Rows (R,) of it, (R, d); repeats allowed."""
@@ -108,11 +109,14 @@ class CpuGraph:
         self._unique = np.empty(0, dtype=np.int64)
         self._work: dict[str, Float32] = {}
 
-    def polynomial(self, x: Tensor, layers: int) -> Tensor:
-        out = torch.empty_like(x)
+    def polynomial(self, x: Tensor | CodedRows, layers: int) -> Tensor:
+        out = torch.empty(tuple(x.shape))
         self._work[f"hop{layers % 2}"] = out.numpy()  # which the last hop does not read
-        base, h = self._before_last_hop(x.numpy(), layers)
-        self._hop(h, base, _scale(layers), self._row_at, out.numpy())
+        if isinstance(x, CodedRows):
+            self._coded_hops(x, layers, out.numpy())
+        else:
+            base, h = self._before_last_hop(x.numpy(), layers)
+            self._hop(h, base, _scale(layers), self._row_at, out.numpy())
         self._work.clear()  # all rows are asked for to rank by them, which needs memory of its own
         return out
 
@@ -175,6 +179,20 @@ class CpuGraph:
             h = target
         return base, h
 
+    def _coded_hops(self, x: CodedRows, layers: int, out: Float32) -> None:
+        """`polynomial` of rows that are read as they are stored, also where they are added in later hops."""
+        graph = self.indptr, self.indices, self.values
+        h: Float32 = _NOTHING
+        for layer in range(1, layers + 1):
+            last = layer == layers
+            target = out if last else self._buffer(f"hop{layer % 2}", x.shape)
+            ends = (_scale(layers), self._row_at) if last else (np.float32(1), _IN_PLACE)
+            kernel, read = (
+                (coded_kernels.hop, graph) if layer == 1 else (coded_kernels.hop_onto, (*graph, h))
+            )
+            run_rows(kernel, self.bounds, *read, x.stored, self._row_at, *ends, target)
+            h = target
+
     def _in_order(self, x: Float32) -> Float32:
         """The rows of x by their places."""
         if not len(self._row_at):
@@ -222,7 +240,8 @@ class TorchGraph:
             check_invariants=False,
         )  # fmt: skip
 
-    def polynomial(self, x: Tensor, layers: int) -> Tensor:
+    def polynomial(self, x: Tensor | CodedRows, layers: int) -> Tensor:
+        x = x if isinstance(x, Tensor) else x.full()
         total = x
         for _ in range(layers):
             total = torch.addmm(x, self._adjacency, total)
