@@ -1,9 +1,9 @@
 """Serving from rows of few bits: memory, time to be ready and time to answer, relative to float32.
 
 One LightGCN and one UltraGCN model of a few epochs, exported at each precision. Every measurement is a
-process of its own that loads the model file and asks for lists; they take turns. "Tables" are the bytes
-that tables, and vectors made of them, hold while it serves; memory is the largest resident size of the process,
-less that of one that has imported the same libraries.
+process of its own that loads the model file and asks for lists; they take turns. Bytes are those that tables,
+and vectors made of them, hold while it serves; memory is the largest resident size of the process, less what
+it had before the file was read.
 
     python benchmarks/serving.py [--dataset gowalla] [--rounds 5] [--models FOLDER]
 """
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine
 from tabulate import tabulate
+
+from common import machine
 
 PRECISIONS = ("fp32", "int8", "int4")
 SETTINGS = {
@@ -163,7 +164,7 @@ def table(title: str, runs: dict[str, list[dict[str, float]]]) -> str:
             took = found[f"top{size}"]
             row.append(f"{took * 1e3:.1f} ms ({took / base[f'top{size}']:.2f})")
         rows.append(row)
-    headers = ["", "stored tables", "float32 vectors beside", "rounded for screening", "peak beyond libraries",
+    headers = ["", "stored tables", "float32 vectors beside", "rounded for screening", "peak memory",
                "ready", "top 20 of 1 user", "of 1,024 users"]  # fmt: skip
     return f"### {title}\n\n{tabulate(rows, headers, tablefmt='github')}\n"
 

@@ -61,7 +61,7 @@ class CodedRows:
         return out
 
     def blocks(self, kind: torch.dtype = torch.float32) -> Iterator[tuple[slice, Tensor]]:
-        """All rows in turn, some thousands at a time, as float32 or bfloat16; each is overwritten by the next."""
+        """All rows in turn, some thousands at a time, as float32 or bfloat16; overwritten by the next."""
         n, d = self.shape
         room = torch.empty((min(n, BLOCK), d), dtype=kind)
         rounds = kind == torch.bfloat16

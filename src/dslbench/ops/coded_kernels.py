@@ -17,8 +17,8 @@ from numba.extending import overload
 from dslbench.ops.hop_kernels import narrow_row, wide_row
 from dslbench.ops.kernels import kernel
 from dslbench.ops.lanes import prefetch
-from dslbench.ops.low_bits import decode_values, uncounted
 from dslbench.ops.lookup_kernels import dot
+from dslbench.ops.low_bits import decode_values, uncounted
 from dslbench.ops.packed_kernels import spread_row
 
 
