@@ -1,11 +1,11 @@
 """Serving from rows of few bits: memory, time to be ready and time to answer, relative to float32.
 
 One LightGCN and one UltraGCN model of a few epochs, exported at each precision. Every measurement is a
-process of its own that loads the model file and asks for lists; they take turns. Bytes are those that tables,
+process of its own that loads a model file and asks for lists (answers are timed in one, in turn). Bytes are those that tables,
 and vectors made of them, hold while it serves; memory is the largest resident size of the process, less what
 it had before the file was read.
 
-    python benchmarks/serving.py [--dataset gowalla] [--rounds 5] [--models FOLDER]
+    python benchmarks/serving.py [--dataset gowalla] [--rounds 3] [--models FOLDER]
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from common import machine
+from common import interleaved, machine
 
 PRECISIONS = ("fp32", "int8", "int4")
 SETTINGS = {
     "lightgcn": ["--epochs", "4", "--set", "lr=0.004", "--set", "batch_size=8192"],
     "ultragcn": ["--epochs", "2", "--set", "batch_size=2048", "--set", "negative_num=300"],
 }
-CALLS = {1: 60, 1024: 8}
+CALLS = {1: 41, 1024: 7}
 
 
 def arrays_of(found: Any) -> Iterator[np.ndarray]:
@@ -83,15 +84,6 @@ def one(file: str) -> dict[str, float]:
     known.recommend(known.users[:1], 20)
     ready = time.perf_counter() - began
     found: dict[str, float] = {"ready": ready}
-    rng = np.random.default_rng(0)
-    for size, calls in CALLS.items():
-        took = []
-        for _ in range(calls + 1):
-            users = [known.users[row] for row in rng.choice(len(known.users), size, replace=False)]
-            began = time.perf_counter()
-            known.recommend(users, 20)
-            took.append(time.perf_counter() - began)
-        found[f"top{size}"] = statistics.median(took[1:])
     stored = list(known._packed.tables.values())
     scorer: Any = known._scorer
     rank: Any = known._ranker[1]._rank if known._ranker else None
@@ -102,6 +94,21 @@ def one(file: str) -> dict[str, float]:
     found["vectors"] = nbytes(vectors, [stored, coded])
     found["screen"] = nbytes(screen, [stored, vectors])
     found["peak"] = (peak_rss_bytes() or 0) - at_start
+    return found
+
+
+def latency(files: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Median seconds of a top 20 by precision and number of users, the models taking turns."""
+    from dslbench.serving import Recommender
+
+    models = {precision: Recommender.load(file) for precision, file in files.items()}
+    names, rng = next(iter(models.values())).users, np.random.default_rng(0)
+    found: dict[str, dict[str, float]] = {precision: {} for precision in files}
+    for size, calls in CALLS.items():
+        users = [names[row] for row in rng.choice(len(names), size, replace=False)]
+        contestants = {p: partial(model.recommend, users, 20) for p, model in models.items()}
+        for precision, took in interleaved(contestants, calls).items():
+            found[precision][f"top{size}"] = statistics.median(took)
     return found
 
 
@@ -119,7 +126,7 @@ def export(folder: Path, dataset: str) -> None:
 def main() -> str:
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset", default="gowalla")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", type=Path, help="exported before, BACKBONE.PRECISION")
     parser.add_argument("--one", help="measure this file in this process and print JSON")
     chosen = parser.parse_args()
@@ -131,6 +138,7 @@ def main() -> str:
             export(folder, chosen.dataset)
         parts = [f"Machine: {machine()}\n"]
         for backbone in SETTINGS:
+            files = {p: f"{folder / backbone}.{p}" for p in PRECISIONS}
             runs: dict[str, list[dict[str, float]]] = {p: [] for p in PRECISIONS}
             for _ in range(chosen.rounds):
                 for precision in PRECISIONS:
@@ -138,17 +146,20 @@ def main() -> str:
                         sys.executable,
                         __file__,
                         "--one",
-                        f"{folder / backbone}.{precision}",
+                        files[precision],
                     ]
                     done = subprocess.run(command, check=True, capture_output=True, text=True)
                     runs[precision].append(json.loads(done.stdout))
-            parts.append(table(f"{backbone}, {chosen.dataset}", runs))
+            parts.append(table(f"{backbone}, {chosen.dataset}", runs, latency(files)))
     return "\n".join(parts)
 
 
-def table(title: str, runs: dict[str, list[dict[str, float]]]) -> str:
+def table(
+    title: str, runs: dict[str, list[dict[str, float]]], took: dict[str, dict[str, float]]
+) -> str:
     medians = {
         precision: {key: statistics.median(run[key] for run in found) for key in found[0]}
+        | took[precision]
         for precision, found in runs.items()
     }
     base, rows = medians["fp32"], []
@@ -161,8 +172,8 @@ def table(title: str, runs: dict[str, list[dict[str, float]]]) -> str:
         row.append(f"{found['peak'] / 2**20:.0f} MiB ({found['peak'] / base['peak']:.2f})")
         row.append(f"{found['ready']:.2f} s ({found['ready'] / base['ready']:.2f})")
         for size in CALLS:
-            took = found[f"top{size}"]
-            row.append(f"{took * 1e3:.1f} ms ({took / base[f'top{size}']:.2f})")
+            seconds = found[f"top{size}"]
+            row.append(f"{seconds * 1e3:.1f} ms ({seconds / base[f'top{size}']:.2f})")
         rows.append(row)
     headers = ["", "stored tables", "float32 vectors beside", "rounded for screening", "peak memory",
                "ready", "top 20 of 1 user", "of 1,024 users"]  # fmt: skip

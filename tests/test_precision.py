@@ -216,6 +216,7 @@ def with_first(value: float) -> Any:
         ("never written", {"codes": lambda x: x | 0xF0}), ("greater than zero", {"scale": with_first(0)}),
         ("greater than zero", {"scale": with_first(-1)}), ("finite", {"scale": with_first(np.nan)}),
         ("is float64", {"scale": np.float64}), ("precision 'int5' is not known", {"precision": "int5"}),
+        ("range of float32", {"exponent": -126}), ("range of float32", {"exponent": 127}),
         ("exponent", {"exponent": 1000}), ("exponent", {"exponent": "x"}),
         ("is missing", {"precision": "fp16"}),
     ],

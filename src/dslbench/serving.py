@@ -14,9 +14,9 @@ from dslbench import artefact, registry
 from dslbench.artefact import StoredModel
 from dslbench.data.interactions import Interactions, no_pairs, pairs_to_csr
 from dslbench.errors import DataError, UsageError, reason_of
-from dslbench.evaluation.ranking import Ranker
+from dslbench.evaluation.ranking import Ranker, is_finite
 from dslbench.known import Known
-from dslbench.ops.scores import Scorer
+from dslbench.ops.scores import ProductScorer, Scorer
 from dslbench.runs.assemble import rebuild, trained_on
 from dslbench.spec import RunSpec
 from dslbench.words import number
@@ -168,6 +168,10 @@ class Recommender:
     def _new_ranker(self, scorer: Scorer, seen: sparse.csr_matrix, k: int) -> Ranker:
         if not isinstance(k, int):
             raise UsageError(f"k is {k}, not a number of items", "k is a whole number")
+        if isinstance(scorer, ProductScorer) and not is_finite(scorer):
+            raise artefact.misfit(
+                self._packed, "its values are so large that scores are no numbers"
+            )
         return Ranker(scorer, seen, k, seed=self._spec.seed)
 
     def _ranked(

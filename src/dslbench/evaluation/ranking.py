@@ -176,7 +176,15 @@ def _lengths(vectors: Tensor) -> Tensor:
 
 def _bound(vectors: Tensor | CodedRows) -> float:
     """No entry is larger."""
-    return float(vectors.abs().max()) if isinstance(vectors, Tensor) else vectors.bound()
+    if isinstance(vectors, CodedRows):
+        return vectors.bound()
+    return float(vectors.abs().max()) if vectors.numel() else 0.0
+
+
+def is_finite(scorer: ProductScorer) -> bool:
+    """Whether all products are sure to be finite."""
+    largest = _bound(scorer.users) * _bound(scorer.items) * scorer.items.shape[1]
+    return largest <= torch.finfo(torch.float32).max
 
 
 def _fits(scorer: ProductScorer) -> bool:
@@ -184,8 +192,7 @@ def _fits(scorer: ProductScorer) -> bool:
     items = scorer.items
     if isinstance(items, Tensor) and items.device.type != "cpu":
         return False
-    largest = _bound(scorer.users) * _bound(items) * items.shape[1]
-    return largest <= torch.finfo(torch.float32).max
+    return is_finite(scorer)
 
 
 class _Screen:

@@ -32,7 +32,7 @@ _KINDS: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16, "bf1
 # Of fewer bits than this the least error is not had by a scale that reaches the largest value.
 _WHOLE_RANGE_BITS = 4
 # Between these the largest value of a table may lie, so that no scale leaves float32's normal range.
-_LARGEST, _SMALLEST = 1e37, 1e-30
+_LARGEST, _SMALLEST = 1e37, 1e-28
 
 
 def check_precision(name: str) -> None:
@@ -103,6 +103,8 @@ class Values:
         top = float(steps.max(initial=0.0))
         if len(steps) and not (np.isfinite(steps).all() and steps.min() > 0 and top < _LARGEST):
             raise ValueError("steps that are no numbers greater than zero")
+        if len(steps) and top < _SMALLEST / 128:
+            raise ValueError(f"steps of up to {top:g} are beyond the range of {precision}")
         exponent = min(max(math.frexp(top)[1] if top else 0, -110), 110)
         relative = steps.astype(np.float64) / 2.0**exponent
         scale = np.maximum(relative, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
@@ -170,7 +172,13 @@ class Values:
             raise ValueError(f"{codes.size} bytes of codes for {count} entries of {bits} bits")
         if not low_bits.are_written(codes, lengths, bits):
             raise ValueError("codes that are never written")
-        return cls(precision, lengths, codes, scale, exponent)
+        found = cls(precision, lengths, codes, scale, exponent)
+        whole, range_ = scale.astype(np.float64) * 2.0**exponent, np.finfo(np.float32)
+        if len(whole) and not (
+            whole.min() >= range_.tiny and whole.max() * low_bits.largest(bits) <= range_.max
+        ):
+            raise ValueError("scales beyond the range of float32")
+        return found
 
     def _scale(self) -> Float32:
         assert self.scale is not None
