@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy import stats
 
 from dslbench import artefact, registry
 from dslbench import data as datasets
 from dslbench.backbones.base import Backbone
 from dslbench.errors import UsageError
-from dslbench.report import beside, command, figures, sparsity
+from dslbench.report import beside, command, figures, sizes, sparsity
 from dslbench.report.build import FIGURES
 from dslbench.report.formats import render
-from dslbench.report.formats.draw import draw
+from dslbench.report.formats.draw import _panel, draw, label_points
+from dslbench.report.formats.text_plot import NAMES
 from dslbench.runs import store
 from dslbench.runs.assemble import make_lab
 from dslbench.spec import resolve
@@ -167,3 +172,53 @@ def test_every_figure_says_which_plan_makes_its_runs() -> None:
             builder([DENSE | {"stored": None}])
         assert "dslbench compare" in (caught.value.hint or ""), name
     assert registry.names("method")[0] == "dense"
+
+
+def bytes_runs(methods: list[str], seed: int) -> list[dict[str, Any]]:
+    """Each at four precisions, smaller at some cost."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for method in methods:
+        run, size = at(method, 0.1, 0.5), 2**24 * rng.uniform(0.2, 1)
+        best = 0.12 * rng.uniform(0.75, 1)
+        run["stored"] = [
+            {"precision": p, "bytes": int(size * share),
+             "quality": run["quality"] | {"recall@20": best * (1 - loss * rng.random())}}
+            for p, share, loss in (("fp32", 1, 0), ("fp16", 0.5, 0.001), ("int8", 0.26, 0.01),
+                                   ("int4", 0.14, 0.1))
+        ]  # fmt: skip
+        found.append(run)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_front_of_many_sizes_has_names_that_do_not_overlap(seed: int) -> None:
+    (figure,) = sizes.figure(bytes_runs(registry.names("method")[:15], seed))
+    (panel,) = figure.panels
+    beaten, best = panel.series
+    assert panel.x_log and len(beaten.x) + len(best.x) == 60 and not beaten.labels
+    assert best.x == sorted(best.x) and best.y == sorted(best.y)
+    assert len(best.labels) == len(best.x) and all(", " in name for name in best.labels)
+
+    page = Figure(figsize=(7, 4.8), layout="constrained")
+    FigureCanvasAgg(page)
+    axes = page.add_subplot()
+    _panel(axes, panel, [s.name for s in panel.series])
+    texts = label_points(axes, panel)
+    assert [text.get_text() for text in texts] == best.labels  # all have found a place
+    boxes = [Text.get_window_extent(text) for text in texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert draw(figure, "svg") == draw(figure, "svg")
+
+    shown = render.figures("terminal", [figure], width=100)
+    assert all(f"{mark} {name}" in shown for mark, name in zip(NAMES, best.labels, strict=False))
+    (plain,) = json.loads(render.figures("json", [figure], width=80))
+    assert plain["panels"][0]["series"][-1]["labels"] == best.labels
+    assert f"not beaten: {best.labels[0]}" in render.figures("csv", [figure], width=80)
+
+
+def test_few_methods_are_told_apart_in_the_legend() -> None:
+    (figure,) = sizes.figure(bytes_runs(["dense", "rp", "dsl"], 0))
+    *others, best = figure.panels[0].series
+    assert best.name == "not beaten" and 1 <= len(others) <= 3
+    assert "beaten by these" not in {s.name for s in others}

@@ -151,9 +151,9 @@ def test_devices_without_kernels_decode_alike() -> None:
     for precision in WHOLE:
         served = ServedValues(Values.of(flat, lengths, precision))
         expected, begin = served.of_rows(ids)
-        found = low_bits._decode_by_torch(
-            served.kept, served.places, served.scale, BITS[precision], ids, begin
-        )
+        bits = BITS[precision]
+        places = torch.from_numpy(low_bits.starts_of(low_bits.row_bytes(lengths, bits)))[ids]
+        found = low_bits._decode_by_torch(served.kept, places, served.scale[ids], bits, begin)
         assert torch.equal(found, expected)
 
 
@@ -216,6 +216,7 @@ def with_first(value: float) -> Any:
         ("never written", {"codes": lambda x: x | 0xF0}), ("greater than zero", {"scale": with_first(0)}),
         ("greater than zero", {"scale": with_first(-1)}), ("finite", {"scale": with_first(np.nan)}),
         ("is float64", {"scale": np.float64}), ("precision 'int5' is not known", {"precision": "int5"}),
+        ("range of float32", {"exponent": -126}), ("range of float32", {"exponent": 127}),
         ("exponent", {"exponent": 1000}), ("exponent", {"exponent": "x"}),
         ("is missing", {"precision": "fp16"}),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,19 @@ from numpy.testing import assert_allclose
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
 from dslbench.methods import _masked, lth_mrs
+from dslbench.methods.gmp import GradualOptions, GradualPruning
 from dslbench.methods.lth_mrs import IterativePruning, LotteryTickets, TicketOptions
 from dslbench.methods.omp import OneShotOptions, OneShotPruning
 from dslbench.methods.pep import SoftThresholds
 from dslbench.spec import resolve
-from dslbench.tables import MaskedTable, PackedTable, Table, TableSpec, keep_count
+from dslbench.tables import (
+    DenseMaskedTable,
+    MaskedTable,
+    PackedTable,
+    Table,
+    TableSpec,
+    keep_count,
+)
 from dslbench.tables.select import select_greatest
 from dslbench.tables.soft import Granularity, SoftThresholdTable
 from dslbench.tables.spec import normal
@@ -232,3 +242,50 @@ def test_an_epoch_that_no_round_has_is_refused() -> None:
     with pytest.raises(UsageError, match=r"rewind_epoch=100 has no effect: a round has 2 epochs"):
         spec(2, "lth_mrs.rewind_epoch=100")
     spec(101, "lth_mrs.rewind_epoch=100")
+
+
+@pytest.mark.parametrize(
+    ("x", "gone"), [(0.0, 0.0), (0.25, 0.578), (0.5, 0.875), (0.75, 0.984), (1.0, 1.0)]
+)
+def test_gmp_prunes_along_a_cubic(x: float, gone: float) -> None:
+    method = GradualPruning(GradualOptions(start=0.2, end=0.6), 0.8)
+    method.first, method.last = 200, 600
+    assert_allclose(method.share_pruned(round(200 + 400 * x)), 0.8 * gone, atol=5e-4)
+    # The mean density of a ramp is 1 - .75 s.
+    ramp = [1 - method.share_pruned(t) for t in range(200, 601)]
+    assert_allclose(np.mean(ramp), 1 - 0.75 * 0.8, atol=2e-3)
+
+
+def test_gmp_masks_shrink_to_exactly_k_and_the_epoch_is_chosen_after(
+    interactions: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks: list[torch.Tensor] = []
+    moved = DenseMaskedTable.move_mask
+
+    def watched(
+        self: DenseMaskedTable, mask: torch.Tensor, optimiser: torch.optim.Optimizer
+    ) -> None:
+        moved(self, mask, optimiser)
+        masks.append(mask)
+        moments = optimiser.state[self.weight]["exp_avg"]
+        assert not moments[~mask].any() and not self.dense()[~mask].any()
+
+    monkeypatch.setattr(DenseMaskedTable, "move_mask", watched)
+    model, _, lab = train(interactions, "lightgcn", "gmp", 0.75, 4, "gmp.every=1", "gmp.end=0.7")
+    (table,) = model.tables().values()
+    sizes = [int(mask.count_nonzero()) for mask in masks]
+    assert len(masks) > 3 and sizes == sorted(sizes, reverse=True)
+    for before, after in pairwise(masks):
+        assert not (after & ~before).any()  # what has left does not come back
+    assert sizes[-1] == keep_count(table.spec.n_rows * table.spec.dim, 0.75) == table.live()
+    selected = lab.phases[-1].selected_epoch
+    assert selected is not None and selected >= 3
+
+
+def test_gmp_without_sparsity_is_dense(interactions: Interactions) -> None:
+    masked, *_ = train(interactions, "lightgcn", "gmp", 0.0, 2)
+    dense, *_ = train(interactions, "lightgcn", "dense", 0.0, 2)
+    for name, value in parameters(dense).items():
+        assert torch.equal(parameters(masked)[name], value)
+    with pytest.raises(UsageError, match="not before"):
+        train(interactions, "lightgcn", "gmp", 0.5, 2, "gmp.start=0.5")

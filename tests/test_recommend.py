@@ -20,6 +20,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError, UsageError
 from dslbench.known import Known
 from dslbench.serving import Recommender
+from dslbench.tables.stored import Dense
 from helpers import make_interactions
 
 BACKBONES = registry.names("backbone")
@@ -390,3 +391,15 @@ def test_a_reader_that_goes_is_no_error(shop: Path) -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert "Traceback" not in process.stderr.read() and process.wait() == 0
+
+
+@pytest.mark.parametrize("value", [3e38, -1e25])
+def test_values_whose_scores_are_no_numbers_are_refused(shop: Path, value: float) -> None:
+    """Lists of a model that scores nothing would be drawn by lot, or empty."""
+    train("--with-seen")
+    packed = artefact.read("m.safetensors")
+    table = packed.tables["embedding"].unpack()
+    table[::2] = value
+    huge = replace(packed, tables={"embedding": Dense.of(table)})
+    with pytest.raises(DataError, match="so large that scores are no numbers"):
+        Recommender(huge).recommend(["c001"], 3)

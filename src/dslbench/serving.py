@@ -14,9 +14,9 @@ from dslbench import artefact, registry
 from dslbench.artefact import StoredModel
 from dslbench.data.interactions import Interactions, no_pairs, pairs_to_csr
 from dslbench.errors import DataError, UsageError, reason_of
-from dslbench.evaluation.ranking import Ranker
+from dslbench.evaluation.ranking import Ranker, is_finite
 from dslbench.known import Known
-from dslbench.ops.scores import Scorer
+from dslbench.ops.scores import ProductScorer, Scorer
 from dslbench.runs.assemble import rebuild, trained_on
 from dslbench.spec import RunSpec
 from dslbench.words import number
@@ -54,6 +54,7 @@ class Recommender:
         # Constants of training, which some models make from the pairs, are not needed to serve.
         over = self._data if kind.scores_from_pairs else Known(self._shape).data("", "")
         self._scorer = rebuild(packed, over).scorer()
+        self._ranker: tuple[tuple[LeaveOut, int], Ranker] | None = None  # of the last question
         self.users, self.items = self._data.user_names, self._data.item_names
         self._rows = {one: row for row, one in enumerate(self.users)}
         self._columns = {one: column for column, one in enumerate(self.items)}
@@ -76,14 +77,14 @@ class Recommender:
         Raises `UsageError` for an id that the model does not know.
         """
         rows = self._numbers(users, self._rows, "user")
-        return [found for _, found in self._ranked(self._scorer, self._seen(leave_out), rows, k)]
+        return [found for _, found in self._ranked(self._ranker_of(leave_out, k), rows)]
 
     def recommend_all(
         self, k: int = 10, leave_out: LeaveOut = "all"
     ) -> Iterator[tuple[str, list[str]]]:
         """Each user with their list, in the order of `users`, computed while they are taken."""
         rows = np.arange(len(self.users), dtype=np.int64)
-        for row, found in self._ranked(self._scorer, self._seen(leave_out), rows, k):
+        for row, found in self._ranked(self._ranker_of(leave_out, k), rows):
             yield self.users[row], found
 
     def recommend_for(self, items: Sequence[Id], k: int = 10) -> list[str]:
@@ -103,7 +104,8 @@ class Recommender:
         given = pairs_to_csr(np.zeros(len(columns), dtype=np.int64), columns, self._shape)
         known = Known(self._shape, pairs={"fold_in": given}).data("", "")
         scorer = rebuild(self._packed, known).scorer()
-        [(_, found)] = self._ranked(scorer, given, np.zeros(1, dtype=np.int64), k)
+        ranker = self._new_ranker(scorer, given, k)
+        [(_, found)] = self._ranked(ranker, np.zeros(1, dtype=np.int64))
         return found
 
     @property
@@ -156,12 +158,25 @@ class Recommender:
             )
         return np.array([known[one] for one in texts], dtype=np.int64)
 
-    def _ranked(
-        self, scorer: Scorer, seen: sparse.csr_matrix, rows: np.ndarray[Any, Any], k: int
-    ) -> Iterator[tuple[int, list[str]]]:
+    def _ranker_of(self, leave_out: LeaveOut, k: int) -> Ranker:
+        """What ranks, kept for the next question of the same kind: it looks at all vectors first."""
+        if self._ranker is None or self._ranker[0] != (leave_out, k):
+            ranker = self._new_ranker(self._scorer, self._seen(leave_out), k)
+            self._ranker = (leave_out, k), ranker
+        return self._ranker[1]
+
+    def _new_ranker(self, scorer: Scorer, seen: sparse.csr_matrix, k: int) -> Ranker:
         if not isinstance(k, int):
             raise UsageError(f"k is {k}, not a number of items", "k is a whole number")
-        ranker = Ranker(scorer, seen, k, seed=self._spec.seed)
+        if isinstance(scorer, ProductScorer) and not is_finite(scorer):
+            raise artefact.misfit(
+                self._packed, "its values are so large that scores are no numbers"
+            )
+        return Ranker(scorer, seen, k, seed=self._spec.seed)
+
+    def _ranked(
+        self, ranker: Ranker, rows: np.ndarray[Any, Any]
+    ) -> Iterator[tuple[int, list[str]]]:
         for start in range(0, len(rows), ranker.users_at_once):
             some = rows[start : start + ranker.users_at_once]
             found, _ = ranker(some)

@@ -273,4 +273,4 @@ class MatrixFactorisation(ConvNCF):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        return ProductScorer(self.full_scores, self.user.full(), self.item.full())
+        return ProductScorer(self.full_scores, self.user.operand(), self.item.operand())

@@ -89,7 +89,7 @@ class LightGCN(Backbone):
 
     def _propagated(self, rows: Tensor | None = None) -> Any:
         """All rows propagated, or those given, and these of the table itself."""
-        return self.propagate(self.embedding.full(), rows)
+        return self.propagate(self.embedding.operand(), rows)
 
     def _loss_and_rows(self, batch: Triples, more: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and more rows (R,) out of the same propagation, (R, d)."""

@@ -137,7 +137,7 @@ class UltraGCN(Backbone):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        return ProductScorer(self.full_scores, self.user.full(), self.item.full())
+        return ProductScorer(self.full_scores, self.user.operand(), self.item.operand())
 
 
 def degree_weights(

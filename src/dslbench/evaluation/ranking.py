@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from dslbench.errors import UsageError
 from dslbench.ops import ranking_kernels as kernels
-from dslbench.ops.scores import ProductScorer, Scorer
+from dslbench.ops.coded import CodedRows
+from dslbench.ops.scores import FEW_USERS, ProductScorer, Scorer
 from dslbench.ops.threads import even_bounds, run_rows
 from dslbench.seeds import Streams
 
@@ -72,7 +74,7 @@ class Ranker:
         self.priority = tie_priority(n_items, seed)
         self._scorer = scorer
         self.users_at_once = users_per_block(n_items)
-        self._rank: Callable[[Ids], Ranked] = self._by_all_scores
+        self._rank: Callable[[Ids], Ranked] = self.by_all_scores
         if device is not None and device.type != "cpu":
             self._rank = _OnDevice(self, scorer, device)
             self.users_at_once *= 4
@@ -88,13 +90,12 @@ class Ranker:
         """
         return self._rank(users)
 
-    def _by_all_scores(self, users: Ids) -> Ranked:
+    def by_all_scores(self, users: Ids) -> Ranked:
+        """What a call finds, from scores of all items."""
         scores = self._scorer(torch.from_numpy(users))
         return self.run(kernels.rank_rows, users, scores.cpu().numpy())
 
-    def run(
-        self, kernel: Callable[..., None], users: Ids, *block: npt.NDArray[np.generic]
-    ) -> Ranked:
+    def run(self, kernel: Callable[..., None], users: Ids, *block: Any) -> Ranked:
         """What a kernel finds for users in its block of scores."""
         items = np.empty((len(users), self.k + 1), dtype=np.int32)
         ranked = np.empty((len(users), self.k + 1), dtype=np.float32)
@@ -173,12 +174,25 @@ def _lengths(vectors: Tensor) -> Tensor:
     return found
 
 
+def _bound(vectors: Tensor | CodedRows) -> float:
+    """No entry is larger."""
+    if isinstance(vectors, CodedRows):
+        return vectors.bound()
+    return float(vectors.abs().max()) if vectors.numel() else 0.0
+
+
+def is_finite(scorer: ProductScorer) -> bool:
+    """Whether all products are sure to be finite."""
+    largest = _bound(scorer.users) * _bound(scorer.items) * scorer.items.shape[1]
+    return largest <= torch.finfo(torch.float32).max
+
+
 def _fits(scorer: ProductScorer) -> bool:
     """Whether the vectors are on the CPU and all products are finite."""
-    if scorer.items.device.type != "cpu":
+    items = scorer.items
+    if isinstance(items, Tensor) and items.device.type != "cpu":
         return False
-    largest = scorer.users.abs().max() * scorer.items.abs().max() * scorer.items.shape[1]
-    return bool(torch.isfinite(largest))
+    return is_finite(scorer)
 
 
 class _Screen:
@@ -192,11 +206,15 @@ class _Screen:
     """
 
     def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
-        self._ranker = ranker
-        self._scores, self._users = scorer.scores, scorer.users
-        self._items = scorer.items.contiguous()
-        self._rounded = self._items.to(torch.bfloat16)
-        self._longest = float(_lengths(self._items).max())
+        self._ranker, self._scorer = ranker, scorer
+        self._rounded: Tensor | CodedRows
+        if isinstance(items := scorer.items, Tensor):
+            items = items.contiguous()
+            self._rounded, self._table = items.to(torch.bfloat16), items.numpy()
+            self._longest = float(_lengths(items).max())
+        else:  # decoded where they are needed, rounded or not
+            self._rounded, self._table = items, items.stored
+            self._longest = max((float(_lengths(x).max()) for _, x in items.blocks()), default=0.0)
 
     def __call__(self, users: Ids) -> Ranked:
         block = self._ranker.users_at_once
@@ -215,11 +233,14 @@ class _Screen:
 
     @torch.no_grad()
     def _some(self, users: Ids) -> Ranked:
-        vectors = self._users[torch.from_numpy(users)]
-        products = self._scores(vectors.to(torch.bfloat16), self._rounded)
+        if isinstance(self._rounded, CodedRows) and len(users) <= FEW_USERS:
+            # To decode all items for one product takes longer than all exact scores.
+            return self._ranker.by_all_scores(users)
+        vectors = self._scorer.vectors(torch.from_numpy(users))
+        products = self._scorer.scores(vectors.to(torch.bfloat16), self._rounded)
         return self._ranker.run(
             kernels.screen_rows, users, products.view(torch.int16).numpy(), self._margins(vectors).numpy(),
-            vectors.numpy(), self._items.numpy(),
+            vectors.numpy(), self._table,
         )  # fmt: skip
 
 

@@ -125,23 +125,25 @@ class MaskedMethod(Method):
         return [spec.n_rows]
 
     def prune_by_magnitude(self, sparsity: float, least: int = 0) -> None:
-        """Keep the largest live weights of each group, exactly so many that `sparsity` is reached.
+        """Keep the `largest` live weights of every table, before an optimiser is made."""
+        for table in self.masked:
+            table.set_mask(self.largest(table, sparsity, least))
+
+    def largest(self, table: MaskedTable, sparsity: float, least: int = 0) -> Tensor:
+        """The mask of the largest live weights of each group, exactly so many that `sparsity` is reached.
 
         Args:
             least: how many of the largest of each row stay in any case; no more than there is room for.
         """
-        for table in self.masked:
-            values, before = table.dense(), table.mask
-            mask = torch.zeros_like(before)
-            for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
-                safe = torch.zeros_like(before[rows])
-                if least:
-                    safe.scatter_(1, values[rows].abs().topk(least, dim=1).indices, True)
-                left = keep_count(size, sparsity) - int(safe.count_nonzero())
-                mask[rows] = safe | select_largest(
-                    values[rows], before[rows] & ~safe, left, self.lots
-                )
-            table.set_mask(mask)
+        values, before = table.dense(), table.mask
+        mask = torch.zeros_like(before)
+        for rows, size in zip(self.groups(table), self.group_sizes(table), strict=True):
+            safe = torch.zeros_like(before[rows])
+            if least:
+                safe.scatter_(1, values[rows].abs().topk(least, dim=1).indices, True)
+            left = keep_count(size, sparsity) - int(safe.count_nonzero())
+            mask[rows] = safe | select_largest(values[rows], before[rows] & ~safe, left, self.lots)
+        return mask
 
     def most_protected(self) -> int:
         """How many entries of every row can be protected within the budget."""

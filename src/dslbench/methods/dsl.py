@@ -127,6 +127,9 @@ class DynamicSparseLearning(RandomPruning):
             "drop": "threshold",
             "eta_min": 0.005,
         },
+        # Sparse evolutionary training (Mocanu et al., 2018): no gradient of pruned entries is ever needed.
+        "set": {"growth": "random", "prune": "set", "rho0": 0.3, "decay": "none"},
+        "rigl": {"rho0": 0.3, "delta_t": 100},  # constants of Evci et al. (2020)
     }
 
     @classmethod

@@ -16,7 +16,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from dslbench.ops import hop_kernels, kernels
+from dslbench.ops import coded_kernels, hop_kernels, kernels
+from dslbench.ops.coded import CodedRows
 from dslbench.ops.locality import order_by_neighbours
 from dslbench.ops.threads import SMALL, balanced_bounds, even_bounds, run_rows
 
@@ -51,8 +52,8 @@ def normalised_adjacency(train: sparse.csr_matrix) -> sparse.csr_matrix:
 class Graph(Protocol):
     """A graph on one device; x is (n, d) with a row for each node, L at least 1."""
 
-    def polynomial(self, x: Tensor, layers: int) -> Tensor:
-        """All rows of the polynomial, (n, d)."""
+    def polynomial(self, x: Tensor | CodedRows, layers: int) -> Tensor:
+        """All rows of the polynomial, (n, d); coded rows are on the CPU."""
 
     def some_rows(self, x: Tensor, rows: Tensor, layers: int, *, halves: bool = False) -> Tensor:
         """Rows (R,) of it, (R, d); repeats allowed.
@@ -115,11 +116,14 @@ class CpuGraph:
         self._unique = np.empty(0, dtype=np.int64)
         self._work: dict[str, npt.NDArray[Any]] = {}
 
-    def polynomial(self, x: Tensor, layers: int) -> Tensor:
-        out = torch.empty_like(x)
+    def polynomial(self, x: Tensor | CodedRows, layers: int) -> Tensor:
+        out = torch.empty(tuple(x.shape))
         self._work[f"hop{layers % 2}"] = out.numpy()  # which the last hop does not read
-        base, h = self._before_last_hop(x.numpy(), layers)
-        self._hop(h, base, _scale(layers), self._row_at, out.numpy())
+        if isinstance(x, CodedRows):
+            self._coded_hops(x, layers, out.numpy())
+        else:
+            base, h = self._before_last_hop(x.numpy(), layers)
+            self._hop(h, base, _scale(layers), self._row_at, out.numpy())
         self._work.clear()  # all rows are asked for to rank by them, which needs memory of its own
         return out
 
@@ -186,6 +190,20 @@ class CpuGraph:
             h = target
         return base, h
 
+    def _coded_hops(self, x: CodedRows, layers: int, out: Float32) -> None:
+        """`polynomial` of rows that are read as they are stored, also where they are added in later hops."""
+        graph = self.indptr, self.indices, self.values
+        h: Float32 = _NOTHING
+        for layer in range(1, layers + 1):
+            last = layer == layers
+            target = out if last else self._buffer(f"hop{layer % 2}", x.shape)
+            ends = (_scale(layers), self._row_at) if last else (np.float32(1), _IN_PLACE)
+            kernel, read = (
+                (coded_kernels.hop, graph) if layer == 1 else (coded_kernels.hop_onto, (*graph, h))
+            )
+            run_rows(kernel, self.bounds, *read, x.stored, self._row_at, *ends, target)
+            h = target
+
     def _in_order(self, x: Float32, halves: bool) -> tuple[Float32, npt.NDArray[Any]]:
         """The rows of x by their places, and what the first hop reads of them."""
         if not len(self._row_at) and not halves:
@@ -242,8 +260,9 @@ class TorchGraph:
             check_invariants=False,
         )  # fmt: skip
 
-    def polynomial(self, x: Tensor, layers: int) -> Tensor:
-        return self._polynomial(x, layers, exact=layers)
+    def polynomial(self, x: Tensor | CodedRows, layers: int) -> Tensor:
+        whole = x if isinstance(x, Tensor) else x.full()
+        return self._polynomial(whole, layers, exact=layers)
 
     def some_rows(self, x: Tensor, rows: Tensor, layers: int, *, halves: bool = False) -> Tensor:
         return self._polynomial(x, layers, exact=0 if halves else layers)[rows]

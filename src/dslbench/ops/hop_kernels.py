@@ -23,7 +23,7 @@ _AHEAD = 16
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _row(first, last, indices, values, d, x, base, b, scale, out, o):  # type: ignore[no-untyped-def]
+def wide_row(first, last, indices, values, d, x, base, b, scale, out, o):  # type: ignore[no-untyped-def]
     """out[o : o + d] = scale * (base[b : b + d] + sum_p values[p] * row indices[p] of x).
 
     For p in [first, last) and d a multiple of 16; `x`, `base` and `out` are flat; b < 0: no base.
@@ -61,8 +61,8 @@ def _row(first, last, indices, values, d, x, base, b, scale, out, o):  # type: i
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _narrow_row(first, last, indices, values, x, base, b, scale, out, o):  # type: ignore[no-untyped-def]
-    """`_row` for any width, over matrices and their rows b and o; alike but for registers.
+def narrow_row(first, last, indices, values, x, base, b, scale, out, o):  # type: ignore[no-untyped-def]
+    """`wide_row` for any width, over matrices and their rows b and o; alike but for registers.
 
     The kernels choose between the two: in one function with the other this loop is not inlined, and
     takes twice as long.
@@ -89,9 +89,11 @@ def spmm(lo, hi, indptr, indices, values, x, base, scale, to, out):  # type: ign
         t = np.int64(to[r] if len(to) else r)
         if d % 16 == 0:
             b = np.int64(r) * d
-            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, into, t * d)
+            wide_row(
+                indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, into, t * d
+            )
         else:
-            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, t)
+            narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, t)
 
 
 @kernel
@@ -103,9 +105,9 @@ def spmm_rows(lo, hi, rows, indptr, indices, values, x, base, scale, out):  # ty
         r = rows[j]
         o = np.int64(j) * d
         if d % 16 == 0:
-            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, r * d, scale, to, o)
+            wide_row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, r * d, scale, to, o)
         else:
-            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, j)
+            narrow_row(indptr[r], indptr[r + 1], indices, values, x, base, r, scale, out, j)
 
 
 @kernel
@@ -135,9 +137,9 @@ def spmm_from_slots(  # type: ignore[no-untyped-def]
         t = np.int64(to[r] if len(to) else r)
         if d % 16 == 0:
             b = s * d if s >= 0 else np.int64(-1)
-            _row(0, count, found, weights, d, flat, flat, b, scale, into, t * d)
+            wide_row(0, count, found, weights, d, flat, flat, b, scale, into, t * d)
         else:
-            _narrow_row(0, count, found, weights, g, g, s, scale, out, t)
+            narrow_row(0, count, found, weights, g, g, s, scale, out, t)
         if s >= 0 and extra.shape[0] > 0:
             for k in range(d):
                 out[t, k] += extra[s, k]
@@ -159,9 +161,11 @@ def spmm_onto_slots(  # type: ignore[no-untyped-def]
         b = s * d if s >= 0 else np.int64(-1)
         t = np.int64(to[r] if len(to) else r)
         if d % 16 == 0:
-            _row(indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, into, t * d)
+            wide_row(
+                indptr[r], indptr[r + 1], indices, values, d, flat, onto, b, scale, into, t * d
+            )
         else:
-            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, g, s, scale, out, t)
+            narrow_row(indptr[r], indptr[r + 1], indices, values, x, g, s, scale, out, t)
         if s >= 0 and extra.shape[0] > 0:
             for k in range(d):
                 out[t, k] += extra[s, k]
@@ -176,9 +180,11 @@ def products(lo, hi, indptr, indices, values, x, out):  # type: ignore[no-untype
         one = np.float32(1)
         if d % 16 == 0:
             o = np.int64(r) * d
-            _row(indptr[r], indptr[r + 1], indices, values, d, flat, flat, np.int64(-1), one, to, o)
+            wide_row(
+                indptr[r], indptr[r + 1], indices, values, d, flat, flat, np.int64(-1), one, to, o
+            )
         else:
-            _narrow_row(indptr[r], indptr[r + 1], indices, values, x, x, np.int64(-1), one, out, r)
+            narrow_row(indptr[r], indptr[r + 1], indices, values, x, x, np.int64(-1), one, out, r)
 
 
 @kernel

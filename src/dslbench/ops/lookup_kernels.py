@@ -19,6 +19,15 @@ dot_kernel = njit(
 
 
 @dot_kernel
+def dot(a, b):  # type: ignore[no-untyped-def]
+    """a . b, always summed in the same order."""
+    total = a[0] * b[0]
+    for k in range(1, a.shape[0]):
+        total += a[k] * b[k]
+    return total
+
+
+@dot_kernel
 def gather_dots(lo, hi, users, table, items, out):  # type: ignore[no-untyped-def]
     """out[b, c] = users[b] . table[items[b, c]]."""
     d = users.shape[1]

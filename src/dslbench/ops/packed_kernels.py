@@ -87,7 +87,7 @@ def _gather_bits(byte, width, p, values, full, o):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True)
-def _spread_row(wide, bits, p, last, values, out, o, d):  # type: ignore[no-untyped-def]
+def spread_row(wide, bits, p, last, values, out, o, d):  # type: ignore[no-untyped-def]
     """Write one row of d entries to out[o:]; `wide` takes 16 at a time."""
     c = 0
     if wide:
@@ -106,7 +106,7 @@ def spread_rows(lo, hi, wide, starts, bits, values, out):  # type: ignore[no-unt
     d = out.shape[1]
     flat, last = out.reshape(-1), len(values) - 1
     for r in range(lo, hi):
-        _spread_row(wide, bits[r], np.int64(starts[r]), last, values, flat, np.int64(r) * d, d)
+        spread_row(wide, bits[r], np.int64(starts[r]), last, values, flat, np.int64(r) * d, d)
 
 
 @kernel
@@ -116,7 +116,7 @@ def spread_chosen(lo, hi, wide, ids, starts, bits, values, out):  # type: ignore
     flat, last = out.reshape(-1), len(values) - 1
     for j in range(lo, hi):
         r = ids[j]
-        _spread_row(wide, bits[r], np.int64(starts[r]), last, values, flat, np.int64(j) * d, d)
+        spread_row(wide, bits[r], np.int64(starts[r]), last, values, flat, np.int64(j) * d, d)
 
 
 @kernel

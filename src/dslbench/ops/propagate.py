@@ -10,6 +10,7 @@ from scipy import sparse
 from torch import Tensor
 
 from dslbench.ops.base import Macs, Op, live_by_row, trained
+from dslbench.ops.coded import CodedRows
 from dslbench.ops.graphs import Graph, graph_of
 
 
@@ -29,7 +30,9 @@ class Propagate(Op):
         degrees = [np.bincount(train.indices, minlength=train.shape[1])]
         self._degrees = np.concatenate([np.diff(train.indptr), *degrees])
 
-    def forward(self, table: Tensor, rows: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, table: Tensor | CodedRows, rows: Tensor | None = None
+    ) -> Tensor | CodedRows | tuple[Tensor, Tensor]:
         """All propagated rows, or propagated and layer-0 rows of one batch.
 
         Args:
@@ -38,8 +41,15 @@ class Propagate(Op):
 
         Returns:
             Without `rows` (N + M, d), with them two (R, d) tensors: propagated rows, and rows of
-            `table` itself; all differentiable with respect to `table`.
+            `table` itself; all differentiable with respect to `table`. Without layers coded rows
+            stay as they are.
         """
+        if isinstance(table, CodedRows):
+            if rows is not None:
+                return self.forward(table.full(), rows)
+            if self.layers == 0:
+                return table
+            return graph_of(self._train, torch.device("cpu")).polynomial(table, self.layers)
         if self.layers == 0:
             return table.clone() if rows is None else (table[rows], table[rows])
         graph = graph_of(self._train, table.device)
@@ -49,7 +59,7 @@ class Propagate(Op):
         propagated, ego = _Batch.apply(table, rows, graph, self.layers, self._halves)  # type: ignore[no-untyped-call]
         return propagated, ego
 
-    def macs(self, table: Tensor, rows: Tensor | None = None) -> Macs:
+    def macs(self, table: Tensor | CodedRows, rows: Tensor | None = None) -> Macs:
         """sum_j degree(j) live(E_j) for the hop that reads E, nnz(A) d for each of the others.
 
         Backward as much: A is symmetric and there are no weights. The last hop backward gives the
@@ -57,6 +67,8 @@ class Propagate(Op):
         """
         if self.layers == 0:
             return Macs(0)
+        if isinstance(table, CodedRows):
+            table = table.full()
         degrees = torch.from_numpy(self._degrees).to(table.device)
         whole = 2 * self._train.nnz * table.shape[1]
         total = int((degrees * live_by_row(table)).sum()) + (self.layers - 1) * whole

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dslbench.ops.coded_kernels import ask_for, exact_row
 from dslbench.ops.kernels import kernel, np_inf
-from dslbench.ops.lanes import prefetch
-from dslbench.ops.lookup_kernels import dot_kernel
+from dslbench.ops.lookup_kernels import dot
 
 WIDTH = 64  # columns that are looked at together
 LEAST = np.int16(-32768)  # key of what is never ranked
@@ -137,20 +137,12 @@ def lower(key, margin, bits):  # type: ignore[no-untyped-def]
     return np.int16((b ^ ((b >> 31) & 0x7FFFFFFF)) >> 16)
 
 
-@dot_kernel
-def dot(a, b):  # type: ignore[no-untyped-def]
-    """a . b, always summed in the same order."""
-    total = a[0] * b[0]
-    for k in range(1, a.shape[0]):
-        total += a[k] * b[k]
-    return total
-
-
 @kernel
-def rank_some(count, these, vector, table, priority, items, ranked):  # type: ignore[no-untyped-def]
+def rank_some(count, these, vector, table, room, priority, items, ranked):  # type: ignore[no-untyped-def]
     """Enter some items into one row's list by their exact scores; returns the new count."""
     for c in these:
-        count = insert(count, dot(vector, table[c]), c, priority, items, ranked)
+        score = dot(vector, exact_row(table, c, room[0], room[1]))
+        count = insert(count, score, c, priority, items, ranked)
     return count
 
 
@@ -161,6 +153,7 @@ def screen_rows(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Rank by the float32 products vectors[j] . table[c], of which only those are computed that matter.
 
+    table: (M, d) float32, or `coded_kernels.Coded`.
     approximate: (rows, M) bfloat16 products as their bits, int16, each at most margins[j] / 2 off;
     those of seen items are overwritten. K + 1 items are at least the (K + 1)-th largest of the maxima
     over `WIDTH` columns each. No item whose approximate product is more than a margin below that can
@@ -171,7 +164,8 @@ def screen_rows(  # type: ignore[no-untyped-def]
     largest = np.empty(places, dtype=np.int16)
     bits = np.empty(1, dtype=np.int32)
     let_through = np.empty(64, dtype=np.int32)
-    d, flat = table.shape[1], table.reshape(-1)
+    d = vectors.shape[1]
+    room = np.zeros((2, d), dtype=np.float32)
     for j in range(lo, hi):
         row = approximate[j]
         for p in range(seen_indptr[users[j]], seen_indptr[users[j] + 1]):
@@ -190,14 +184,13 @@ def screen_rows(  # type: ignore[no-untyped-def]
                 if key_of(row[c]) >= least:
                     let_through[found] = c
                     found += 1
-                    for k in range(0, d, 16):  # by its turn it is there
-                        prefetch(flat, np.int64(c) * d + k)
+                    ask_for(table, c, d)  # by its turn it is there
                     if found == len(let_through):
                         count = rank_some(
-                            count, let_through, vector, table, priority, own_items, own_ranked
+                            count, let_through, vector, table, room, priority, own_items, own_ranked
                         )
                         found = 0
         count = rank_some(
-            count, let_through[:found], vector, table, priority, own_items, own_ranked
+            count, let_through[:found], vector, table, room, priority, own_items, own_ranked
         )
         tied[j] = end_list(count, own_items, own_ranked)

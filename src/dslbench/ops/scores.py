@@ -7,11 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dslbench.ops import coded_kernels
 from dslbench.ops.base import Macs, Op, live, product_macs, trained
+from dslbench.ops.coded import CodedRows
+from dslbench.ops.threads import even_bounds, run_rows
 
 # From user ids (B,) to scores of all items (B, M), and from users (B,) and items (B, C) to theirs (B, C).
 Scorer = Callable[[Tensor], Tensor]
 CandidateScorer = Callable[[Tensor, Tensor], Tensor]
+
+# Coded items are scored straight from their codes for so few users; for more they are decoded in blocks,
+# for a matrix product.
+FEW_USERS = 4
 
 
 class PairScores(Op):
@@ -41,8 +48,8 @@ class FullScores(Op):
         self.skips_zeros = skips_zeros
         self._buffer: Tensor | None = None
 
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        """(B, d) and (M, d) to (B, M); the result is overwritten by the next call."""
+    def forward(self, users: Tensor, items: Tensor | CodedRows) -> Tensor:
+        """(B, d) and (M, d) to (B, M), of the users' type; the result is overwritten by the next call."""
         shape = (len(users), len(items))
         if (
             self._buffer is None
@@ -52,11 +59,23 @@ class FullScores(Op):
             or self._buffer.device != users.device
         ):
             self._buffer = torch.empty(shape, dtype=users.dtype, device=users.device)
-        return torch.mm(users, items.T, out=self._buffer[: shape[0]])
+        out = self._buffer[: shape[0]]
+        if isinstance(items, Tensor):
+            return torch.mm(users, items.T, out=out)
+        if len(users) <= FEW_USERS and users.dtype == torch.float32:
+            run_rows(
+                coded_kernels.score_rows, even_bounds(*items.shape), users.contiguous().numpy(),
+                items.stored, out.numpy(),
+            )  # fmt: skip
+            return out
+        for part, block in items.blocks(users.dtype):
+            torch.mm(users, block.T, out=out[:, part])
+        return out
 
-    def macs(self, users: Tensor, items: Tensor) -> Macs:
+    def macs(self, users: Tensor, items: Tensor | CodedRows) -> Macs:
         """A matrix product of rows with their zeros."""
-        return product_macs(users, items, self.skips_zeros)
+        full = items if isinstance(items, Tensor) else items.full()
+        return product_macs(users, full, self.skips_zeros)
 
 
 class ProductScorer:
@@ -68,10 +87,19 @@ class ProductScorer:
         items: (M, d) vectors.
     """
 
-    def __init__(self, scores: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor):
-        self.scores, self.users, self.items = scores, users.detach(), items.detach()
+    def __init__(
+        self, scores: Callable[[Tensor, Tensor | CodedRows], Tensor], users: Tensor | CodedRows,
+        items: Tensor | CodedRows,
+    ) -> None:  # fmt: skip
+        self.scores = scores
+        self.users = users.detach() if isinstance(users, Tensor) else users
+        self.items = items.detach() if isinstance(items, Tensor) else items
+
+    def vectors(self, ids: Tensor) -> Tensor:
+        """Those of users (B,), (B, d)."""
+        return self.users[ids] if isinstance(self.users, Tensor) else self.users.rows(ids)
 
     @torch.no_grad()
     def __call__(self, ids: Tensor) -> Tensor:
         """(B,) ids to (B, M); the result is overwritten by the next call."""
-        return self.scores(self.users[ids], self.items)
+        return self.scores(self.vectors(ids), self.items)

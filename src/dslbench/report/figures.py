@@ -33,6 +33,7 @@ class Series:
         x, y: coordinates.
         error: standard deviation of y per point; None where there is one run.
         style: "line", "points", or "level" (a horizontal line at y[0] over the whole panel).
+        labels: what each point is called beside it; empty: the points have no names of their own.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Series:
     y: list[float]
     error: list[float | None] = field(default_factory=list)
     style: Literal["line", "points", "level"] = "line"
+    labels: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dslbench.words import percent
 
 BYTES = COLUMNS["bytes"]
 LARGEST_LOSS, SIGNIFICANT = 0.01, 0.05
+FEW_METHODS = 6  # whose points a figure tells apart by their marks
 Precisions = Mapping[str, Sequence[str]]
 
 
@@ -187,27 +188,15 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
 
 
 def figure(records: Sequence[Record]) -> list[FigureModel]:
-    """Quality against bytes: a point for each method and precision, and the front."""
+    """Quality against bytes: a point for each method and precision; those of the front have names."""
     figures = []
     for part in group(records, setting_of):
         found = points(part)
         if len(found) < 2:
             continue
-        places = [point.place for point in found]
-        best = sorted(p for p, on in zip(places, front(places), strict=True) if on and p)
-        largest = max(place[0] for place in places if place is not None)
-        unit, unit_name = (2**20, "MiB") if largest >= 2**20 else (2**10, "KiB")
-        lines = [Series("not beaten", [x / unit for x, _ in best], [y for _, y in best])]
-        of_methods: dict[str, list[tuple[float, float]]] = {}
-        for point, place in zip(found, places, strict=True):
-            if place is not None:
-                of_methods.setdefault(point.name.rpartition(", ")[0], []).append(place)
-        lines += [
-            Series(name, [x / unit for x, _ in own], [y for _, y in own], style="points")
-            for name, own in of_methods.items()
-        ]
-        panel = Panel("", f"bytes of the tables ({unit_name})", COLUMNS[SELECTION].title, lines)
+        on_front = front([point.place for point in found])
         title = f"What a byte buys: {setting(part[0])}"
+        panel = _panel(found, on_front)
         figures.append(FigureModel(title, [panel], footer(part, answer(found, dense_of(part)))))
     if not figures:
         raise UsageError(
@@ -215,3 +204,26 @@ def figure(records: Sequence[Record]) -> list[FigureModel]:
             "dslbench compare --backbone lightgcn",
         )
     return figures
+
+
+def _panel(found: Sequence[Point], on_front: Sequence[bool]) -> Panel:
+    """The front with names; the others by method where these are few, else all alike."""
+    placed = [(p, p.place, on) for p, on in zip(found, on_front, strict=True) if p.place]
+    largest = max(x for _, (x, _), _ in placed)
+    unit, unit_name = (2**20, "MiB") if largest >= 2**20 else (2**10, "KiB")
+    best = [(x / unit, y, p.name) for p, (x, y), on in placed if on]
+    others: dict[str, list[tuple[float, float]]] = {}
+    for point, (x, y), on in placed:
+        if not on:
+            others.setdefault(point.name.rpartition(", ")[0], []).append((x / unit, y))
+    if len(others) > FEW_METHODS:
+        others = {"beaten by these": [place for of in others.values() for place in of]}
+    lines = [
+        Series(name, [x for x, _ in of], [y for _, y in of], style="points")
+        for name, of in others.items()
+    ]
+    xs, ys, names = (list(column) for column in zip(*best, strict=True))
+    # Drawn last, it lies above the others.
+    lines.append(Series("not beaten", xs, ys, labels=names))
+    x_label = f"bytes of the tables ({unit_name})"
+    return Panel("", x_label, COLUMNS[SELECTION].title, lines, x_log=True)

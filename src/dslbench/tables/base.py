@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from dslbench.errors import UsageError
+from dslbench.ops.coded import CodedRows
 from dslbench.tables.spec import Float32, TableSpec
 from dslbench.words import times
 
@@ -32,6 +33,10 @@ class Table(nn.Module, ABC):
     @abstractmethod
     def rows(self, ids: Tensor) -> Tensor:
         """The rows of `ids` (B,) int64, as (B, d), differentiable."""
+
+    def operand(self) -> Tensor | CodedRows:
+        """All rows for an operation that reads coded ones, too: as they are stored, or `full()`."""
+        return self.full()
 
     def entries(self) -> Tensor:
         """All entries that may not be zero, in any shape, differentiable: for norms."""

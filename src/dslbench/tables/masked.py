@@ -49,7 +49,8 @@ class MaskedTable(DenseTable):
     def move_mask(self, mask: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Replace the mask by one with as many live entries, in the midst of a training.
 
-        Entries that stay live keep value and optimiser state; new ones start at 0 and cold.
+        Entries that stay live keep value and optimiser state; new ones start at 0 and cold. A table
+        that is held in full takes any mask.
         """
 
     @abstractmethod

@@ -51,6 +51,10 @@ class Hooks:
     def after_step(self, loop: Loop) -> None:
         """The optimiser has stepped (or was left out)."""
 
+    def may_be_selected(self, loop: Loop) -> bool:
+        """Whether the model as it is at the end of this epoch could be stored; at the last one it must."""
+        return True
+
     def selected(self, loop: Loop) -> None:
         """The model as it is now is the best so far, and will be stored if none is better."""
 

@@ -202,7 +202,7 @@ class Lab:
             rate = lr_factor * learning_rate(self.hyper, loop.epoch, self.epochs)
             row: dict[str, Any] = {"phase": phase, "epoch": loop.epoch}
             row |= self._train_epoch(loop, sampler, hooks, record, rate)
-            if select and self._is_due(loop.epoch):
+            if select and self._is_due(loop.epoch) and hooks.may_be_selected(loop):
                 optimiser.zero_grad(set_to_none=True)  # their memory is for the ranking
                 before, result = record.eval_seconds, self._tried(record, model)
                 row |= result.means | {"eval_seconds": record.eval_seconds - before}

@@ -163,9 +163,11 @@ def figure_csv(models: Sequence[FigureModel]) -> str:
     for figure in _figure_objects(models):
         for panel in figure["panels"]:
             for s in panel["series"]:
-                for x, y, error in zip(s["x"], s["y"], s["sd"], strict=True):
+                labels = s.get("labels", [""] * len(s["x"]))
+                for x, y, error, label in zip(s["x"], s["y"], s["sd"], labels, strict=True):
                     sd = "" if error is None else repr(error)
-                    words = (figure["title"], panel["x"], panel["y"], s["name"])
+                    name = f"{s['name']}: {label}" if label else s["name"]
+                    words = (figure["title"], panel["x"], panel["y"], name)
                     writer.writerow([*map(csv_cell, words), repr(x), repr(y), sd])
     return output.getvalue()
 
@@ -180,6 +182,7 @@ def _figure_objects(models: Sequence[FigureModel]) -> list[dict[str, Any]]:
                     "title": panel.title, "x": panel.x_label, "y": panel.y_label,
                     "series": [
                         {"name": s.name, "x": s.x, "y": s.y, "sd": s.error or [None] * len(s.x)}
+                        | ({"labels": s.labels} if s.labels else {})
                         for s in panel.series
                     ],
                 }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dslbench.report.figures import FigureModel, Panel, Series
 
 MARKERS = "●▲■◆○△□◇+x*"
+NAMES = "123456789abcdefghijklmnopqrstuvwxyz"  # of points that the legend names one by one
 SHADES = "░▒▓█"
 HEIGHT = 14
 WIDEST = 100
@@ -58,8 +59,9 @@ def plot(panel: Panel, width: int, height: int = HEIGHT) -> str:
         path = [(column(to_x(x)), row(y)) for x, y in zip(series.x, series.y, strict=True)]
         if series.style == "line":
             _join(grid, path)
-        for across, down in path:
-            grid[down][across] = MARKERS[number % len(MARKERS)]
+        for place, (across, down) in enumerate(path):
+            mark = NAMES[place % len(NAMES)] if series.labels else MARKERS[number % len(MARKERS)]
+            grid[down][across] = mark
     lines = [f"{panel.y_label}" + (f"   {panel.title}" if panel.title else "")]
     for place, cells in enumerate(grid):
         tick = top if place == 0 else bottom if place == height - 1 else ""
@@ -95,9 +97,15 @@ def _join(grid: list[list[str]], path: Sequence[tuple[int, int]]) -> None:
 
 def _legend(series: Sequence[Series], width: int) -> list[str]:
     lines, line = [], ""
+    entries = []
     for number, one in enumerate(series):
         mark = "─ ─" if one.style == "level" else MARKERS[number % len(MARKERS)]
-        entry = f"{mark} {one.name}"[:width]
+        if one.labels:
+            entries.append(f"{one.name}:")
+            entries += [f"{NAMES[p % len(NAMES)]} {name}" for p, name in enumerate(one.labels)]
+        else:
+            entries.append(f"{mark} {one.name}")
+    for entry in (one[:width] for one in entries):
         if line and len(line) + 3 + len(entry) > width:
             lines.append(line)
             line = ""

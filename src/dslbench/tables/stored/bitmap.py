@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dslbench.ops import packed
+from dslbench.ops.coded import CodedRows
 from dslbench.tables.base import Array, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
 from dslbench.tables.stored._valued import Served, Valued
-from dslbench.tables.stored.values import Values
+from dslbench.tables.stored.values import Values, as_tensor
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,23 @@ class ServedBitmap(Served):
     """Spreads the stored rows that are asked for."""
 
     bits: Tensor
-    starts: Tensor
 
     def __init__(self, spec: TableSpec, stored: Bitmap) -> None:
         super().__init__(spec, stored)
-        self.register_buffer("bits", torch.tensor(stored.bits))
-        self.register_buffer("starts", packed.row_starts(stored.bits))
+        self.register_buffer("bits", as_tensor(stored.bits))
+
+    def operand(self) -> Tensor | CodedRows:
+        return self.values.coded(self.spec.dim, self.bits) or self.full()
 
     def full(self) -> Tensor:
-        return packed.spread(self.values.all_values(), self.bits, self.starts, self.spec.dim)
+        return packed.spread(self.values.all_values(), self.bits, self.values.starts, self.spec.dim)
 
     def rows(self, ids: Tensor) -> Tensor:
         d = self.spec.dim
         if self.values.precision == "fp32":
-            return packed.spread_chosen(self.values.all_values(), self.bits, self.starts, d, ids)
+            return packed.spread_chosen(
+                self.values.all_values(), self.bits, self.values.starts, d, ids
+            )
         flat = ids.reshape(-1)
         values, begin = self.values.of_rows(flat)
         rows = packed.spread(values, self.bits[flat], begin.to(torch.int32), d)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from dslbench.ops.coded import CodedRows
 from dslbench.tables.base import Int64, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec
 from dslbench.tables.stored._valued import Served, Valued
@@ -45,6 +46,9 @@ class Dense(Valued):
 class ServedDense(Served):
     """Looks up a stored matrix."""
 
+    def operand(self) -> Tensor | CodedRows:
+        return self.values.coded(self.spec.dim) or self.full()
+
     def full(self) -> Tensor:
         return self.values.all_values().view(self.spec.n_rows, self.spec.dim)
 
@@ -56,4 +60,4 @@ class ServedDense(Served):
 
 
 def _lengths(n: int, d: int) -> Int64:
-    return np.full(n, d, dtype=np.int64)
+    return np.broadcast_to(np.int64(d), n)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dslbench.ops.coded import CodedRows
 from dslbench.tables.base import Array, Int64, Parts, Table
 from dslbench.tables.spec import Float32, TableSpec, unsigned
 from dslbench.tables.stored._valued import Served, Valued
@@ -58,6 +59,9 @@ class Prefix(Valued):
 
 class ServedPrefix(Served):
     """Fills up the rows that are asked for with zeros."""
+
+    def operand(self) -> Tensor | CodedRows:
+        return self.values.coded(self.spec.dim) or self.full()
 
     def full(self) -> Tensor:
         return self._filled(self.values.all_values(), self.values.starts)

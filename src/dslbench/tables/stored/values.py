@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from dslbench.errors import UsageError, did_you_mean
 from dslbench.ops import low_bits
+from dslbench.ops.coded import CodedRows
+from dslbench.ops.coded_kernels import Coded
+from dslbench.ops.lanes import has_expand
 from dslbench.tables.base import Array, Int64, Parts
 from dslbench.tables.spec import Float32
 
@@ -29,7 +32,7 @@ _KINDS: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16, "bf1
 # Of fewer bits than this the least error is not had by a scale that reaches the largest value.
 _WHOLE_RANGE_BITS = 4
 # Between these the largest value of a table may lie, so that no scale leaves float32's normal range.
-_LARGEST, _SMALLEST = 1e37, 1e-30
+_LARGEST, _SMALLEST = 1e37, 1e-28
 
 
 def check_precision(name: str) -> None:
@@ -100,6 +103,8 @@ class Values:
         top = float(steps.max(initial=0.0))
         if len(steps) and not (np.isfinite(steps).all() and steps.min() > 0 and top < _LARGEST):
             raise ValueError("steps that are no numbers greater than zero")
+        if len(steps) and top < _SMALLEST / 128:
+            raise ValueError(f"steps of up to {top:g} are beyond the range of {precision}")
         exponent = min(max(math.frexp(top)[1] if top else 0, -110), 110)
         relative = steps.astype(np.float64) / 2.0**exponent
         scale = np.maximum(relative, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
@@ -165,11 +170,14 @@ class Values:
         bits = BITS[precision]
         if codes.size != int(low_bits.row_bytes(lengths, bits).sum()):
             raise ValueError(f"{codes.size} bytes of codes for {count} entries of {bits} bits")
-        found = cls(precision, lengths, codes, scale, exponent)
-        # Bits beyond a row's end, and the code that has no opposite, are never written.
-        again = low_bits.encode(found.flat(), lengths, found._scale(), bits)
-        if not np.array_equal(again, codes):
+        if not low_bits.are_written(codes, lengths, bits):
             raise ValueError("codes that are never written")
+        found = cls(precision, lengths, codes, scale, exponent)
+        whole, range_ = scale.astype(np.float64) * 2.0**exponent, np.finfo(np.float32)
+        if len(whole) and not (
+            whole.min() >= range_.tiny and whole.max() * low_bits.largest(bits) <= range_.max
+        ):
+            raise ValueError("scales beyond the range of float32")
         return found
 
     def _scale(self) -> Float32:
@@ -244,45 +252,107 @@ def _least_squares(
     return scale
 
 
+def as_tensor(array: Array) -> Tensor:
+    """The array's own memory as a tensor's, not to be written to."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _small(numbers: Int64) -> Tensor:
+    """Whole numbers, ascending, in 32 bits where they fit."""
+    fits = int(numbers[-1]) <= np.iinfo(np.int32).max
+    return torch.from_numpy(numbers.astype(np.int32) if fits else numbers)
+
+
 class ServedValues(nn.Module):
-    """Looks values up as they are kept: what lies in memory is what lies in the file."""
+    """Looks values up as they are kept: what lies in memory is what lies in the file, and is the same memory.
+
+    Where all rows have as many values, nothing says where one begins.
+    """
 
     kept: Tensor
-    places: Tensor
-    starts: Tensor
     scale: Tensor
+    _starts: Tensor
+    _places: Tensor
 
     def __init__(self, values: Values) -> None:
         super().__init__()
-        self.precision, bits = values.precision, BITS[values.precision]
+        self.precision, self._bits = values.precision, BITS[values.precision]
         kept = values.kept.view(np.int16) if values.precision == "bf16" else values.kept
-        self.register_buffer("kept", torch.tensor(kept))
-        self.register_buffer("starts", torch.from_numpy(low_bits.starts_of(values.lengths)))
+        self.register_buffer("kept", as_tensor(kept))
+        lengths, none = values.lengths, torch.empty(0, dtype=torch.int32)
+        self._n = len(lengths)
+        same = len(lengths) > 0 and bool((lengths == lengths[0]).all())
+        self._width = int(lengths[0]) if same else -1
+        starts = places = none
+        if not same:
+            starts = places = _small(low_bits.starts_of(lengths))
+            if self._is_coded and self._bits != 8:
+                places = _small(low_bits.starts_of(low_bits.row_bytes(lengths, self._bits)))
+        self.register_buffer("_starts", starts)
+        self.register_buffer("_places", places)
         if values.scale is not None:
-            places = low_bits.starts_of(low_bits.row_bytes(values.lengths, bits))
-            self.register_buffer("places", torch.from_numpy(places))
             self.register_buffer("scale", torch.from_numpy(values._scale()))
+
+    @property
+    def _is_coded(self) -> bool:
+        return self.precision.startswith("int")
+
+    @property
+    def _stride(self) -> int:
+        """Bytes of the codes of a row, where all have as many."""
+        return -(-self._width * self._bits // 8)
+
+    @property
+    def starts(self) -> Tensor:
+        """(n + 1,) values before each row."""
+        if self._width < 0:
+            return self._starts
+        end = self._n * self._width
+        kind = torch.int32 if end <= np.iinfo(np.int32).max else torch.int64
+        return torch.arange(self._n + 1, dtype=kind, device=self.kept.device) * self._width
+
+    def coded(self, d: int, live: Tensor | None = None) -> CodedRows | None:
+        """The rows of d columns as operations on the CPU read them; None for what they don't read.
+
+        Args:
+            live: (n, ceil(d / 8)) bitmap of the columns that the values belong to; None: the first ones.
+        """
+        if not self._is_coded or self.kept.device.type != "cpu":
+            return None
+        bitmap = np.empty((0, 0), dtype=np.uint8) if live is None else live.numpy()
+        arrays = self._starts.numpy(), self._places.numpy(), bitmap
+        return CodedRows(
+            Coded(
+                self.kept.numpy(), self.scale.numpy(), self._bits, self._width, self._stride, *arrays,
+                has_expand(),
+            ),
+            d,
+        )  # fmt: skip
 
     def all_values(self) -> Tensor:
         """(k,) float32; for fp32 the buffer itself."""
-        if self.precision.startswith("int"):
-            ids = torch.arange(len(self.starts) - 1, device=self.kept.device)
-            return self._decoded(ids, self.starts)
+        if self._is_coded:
+            ids = torch.arange(self._n, device=self.kept.device)
+            return self._decoded(ids, self.starts.long())
         return self._widened(self.kept)
 
     def of_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The values of rows `ids` (B,), one after the other, and where each begins, (B + 1,)."""
-        lengths = self.starts[ids + 1] - self.starts[ids]
+        if self._width < 0:
+            first = self._starts[ids].long()
+            lengths = self._starts[ids + 1] - first
+        else:
+            first, lengths = ids * self._width, torch.full_like(ids, self._width)
         begin = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        if self.precision.startswith("int"):
+        if self._is_coded:
             return self._decoded(ids, begin), begin
         row = torch.arange(len(ids), device=ids.device).repeat_interleave(lengths)
-        at = torch.arange(len(row), device=ids.device) - begin[row] + self.starts[ids[row]]
+        at = torch.arange(len(row), device=ids.device) - begin[row] + first[row]
         return self._widened(self.kept[at]), begin
 
     def _decoded(self, ids: Tensor, begin: Tensor) -> Tensor:
-        bits = BITS[self.precision]
-        return low_bits.decode_rows(self.kept, self.places, self.scale, bits, ids, begin)
+        places = ids * self._stride if self._width >= 0 else self._places[ids].long()
+        return low_bits.decode_rows(self.kept, places, self.scale[ids], self._bits, begin)
 
     def _widened(self, kept: Tensor) -> Tensor:
         if self.precision == "bf16":
