@@ -41,7 +41,7 @@ def check(folder: Path) -> None:
     result(f"{number(len(good), 'record')} checked, all good{said}")
 
 
-def add(ids: Sequence[str], wanted: Mapping[str, str | None], to: Path) -> None:
+def add(ids: Sequence[str], wanted: Mapping[str, Any], to: Path) -> None:
     """Write stored runs into a folder of published ones, and its index.
 
     Raises `UsageError` where none is named or stored, `DataError` where one that was named, or all
