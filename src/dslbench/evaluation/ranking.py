@@ -208,6 +208,7 @@ class _Screen:
     def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
         self._ranker, self._scorer = ranker, scorer
         self._rounded: Tensor | CodedRows
+        self._table: Any
         if isinstance(items := scorer.items, Tensor):
             items = items.contiguous()
             self._rounded, self._table = items.to(torch.bfloat16), items.numpy()

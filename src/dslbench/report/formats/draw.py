@@ -100,6 +100,7 @@ def label_points(axes: object, panel: Panel) -> list[object]:
     no place within some lines' distance is left out. Returns the names' texts.
     """
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
@@ -113,7 +114,7 @@ def label_points(axes: object, panel: Panel) -> list[object]:
     if not named:
         return []
     page = axes.get_figure(root=True)
-    assert page is not None
+    assert page is not None and isinstance(page.canvas, FigureCanvasAgg)
     page.draw_without_rendering()  # only then is it known where things are
     page.set_layout_engine("none")
     pixels = page.dpi / 72
