@@ -134,7 +134,7 @@ def label_points(axes: object, panel: Panel) -> list[object]:
             text.set_position((across, up))
             text.set_horizontalalignment("right" if across < 0 else "left")
             text.set_verticalalignment("bottom" if up > 0 else "top")
-            text.update_positions(page.canvas.get_renderer())
+            text.update_positions(page.canvas.get_renderer())  # type: ignore[no-untyped-call]
             # Of the text alone: the line that leads to it may cross what it likes.
             box = Text.get_window_extent(text)
             fits = inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
