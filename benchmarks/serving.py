@@ -1,9 +1,9 @@
 """Serving from rows of few bits: memory, time to be ready and time to answer, relative to float32.
 
 One LightGCN and one UltraGCN model of a few epochs, exported at each precision. Every measurement is a
-process of its own that loads a model file and asks for lists (answers are timed in one, in turn). Bytes are those that tables,
-and vectors made of them, hold while it serves; memory is the largest resident size of the process, less what
-it had before the file was read.
+process of its own that loads a model file; answers are timed in one process, in turn. Bytes are those that
+tables, and vectors made of them, hold while it serves; memory is the largest resident size of the
+process, less what it had before the file was read.
 
     python benchmarks/serving.py [--dataset gowalla] [--rounds 3] [--models FOLDER]
 """

@@ -177,8 +177,9 @@ class Recommender:
     def _ranked(
         self, ranker: Ranker, rows: np.ndarray[Any, Any]
     ) -> Iterator[tuple[int, list[str]]]:
-        for start in range(0, len(rows), ranker.users_at_once):
-            some = rows[start : start + ranker.users_at_once]
+        step = ranker.most_at_once
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
             found, _ = ranker(some)
             for row, best in zip(some.tolist(), found.tolist(), strict=True):
                 yield row, [self.items[item] for item in best if item >= 0]

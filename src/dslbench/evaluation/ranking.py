@@ -54,6 +54,7 @@ class Ranker:
 
     Attributes:
         users_at_once: how many users are best ranked in one call.
+        most_at_once: how many can be, where a call makes blocks of them that share some work.
 
     Raises `UsageError` for a k below 1.
     """
@@ -81,6 +82,7 @@ class Ranker:
         elif isinstance(scorer, ProductScorer) and multiplies_bfloat16() and _fits(scorer):
             self._rank = _Screen(self, scorer)
             self.users_at_once *= 2
+        self.most_at_once = self.users_at_once * (8 if isinstance(self._rank, _Screen) else 1)
 
     def __call__(self, users: Ids) -> Ranked:
         """The k best items of users (U,), best first, -1 where there are fewer; and who had ties.
@@ -208,6 +210,7 @@ class _Screen:
     def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
         self._ranker, self._scorer = ranker, scorer
         self._rounded: Tensor | CodedRows
+        self._table: Any
         if isinstance(items := scorer.items, Tensor):
             items = items.contiguous()
             self._rounded, self._table = items.to(torch.bfloat16), items.numpy()
@@ -219,7 +222,10 @@ class _Screen:
     def __call__(self, users: Ids) -> Ranked:
         block = self._ranker.users_at_once
         starts = range(0, max(1, len(users)), block)
-        parts = [self._some(users[start : start + block]) for start in starts]
+        rounded = self._rounded
+        if isinstance(rounded, CodedRows) and len(starts) > 1:
+            rounded = rounded.rounded()  # once for all blocks, and gone afterwards
+        parts = [self._some(users[start : start + block], rounded) for start in starts]
         items, tied = zip(*parts, strict=True)
         return np.concatenate(items), np.concatenate(tied)
 
@@ -232,12 +238,12 @@ class _Screen:
         return margins.float()
 
     @torch.no_grad()
-    def _some(self, users: Ids) -> Ranked:
-        if isinstance(self._rounded, CodedRows) and len(users) <= FEW_USERS:
+    def _some(self, users: Ids, rounded: Tensor | CodedRows) -> Ranked:
+        if isinstance(rounded, CodedRows) and len(users) <= FEW_USERS:
             # To decode all items for one product takes longer than all exact scores.
             return self._ranker.by_all_scores(users)
         vectors = self._scorer.vectors(torch.from_numpy(users))
-        products = self._scorer.scores(vectors.to(torch.bfloat16), self._rounded)
+        products = self._scorer.scores(vectors.to(torch.bfloat16), rounded)
         return self._ranker.run(
             kernels.screen_rows, users, products.view(torch.int16).numpy(), self._margins(vectors).numpy(),
             vectors.numpy(), self._table,

@@ -72,6 +72,13 @@ class CodedRows:
             run_rows(kernel, even_bounds(*block.shape), self.stored, lo, into)
             yield slice(lo, lo + len(block)), block
 
+    def rounded(self) -> Tensor:
+        """All rows as bfloat16, (n, d)."""
+        out = torch.empty(self.shape, dtype=torch.bfloat16)
+        into = out.view(torch.int16).numpy()
+        run_rows(coded_kernels.round_range, even_bounds(*self.shape), self.stored, 0, into)
+        return out
+
     def bound(self) -> float:
         """No entry is larger than this."""
         return float(self.stored.scale.max(initial=0.0)) * largest(self.stored.bits)

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-call, var-annotated"
+# mypy: disable-error-code="no-untyped-call, call-arg, var-annotated"
 """Kernels that read rows of few bits as they are stored: a row is decoded where it is used.
 
 A row is decoded to float32 before anything else is done with it, by the operations of `low_bits.decode`,
@@ -145,7 +145,9 @@ def score_rows(lo, hi, users, m, out):  # type: ignore[no-untyped-def]
             out[b, c] = dot(users[b], line)
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"contract"}, _nrt=False)
+@njit(  # type: ignore[call-overload]
+    nogil=True, error_model="numpy", fastmath={"contract"}, _nrt=False
+)
 def _add_row(m, r, v, line, room, total):  # type: ignore[no-untyped-def]
     """total += v times row r."""
     d = len(total)

@@ -123,7 +123,7 @@ def _encode(lo, hi, values, starts, places, scale, bits, codes):  # type: ignore
 
 # Without numba's counting of references, which a function of so little work would spend most of its time on:
 # for functions that make no array.
-uncounted = njit(nogil=True, error_model="numpy", _nrt=False)
+uncounted = njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
 
 
 @uncounted

@@ -100,6 +100,7 @@ def label_points(axes: object, panel: Panel) -> list[object]:
     no place within some lines' distance is left out. Returns the names' texts.
     """
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
@@ -113,7 +114,7 @@ def label_points(axes: object, panel: Panel) -> list[object]:
     if not named:
         return []
     page = axes.get_figure(root=True)
-    assert page is not None
+    assert page is not None and isinstance(page.canvas, FigureCanvasAgg)
     page.draw_without_rendering()  # only then is it known where things are
     page.set_layout_engine("none")
     pixels = page.dpi / 72
@@ -133,7 +134,7 @@ def label_points(axes: object, panel: Panel) -> list[object]:
             text.set_position((across, up))
             text.set_horizontalalignment("right" if across < 0 else "left")
             text.set_verticalalignment("bottom" if up > 0 else "top")
-            text.update_positions(page.canvas.get_renderer())
+            text.update_positions(page.canvas.get_renderer())  # type: ignore[no-untyped-call]
             # Of the text alone: the line that leads to it may cross what it likes.
             box = Text.get_window_extent(text)
             fits = inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
