@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dslbench.cost import measured
 from dslbench.seeds import Streams
-from dslbench.tables import DenseMaskedTable, DenseTable, MaskedTable, PackedTable
+from dslbench.tables import DenseMaskedTable, DenseTable, PackedTable
 from dslbench.training.hooks import Hooks, Loop, Phase
 from dslbench.training.state import Tree, capture, changed, digests, restored
 
@@ -136,7 +136,8 @@ class Progress:
 def _nature(part: torch.nn.Module) -> tuple[str, Tree]:
     """What a module is besides its state: its class, and the numbers and words it was made with."""
     kind = type(part)
-    if kind is DenseTable or (isinstance(part, DenseMaskedTable | PackedTable) and _is_full(part)):
+    known = kind in (DenseTable, DenseMaskedTable, PackedTable)
+    if known and isinstance(part, DenseTable) and part.live() == part.spec.n_rows * part.spec.dim:
         return "table", part.spec.name
     words = {
         name: value
@@ -144,10 +145,6 @@ def _nature(part: torch.nn.Module) -> tuple[str, Tree]:
         if isinstance(value, bool | int | float | str) and name != "training"
     }
     return f"{kind.__module__}.{kind.__qualname__}", words
-
-
-def _is_full(table: MaskedTable) -> bool:
-    return table.live() == table.spec.n_rows * table.spec.dim
 
 
 def _without_full_masks(tree: dict[str, Any]) -> dict[str, Any]:
