@@ -23,7 +23,7 @@ from dslbench.runs import store
 from dslbench.runs.assemble import check_parts
 from dslbench.runs.fitting import check_fits, free_memory
 from dslbench.runs.record import FORMAT, written
-from dslbench.runs.worker.judge import USUAL, Rounded, is_cheap, of_users
+from dslbench.runs.worker.judge import USUAL, Rounded, of_users
 from dslbench.spec import RunSpec
 
 # Users on whom the MACs of a ranking are counted where there are more, evenly spaced.
@@ -93,9 +93,8 @@ def make_reference(spec: RunSpec, emit: Any) -> dict[str, Any]:
     peaks = measured.peaks(torch.device("cpu"))
     latency: Any = measured.top_k_latency(ranked, data.seen_before_test)
     infer_macs, infer_users = _infer_macs(model, data)
-    wanted = USUAL if is_cheap(test_seconds, search.seconds + fit_seconds) else ()
-    if model.parameters > _MOST_ROUNDED:
-        wanted = ()
+    # Always, as the store keeps no model that could be judged later.
+    wanted = USUAL if model.parameters <= _MOST_ROUNDED else ()
     rounded = _rounded(model, wanted, data, spec.seed)
     quality = result.means | {"tied_users": result.ties}
     fit_macs = kind.train_macs(data.train, chosen)
