@@ -20,6 +20,7 @@ from dslbench.output import console, deliver, result, say, warn
 
 if TYPE_CHECKING:
     from dslbench.data.fetch import Advance
+    from dslbench.data.interactions import Interactions
     from dslbench.data.library import Manifest, StoredFile
 
 
@@ -291,3 +292,10 @@ def _verified(row: DatasetStatus) -> str:
     if row.verified:
         return "yes"
     return "own data" if row.own else "no" if row.on_disk else "-"
+
+
+def say_what_was_read(loaded: Interactions) -> None:
+    """What a file of the user's own was taken for; an imported one was told of when it came."""
+    if loaded.source.get("how") == "path":
+        for line in loaded.source.get("statement", ()):
+            say(f"data: {line}")

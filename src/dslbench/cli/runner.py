@@ -12,7 +12,7 @@ from typing import Any, Literal
 import typer
 
 from dslbench import artefact, data, registry
-from dslbench.data.interactions import Interactions
+from dslbench.cli.datasets import say_what_was_read
 from dslbench.errors import RunError, UsageError
 from dslbench.known import Known
 from dslbench.output import console, deliver, result, say, warn
@@ -359,13 +359,6 @@ def exported(record: Record, precision: str, *, with_seen: bool) -> bytes:
     else:
         say("what users have seen is not in the model file; --with-seen adds it")
     return artefact.to_bytes(replace(packed, known=known.arrays()))
-
-
-def say_what_was_read(loaded: Interactions) -> None:
-    """What a file of the user's own was taken for; an imported one was told of when it came."""
-    if loaded.source.get("how") == "path":
-        for line in loaded.source.get("statement", ()):
-            say(f"data: {line}")
 
 
 def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:

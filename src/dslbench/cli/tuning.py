@@ -12,7 +12,8 @@ from typing import Any
 import typer
 
 from dslbench import home, presets, registry
-from dslbench.cli.runner import Where, dataset_or_default, say_what_was_read
+from dslbench.cli.datasets import say_what_was_read
+from dslbench.cli.runner import Where, dataset_or_default
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import SELECTION

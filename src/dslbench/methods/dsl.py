@@ -65,9 +65,8 @@ class DSLOptions(RandomPruningOptions):
         default=False, description="also take the optimiser step in an exploring iteration"
     )
     mask_moments: bool = Field(
-        default=True,
-        description="keep optimiser state zero off the mask (else weights regrow warm)",
-    )
+        default=True, description="keep optimiser state zero off the mask (else weights regrow warm)"
+    )  # fmt: skip
     drop: Literal["exact", "threshold"] = Field(
         default="exact",
         description="drop exactly the counted weights, or all at or below the counted one's size",

@@ -93,12 +93,11 @@ def mac_notes(records: Sequence[Record]) -> list[str]:
 
 
 def _tuned(backbone: str) -> set[str]:
-    """Hyper-parameters that make no other model, and are searched."""
+    """Hyper-parameters that are searched."""
     try:
-        found = ranges_of(registry.backbone(backbone).hyper_type)
+        return set(ranges_of(registry.backbone(backbone).hyper_type))
     except UsageError:
         return set()
-    return {key for key, one in found.items() if not one.model}
 
 
 def setting_of(record: Record) -> str:

@@ -108,8 +108,14 @@ def notes(records: Sequence[Record]) -> list[str]:
         return []
     name = next(r["spec"]["preset"] for r in records if "tuning" in r)
     file, _ = presets.read(name)
+    others = [
+        f"{method_names(method)[0]} {key}={value}"
+        for method in dict.fromkeys(record["spec"]["method"] for record in records)
+        for key, value in (file.method[method].hyper if method in file.method else {}).items()
+    ]
     return [
         f"Settings {file.source}; they are in {name}.",
+        *([f"Other hyper-parameters than the dense run's: {', '.join(others)}."] if others else []),
         "MACs with tuning: counted, of the run's training, all trials of its method and, but for dense, "
         "dense's trials, at whose choice the others were searched. Gain: on validation, of the choice over "
         "the published setting, at the trials' epochs and seed.",
