@@ -32,7 +32,10 @@ Change = Callable[[dict[str, Any]], None]
 def spec(method: str = "dense", sparsity: float = 0.5, settings: Any = (), **other: Any) -> Any:
     asked = {"dataset": "toy", "backbone": "lightgcn", "seed": 0, "epochs": 2} | other
     return resolve(
-        method=method, sparsity=sparsity, settings=["embedding_size=4", *settings], **asked
+        method=method,
+        sparsity=sparsity,
+        settings=["preset=official", "embedding_size=4", *settings],
+        **asked,
     )
 
 
