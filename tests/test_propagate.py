@@ -264,3 +264,12 @@ def test_halves_are_rounded_as_torch_rounds_them() -> None:
     expected = torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(halves, expected)
     np.testing.assert_array_equal(out, x)
+
+
+def test_rows_of_other_widths_are_read_whole() -> None:
+    data, rows = make_interactions(30, 20, 0.2), torch.arange(20)
+    table = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 20)).astype(np.float32))
+    halved, whole = (
+        Propagate(data.train, 3, halves=halves)(table, rows)[0] for halves in (True, False)
+    )
+    assert torch.equal(halved, whole)

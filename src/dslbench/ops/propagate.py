@@ -23,7 +23,7 @@ class Propagate(Op):
     """
 
     def __init__(self, train: sparse.csr_matrix, layers: int, *, halves: bool = False) -> None:
-        """With `halves` hops for a batch read their neighbours' rows as bfloat16; all rows are never so."""
+        """With `halves` hops for a batch read their neighbours' rows as bfloat16, if d is a multiple of 16."""
         super().__init__()
         self.layers, self._halves = layers, halves
         self._train = train
@@ -56,7 +56,8 @@ class Propagate(Op):
         if rows is None:
             result: Tensor = _All.apply(table, graph, self.layers)  # type: ignore[no-untyped-call]
             return result
-        propagated, ego = _Batch.apply(table, rows, graph, self.layers, self._halves)  # type: ignore[no-untyped-call]
+        halves = self._halves and table.shape[1] % 16 == 0
+        propagated, ego = _Batch.apply(table, rows, graph, self.layers, halves)  # type: ignore[no-untyped-call]
         return propagated, ego
 
     def macs(self, table: Tensor | CodedRows, rows: Tensor | None = None) -> Macs:
