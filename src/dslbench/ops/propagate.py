@@ -23,7 +23,7 @@ class Propagate(Op):
     """
 
     def __init__(self, train: sparse.csr_matrix, layers: int, *, halves: bool = False) -> None:
-        """With `halves` hops for a batch read their neighbours' rows as bfloat16, if d is a multiple of 16."""
+        """With `halves` hops for a batch read neighbours as bfloat16 where d is a multiple of 16."""
         super().__init__()
         self.layers, self._halves = layers, halves
         self._train = train
