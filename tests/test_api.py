@@ -16,7 +16,11 @@ import dslbench as ds
 from dslbench.errors import DslbenchError, UsageError
 from plugin_helpers import ROOT
 
-SMALL: dict[str, Any] = {"dataset": "toy", "epochs": 1, "settings": {"embedding_size": 8}}
+SMALL: dict[str, Any] = {
+    "dataset": "toy",
+    "epochs": 1,
+    "settings": {"embedding_size": 8, "preset": "official"},
+}
 
 
 def test_importing_costs_nothing_and_names_are_there() -> None:

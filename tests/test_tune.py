@@ -28,9 +28,19 @@ from dslbench.tuning.study import Outcome, Search
 pytest.importorskip("optuna")
 
 TOY = Setting(
-    "toy", "lightgcn", 0.5, 8, "quick", "default", ("embedding_size=8",), Search(6, seed=3)
+    "toy",
+    "lightgcn",
+    0.5,
+    8,
+    "quick",
+    "default",
+    ("embedding_size=8", "preset=official"),
+    Search(6, seed=3),
 )
-SMALL = ["--backbone", "lightgcn", "--dataset", "toy", "--epochs", "1", "--set", "embedding_size=8"]
+SMALL = [
+    "--backbone", "lightgcn", "--dataset", "toy", "--epochs", "1", "--set", "preset=official",
+    "--set", "embedding_size=8",
+]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------- search spaces
@@ -54,7 +64,7 @@ def test_the_ends_of_every_range_are_values_of_its_field(name: str) -> None:
 
 def test_what_is_searched_of_whom() -> None:
     def keys(method: str, which: Any = "own", *settings: str) -> set[str]:
-        spec = replace(TOY, settings=settings).run(method, {})
+        spec = replace(TOY, settings=("preset=official", *settings)).run(method, {})
         return set(space_of(spec, which, settings, 600)[0])
 
     assert keys("dense") == {"lr", "layers", "reg"}
@@ -200,7 +210,7 @@ def test_a_pruner_gives_up_by_shorter_runs() -> None:
 
 
 def test_bad_values_and_small_spaces() -> None:
-    setting = replace(TOY, settings=("lr=0.001", "reg=0.0001"))
+    setting = replace(TOY, settings=("preset=official", "lr=0.001", "reg=0.0001"))
     dense = tune(Made(lambda spec: 0.1), "dense", setting=setting).found[0]
     assert sorted(t.values["layers"] for t in dense.trials) == [1, 2, 3, 4]  # and no more
     left = tune(Made(by_rate), "narrow", setting=replace(TOY, sparsity=0.95)).left_out
@@ -297,13 +307,13 @@ def test_from_a_command_to_a_table(
     answer = json.loads(out)
     assert [t["how"] for t in answer["methods"]["rp"]["trials"]].count("published") == 1
     # used: one table although the methods have learning rates of their own
-    compare = ["compare", *SMALL[:-2], "--method", "dense", "--method", "rp"]
+    compare = ["compare", *SMALL[:-4], "--method", "dense", "--method", "rp"]
     code, out, err = run(*compare, "--set", "preset=lightgcn-toy.toml", "--format", "markdown")
     assert code == 0, err
     assert out.count("Table 3") == 1 and "Gain (valid.)" in out and "MACs with tuning" in out
     rows = [line for line in out.splitlines() if line.startswith("| ")]
     assert any("RP" in row and "%" in row for row in rows)
-    code, out, err = run(*compare, *SMALL[-2:], "--tune", "3", "--format", "markdown")
+    code, out, err = run(*compare, *SMALL[-4:], "--tune", "3", "--format", "markdown")
     assert code == 0 and "Gain (valid.)" in out, err
     assert "0 to make" not in err.partition("what was chosen is kept")[0]
     assert len(store.read_all(pytest.fail)) == 8
