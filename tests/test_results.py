@@ -144,6 +144,19 @@ def test_the_command_makes_the_run(method: str, settings: list[str]) -> None:
     assert again.identity(digests) == asked.identity(digests)
 
 
+def test_the_command_of_a_reference_and_what_is_not_published(published: Path) -> None:
+    asked = resolve(dataset="toy", backbone="", method="popularity", sparsity=0, seed=0)
+    assert (
+        command_of(asked)
+        == "dslbench train --dataset toy --method popularity --seed 0 --protocol default"
+    )
+    assert spec_of(command_of(asked)).decisive() == asked.decisive()
+    found = read(published / files.files(published)[0])
+    found["record"]["spec"]["judged_on"] = "valid"
+    with pytest.raises(ValueError, match="a trial of tune"):
+        checking.check_submission(found)
+
+
 def test_the_command_of_epochs_that_were_chosen_by_cost() -> None:
     asked = resolve(dataset="toy", backbone="neumf", method="dense", sparsity=0, seed=0, epochs=7)
     longer = asked.at_epochs(9)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
-from dslbench.report import beside, published_tables, sizes
+from dslbench.report import beside, published_tables, references, sizes
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.comparable import (
     LEVEL,
@@ -59,7 +59,8 @@ def content(records: Sequence[Record]) -> dict[str, Any]:
     """
     if not records:
         raise UsageError("no runs to show", "dslbench compare --backbone lightgcn")
-    parts = group(sorted(labelled(records), key=lambda r: str(r["id"])), setting_of)
+    in_order = sorted(labelled(records), key=lambda r: str(r["id"]))
+    parts = group(references.beside(in_order), setting_of)
     parts = [with_comparable_times(part) for part in parts]
     parts.sort(key=_by_name)
     found = [_part(number, part) for number, part in enumerate(parts)]

@@ -93,6 +93,12 @@ def check_submission(found: Found) -> None:
         raise ValueError(f"its record: {reason_of(error)}") from None
     if unknown := sorted({*record["quality"]} - {*METRICS, "tied_users"}):
         raise ValueError(f"no metric '{unknown[0]}' is known")
+    if spec.judged_on != "test":
+        raise ValueError("it is a trial of tune: its quality is of validation")
+    if spec.is_reference:
+        raise ValueError(
+            "it is a reference: none of its sizes can be checked, make it beside these runs"
+        )
     _check_data(record)
     _check_versions(record)
     _check_budget(record, spec)
@@ -192,7 +198,7 @@ def _differing(asked: Found, made: Found) -> str | None:
     """The first part in which two specs differ; a setting that is newer than the record is none."""
     for key, value in made.items():
         if key not in ("hyper", "options"):
-            if asked[key] != value:
+            if asked.get(key) != value:
                 return key
         elif any(inner not in asked[key] or asked[key][inner] != v for inner, v in value.items()):
             return key

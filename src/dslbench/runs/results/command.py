@@ -38,7 +38,8 @@ def command_of(spec: RunSpec) -> str:
 
 
 def _changed(spec: RunSpec) -> Iterator[tuple[str, Any]]:
-    yield "preset", spec.preset
+    if not spec.is_reference:
+        yield "preset", spec.preset
     if spec.variant != "default":
         yield f"{spec.method}.variant", spec.variant
     yield from spec.changed_hyper.items()
@@ -46,11 +47,14 @@ def _changed(spec: RunSpec) -> Iterator[tuple[str, Any]]:
 
 
 def _written(spec: RunSpec, settings: dict[str, Any]) -> str:
-    words = [*_START, "--dataset", spec.dataset, "--backbone", spec.backbone]
+    words = [*_START, "--dataset", spec.dataset]
+    words += [] if spec.is_reference else ["--backbone", spec.backbone]
     words += ["--method", spec.method]
-    if registry.method(spec.method).uses_sparsity:
+    if not spec.is_reference and registry.method(spec.method).uses_sparsity:
         words += ["--sparsity", repr(spec.sparsity)]
-    words += ["--seed", str(spec.seed), "--epochs", str(spec.epochs), "--protocol", spec.protocol]
+    words += ["--seed", str(spec.seed)]
+    words += [] if spec.is_reference else ["--epochs", str(spec.epochs)]
+    words += ["--protocol", spec.protocol]
     for key, value in settings.items():
         text = value if isinstance(value, str) else json.dumps(value)
         words += ["--set", f"{key}={text}"]
@@ -78,11 +82,14 @@ def spec_of(command: str) -> RunSpec:
             settings.append(value)
         else:
             given[name] = value
+    method = given.get("method", "dense")
+    if registry.is_reference(method):  # it has neither
+        given |= {"backbone": "", "epochs": "1"}
     try:
         return resolve(
-            dataset=given["dataset"], backbone=given["backbone"],
-            method=given.get("method", "dense"), sparsity=float(given.get("sparsity", 0.5)),
-            seed=int(given.get("seed", 0)), epochs=int(given["epochs"]),
+            dataset=given["dataset"], backbone=given["backbone"], method=method,
+            sparsity=float(given.get("sparsity", 0.5)), seed=int(given.get("seed", 0)),
+            epochs=int(given["epochs"]),
             protocol=given.get("protocol", "default"), settings=settings,
         )  # fmt: skip
     except KeyError as error:

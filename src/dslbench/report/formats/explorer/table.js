@@ -47,7 +47,7 @@ const look = {
   rows: 100,
 };
 
-const idOf = (point) => `${point.row.ids[0]}-${point.precision || "own"}`;
+const idOf = (point) => `s${point.row.setting}-${point.row.ids[0]}-${point.precision || "own"}`;
 
 /** Sorted as asked for; what is not known comes last either way. */
 function sorted(points) {
