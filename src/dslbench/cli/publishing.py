@@ -51,7 +51,11 @@ def add(ids: Sequence[str], wanted: Mapping[str, Any], to: Path) -> None:
         raise UsageError("name runs, or what they have in common", "leave one of them out")
     if not ids and not any(wanted.values()):
         raise UsageError("name the runs to add", "dslbench results add --dataset toy (or RUN_ID)")
-    records = [_stored(run_id) for run_id in ids] if ids else command.select(warn, None, **wanted)
+    records = (
+        [_stored(run_id) for run_id in ids]
+        if ids
+        else command.select(warn, None, with_references=False, **wanted)
+    )
     taken, refused = [], []
     for record in records:
         try:

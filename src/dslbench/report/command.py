@@ -80,6 +80,11 @@ def report(
         text = literature(runs, published, chosen, wanted["dataset"], wanted["backbone"], output)
         deliver(text, output)
         return
+    if chosen == "html" and table is None and figure is None and (with_references or stats):
+        raise UsageError(
+            "--references and --stats add to a table, and the page shows runs",
+            "--table 3 --format html",
+        )
     records = select(warn, source, with_references=with_references, **wanted)
     width, color = looks(output is not None)
     if figure is not None and chosen in PICTURES:
@@ -97,11 +102,6 @@ def report(
         models = build.build_figure(figure, records)
         text = render.figures(chosen, models, width=width or console().width)
     elif chosen == "html" and table is None:
-        if with_references or stats:
-            raise UsageError(
-                "--references and --stats add to a table, and the page shows runs",
-                "--table 3 --format html",
-            )
         text = explorer.page(exploring.content(records))
     elif chosen == "json" and table is None:
         text = render.record_json(records)
