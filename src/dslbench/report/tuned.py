@@ -34,8 +34,8 @@ def tables(result: Result) -> list[TableModel]:
     first, *others = result.found
     table.footer = [
         f"{label} on validation: no trial was given the test part. The first trial, Published, is the "
-        f"{spec.preset} preset with options as published. Seed {search.seed} of search and trainings; sampler "
-        f"{search.sampler}, pruner {search.pruner}.",
+        f"{spec.preset} preset with options as published. Seed {search.seed} of search and trainings, "
+        f"sampler {search.sampler}, pruner {search.pruner}.",
         "MACs of trials: counted, of training in all trials; dense runs that others learn from: in dense's "
         "row. Time: measured, training and choosing of epochs.",
         *(_ranges(one) for one in result.found),
