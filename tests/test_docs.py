@@ -138,7 +138,7 @@ def tables_of(backbone: str) -> list[TableSpec]:
 
     extra = ["user_projection=true"] if backbone == "cdae" else []
     run = spec.resolve(
-        dataset="none", backbone=backbone, method="dense", sparsity=0, seed=0, settings=extra
+        dataset="yelp2018", backbone=backbone, method="dense", sparsity=0, seed=0, settings=extra
     )
     make_lab(run, make_interactions(), torch.device("cpu")).build(make_table, pretrained=False)
     return asked
