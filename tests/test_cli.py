@@ -40,7 +40,7 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
         exact = r["cost"]["counted"]["exact"]
         assert exact["train_macs"] == sum(p["train_macs"] for p in exact["phases"]) > 0
         assert exact["infer_macs"] > 1000 * 800 * 8 and exact["infer_users_counted"] == 1000
-        assert r["selection"] == {"epoch": r["selection"]["epoch"], "on": "valid"}
+        assert r["selection"]["on"] == "valid" and r["selection"]["epoch"] in (1, 2)
         assert len(json.loads((store.folder(r["id"]) / "history.json").read_text())) == 2
     # A trial was had above, and processes.
     monkeypatch.setattr(making, "estimate_seconds", lambda *_: 0.0)

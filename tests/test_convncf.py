@@ -20,7 +20,7 @@ from helpers import make_interactions
 def make_lab(data: Interactions, *settings: str, dataset: str = "toy") -> Lab:
     spec = resolve(
         dataset=dataset, backbone="convncf", method="dense", sparsity=0, seed=0, epochs=1,
-        settings=["pretrain_epochs=0", *settings],
+        settings=["preset=official", "pretrain_epochs=0", *settings],
     )  # fmt: skip
     hyper = ConvNCFHyper.model_validate(spec.hyper | {"epochs": 1})
     return Lab(data, ConvNCF, hyper, epochs=1, seed=0)

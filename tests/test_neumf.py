@@ -174,7 +174,7 @@ def test_pretraining_shrinks_with_the_run_unless_set() -> None:
     def epochs(*settings: str) -> int:
         spec = resolve(
             dataset="toy", backbone="convncf", method="dense", sparsity=0, seed=0, epochs=6,
-            settings=settings,
+            settings=["preset=official", *settings],
         )  # fmt: skip
         return int(spec.hyper["pretrain_epochs"])
 

@@ -379,7 +379,7 @@ def test_a_stored_reference_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = store.read(made["id"])
     assert kept == made
     assert kept["selection"] == {"epoch": None, "on": "valid"}
-    tried = kept["diagnostics"]["tried"]
+    tried = kept["diagnostics"]["points"]
     best = max(tried, key=lambda one: one["recall@20"])
     assert kept["diagnostics"]["chosen"] == {k: v for k, v in best.items() if k != "recall@20"}
     assert kept["diagnostics"]["at_edge"] == (["k"] if best["k"] in (10, 40) else [])

@@ -208,7 +208,7 @@ COMPARED = (
 DERIVED = (
     "spec.scale", "spec.embedding_size", "spec.layers", "spec.changed_hyper", "spec.changed_options",
     "data.name", "data.protocol", "data.users", "data.items", "data.train_pairs", "data.valid_pairs",
-    "data.test_pairs", "selection.epoch",
+    "data.test_pairs", "selection.epoch", "selection.rise", "spec.judged_on",
 )  # fmt: skip
 DECISIVE = [path for path, _ in describe() if not path.startswith((*COMPARED, *DERIVED))]
 

@@ -239,7 +239,7 @@ def test_html_is_one_file_and_escapes_everything() -> None:
 
 
 def test_whole_report_says_what_is_not_shown() -> None:
-    found = Page(reproduction.whole("All", RUNS, reference=False))
+    found = Page(reproduction.whole("All", RUNS))
     for text in ("Table 2:", "Table 3:", "Cost:", "Pareto:", "Statistics:", "Not shown"):
         assert text in found.words
     assert "compare --plan table4" in found.words

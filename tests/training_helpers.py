@@ -72,7 +72,7 @@ def train(
         dataset="toy", backbone=backbone, method=method, sparsity=sparsity, seed=3, epochs=epochs,
         protocol=data.protocol,
         settings=[
-            "embedding_size=7", "batch_size=32", *SETTINGS["small"].get(backbone, []), *settings
+            "preset=official", "embedding_size=7", "batch_size=32", *SETTINGS["small"].get(backbone, []), *settings
         ],
     )  # fmt: skip
     lab = make_lab(spec, data, torch.device(device))

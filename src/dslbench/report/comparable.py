@@ -269,7 +269,7 @@ def _chosen(records: Sequence[Record]) -> list[str]:
         point = ", ".join(f"{key}={value:g}" for key, value in known.get("chosen", {}).items())
         if not point:
             continue
-        how = "not tuned" if r["selection"]["on"] is None else f"of {len(known['tried'])} tried"
+        how = "not tuned" if r["selection"]["on"] is None else f"of {len(known['points'])} tried"
         edge = (
             f"; {', '.join(known['at_edge'])} AT THE EDGE of its grid" if known["at_edge"] else ""
         )

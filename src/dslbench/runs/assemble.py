@@ -164,7 +164,10 @@ def trained_on(packed: StoredModel, dataset: str | None = None) -> Interactions:
     Raises `DataError` where they are other data, or are not here.
     """
     spec = RunSpec.model_validate(packed.spec)
-    data = data_of(spec, dataset)
+    try:
+        data = data_of(spec, dataset)
+    except DataError as error:
+        raise DataError(f"{packed.name}: {error.message}", error.hint) from None
     if data.digests != packed.digests:
         raise DataError(
             f"{packed.name} was trained on other data than '{dataset or spec.dataset}' is here",

@@ -281,7 +281,7 @@ class Diagnostics(Part):
         default={},
         description="of a reference: options that the user left open, as they were chosen",
     )
-    tried: list[dict[str, Any]] = Field(
+    points: list[dict[str, Any]] = Field(
         default=[],
         description="of a reference: points of its grid with their Recall@20 on validation",
     )

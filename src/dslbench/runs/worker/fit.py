@@ -124,7 +124,7 @@ def make_reference(spec: RunSpec, emit: Any) -> dict[str, Any]:
         "diagnostics": {
             "chosen": point,
             "grid": {key: list(choices) for key, choices in grid.items()},
-            "tried": [tried | {SELECTION: value} for tried, value in search.tried],
+            "points": [tried | {SELECTION: value} for tried, value in search.tried],
             "at_edge": edges,
             "memory_needed_bytes": kind.memory_needed(data.train, chosen),
         },
