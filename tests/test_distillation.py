@@ -41,7 +41,7 @@ from helpers import make_interactions
 from training_helpers import BACKBONES, SETTINGS, parameters, train
 
 CPU = torch.device("cpu")
-SMALL = ["embedding_size=8", "batch_size=64"]
+SMALL = ["preset=official", "embedding_size=8", "batch_size=64"]
 
 
 def rows(n: int, d: int, seed: int = 0) -> Tensor:
