@@ -59,6 +59,11 @@ TWO_ROUNDS = ["lth_mrs.rounds=2", "wr.rounds=2", "gmp.end=0.3"]
 _TEACHERS: dict[str, tuple[Backbone, Phase]] = {}  # each is trained once, and never changed
 
 
+def published(backbone: str) -> list[str]:
+    """The published recipe, which says more of a model than our short one; not all plug-ins have it."""
+    return ["preset=official"] if "official" in registry.backbone(backbone).presets() else []
+
+
 def train(
     data: Interactions,
     backbone: str,
@@ -72,7 +77,7 @@ def train(
         dataset="toy", backbone=backbone, method=method, sparsity=sparsity, seed=3, epochs=epochs,
         protocol=data.protocol,
         settings=[
-            "preset=official", "embedding_size=7", "batch_size=32", *SETTINGS["small"].get(backbone, []), *settings
+            *published(backbone), "embedding_size=7", "batch_size=32", *SETTINGS["small"].get(backbone, []), *settings
         ],
     )  # fmt: skip
     lab = make_lab(spec, data, torch.device(device))
