@@ -35,8 +35,8 @@ CSV = "user,item\n" + "".join(
 )
 PLAN = 'title = "p"\n[[grid]]\nbackbone = "lightgcn"\nmethod = "dense"\nepochs = 1\ndataset = '
 COMPARE = ["compare", "--backbone", "lightgcn", "--method", "dense", "--epochs", "1", "--dry-run"]
-KNOWN = ("warning: ", "error: ", "  try: ", "data set: ", "data: ", "timing ", "estimating ", "left out: ", "1 run: ",
-         "written: ", "'", "failed last time, tried again: ")  # fmt: skip
+KNOWN = ("warning: ", "error: ", "  try: ", "data set: ", "data: ", "timing ", "estimating ",
+         "left out: ", "1 run: ", "written: ", "'", "failed last time, tried again: ")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

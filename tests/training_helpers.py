@@ -77,7 +77,8 @@ def train(
         dataset="toy", backbone=backbone, method=method, sparsity=sparsity, seed=3, epochs=epochs,
         protocol=data.protocol,
         settings=[
-            *published(backbone), "embedding_size=7", "batch_size=32", *SETTINGS["small"].get(backbone, []), *settings
+            *published(backbone), "embedding_size=7", "batch_size=32",
+            *SETTINGS["small"].get(backbone, []), *settings,
         ],
     )  # fmt: skip
     lab = make_lab(spec, data, torch.device(device))
