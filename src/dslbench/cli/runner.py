@@ -252,6 +252,9 @@ def make(
             said.append(_expected(missing, where))
         summary += f" ({', '.join(said)})"
     say(summary)
+    if len(missing) > 1 and not dry_run:
+        rows = dict.fromkeys(run.spec.method for run in missing)
+        say(f"in this order: {', '.join(rows)}; Ctrl-C keeps what is done and prints its table")
     if dry_run:
         for run in planned:
             result(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")

@@ -1,7 +1,8 @@
-"""What is shown while runs are made: bars on a terminal, a line per run elsewhere."""
+"""What is shown while runs are made: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,11 +24,16 @@ from dslbench.spec import RunSpec
 Event = dict[str, Any]
 
 
+# Seconds after which a log hears again of a training that goes on.
+PATIENCE = 30.0
+
+
 class Quiet:
-    """Progress for logs and pipes: a line where a run begins, and one where it ends."""
+    """Progress for logs and pipes: a line where a run begins, now and then where it is, and where it ends."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total, self._begun = console, total, 0
+        self._courses: dict[int, _Course] = {}
 
     def say(self, text: str) -> None:
         """A line beside the progress."""
@@ -36,12 +42,16 @@ class Quiet:
     def begin(self, slot: int, spec: RunSpec) -> None:
         """A run begins."""
         self._begun += 1
+        self._courses[slot] = _Course(spec)
         self.say(f"[{self._begun}/{self._total}] {spec.title} ...")
 
     def event(self, slot: int, event: Event) -> None:
         """Something happened in a slot's run."""
         if event["event"] == "note":
             self.say(f"    {event['text']}")
+        course = self._courses.get(slot)
+        if course is not None and course.event(event) and (line := course.line(event)) is not None:
+            self.say(f"    {line}")
 
     def end(
         self,
@@ -106,35 +116,79 @@ class Live(Quiet):
         self.bars.update(self._all, completed=self._ended + parts)
 
 
-class _Bar:
-    """The epochs of one run, over its phases."""
+class _Course:
+    """How far one run has come, over its phases.
 
-    def __init__(self, bars: Progress, spec: RunSpec) -> None:
-        self._bars, self._epochs = bars, spec.epochs
-        self.task: TaskID = bars.add_task(spec.title, total=spec.epochs, note="starting")
+    Attributes:
+        total, completed: epochs.
+        note: the phase and where it is, in words.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._epochs, self._said = spec.epochs, time.monotonic()
         self._start(["train"])
 
     def _start(self, phases: list[str]) -> None:
-        self._phases, self._phase, self._seen, self.share = phases, 0, "", 0.0
-        self._bars.update(self.task, total=self._epochs * len(phases), completed=0)
+        self._phase, self._seen, self.note = 0, "", "starting"
+        self.total, self.completed = self._epochs * len(phases), 0.0
+        self._first: tuple[float, float] | None = (
+            None  # when we first heard of it, and how far it was
+        )
 
-    def event(self, event: Event) -> None:
+    @property
+    def share(self) -> float:
+        """Of the whole, from 0 to 1."""
+        return min(1.0, self.completed / self.total)
+
+    def event(self, event: Event) -> bool:
+        """Take note of an event; whether the run has come further."""
         if event["event"] == "start":  # once more where the run was begun anew elsewhere
             self._start(event["phases"])
         if event["event"] not in ("step", "epoch"):
-            return
+            return False
         if event["phase"] != self._seen:
             self._phase += 1 if self._seen else 0
             self._seen = event["phase"]
         done = event["done"] if event["event"] == "step" else event["epoch"]
-        note = (
+        self.note = (
             f"{event['phase']} epoch {int(done + 0.999)}/{event['epochs']} loss {event['loss']:.4f}"
         )
         if SELECTION in event:
-            note += f" {METRICS[SELECTION].label} {METRICS[SELECTION].show(event[SELECTION])}"
-        completed = self._phase * self._epochs + done
-        self.share = min(1.0, completed / (self._epochs * len(self._phases)))
-        self._bars.update(self.task, completed=completed, note=note)
+            self.note += f" {METRICS[SELECTION].label} {METRICS[SELECTION].show(event[SELECTION])}"
+        self.completed = self._phase * self._epochs + done
+        self._first = self._first or (time.monotonic(), self.completed)
+        return True
+
+    def line(self, event: Event) -> str | None:
+        """For a log, at an evaluation: where the run is and how long it will take; None: not long ago."""
+        now = time.monotonic()
+        if SELECTION not in event or now - self._said < PATIENCE or self._first is None:
+            return None
+        self._said = now
+        began, before = self._first
+        if self.completed <= before:
+            return self.note
+        left = (now - began) * max(0.0, self.total - self.completed) / (self.completed - before)
+        return f"{self.note}, {now - began:.0f} s, about {left:.0f} s left"
+
+
+class _Bar:
+    """The epochs of one run on a terminal."""
+
+    def __init__(self, bars: Progress, spec: RunSpec) -> None:
+        self._bars, self._course = bars, _Course(spec)
+        self.task: TaskID = bars.add_task(spec.title, total=self._course.total, note="starting")
+
+    @property
+    def share(self) -> float:
+        return self._course.share
+
+    def event(self, event: Event) -> None:
+        course = self._course
+        course.event(event)
+        self._bars.update(
+            self.task, total=course.total, completed=course.completed, note=course.note
+        )
 
 
 def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
