@@ -28,4 +28,6 @@ def test_a_log_hears_of_evaluations_now_and_then(monkeypatch: pytest.MonkeyPatch
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("[1/1] toy lightgcn omp 50% seed 0 ...")
     # Epoch 3 was not evaluated; from epoch 1 on, an epoch takes ten seconds, and 16 of 20 are left.
-    assert lines[1:] == ["    dense epoch 4/10 loss 0.5000 Recall@20 0.1000, 30 s, about 160 s left"]
+    assert lines[1:] == [
+        "    dense epoch 4/10 loss 0.5000 Recall@20 0.1000, 30 s, about 160 s left"
+    ]

@@ -89,7 +89,7 @@ class Selection(Part):
     rise: StrictFloat | None = Field(
         default=None,
         description="growth of the best recall@20 of that phase, on the part that chose, over the last "
-        "fifth of its epochs; above 0.01 it still rose; null where nothing was evaluated before",
+        "fifth of its epochs; above 0.01 it still rose; null where too few were evaluated before",
     )
 
 

@@ -126,12 +126,14 @@ def rise_of(history: Sequence[Mapping[str, Any]]) -> float | None:
     Args:
         history: rows of a phase by epoch; those that were evaluated have the metric that selects epochs.
 
-    None where nothing was evaluated before, or nothing was found.
+    None where fewer than four epochs before were evaluated, which says nothing, or nothing was found.
     """
     tried = [(row["epoch"], row[SELECTION]) for row in history if SELECTION in row]
     begin = 0.8 * history[-1]["epoch"] if history else 0
-    before = max((quality for epoch, quality in tried if epoch <= begin), default=0)
-    return max(quality for _, quality in tried) / before - 1 if before else None
+    before = [quality for epoch, quality in tried if epoch <= begin]
+    if len(before) < 4 or max(before) == 0:
+        return None
+    return float(max(quality for _, quality in tried) / max(before) - 1)
 
 
 @dataclass
