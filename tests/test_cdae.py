@@ -132,7 +132,9 @@ def test_held_out_users_are_refused() -> None:
         worker_lab(make_spec(1), strong_data(), CPU)
 
 
-@pytest.mark.parametrize("settings", [["embedding_size=1"], ["preset=dsl", "embedding_size=13"]])
+@pytest.mark.parametrize(
+    "settings", [["preset=recbole", "embedding_size=1"], ["preset=dsl", "embedding_size=13"]]
+)
 def test_awkward_data_and_sizes(settings: list[str]) -> None:
     """A user and an item without interactions, a batch larger than the data."""
     shape = (4, 5)
