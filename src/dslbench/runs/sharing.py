@@ -236,9 +236,8 @@ class SharingKeeper(Keeper):
             return
         if not alike:
             self._open = None
-            if (
-                training.counts
-            ):  # else it was pretrained on other pairs, and rightly begins otherwise
+            # What is pretrained may have been so on other pairs, and rightly begins otherwise.
+            if training.counts:
                 self._say(f"{phase} begins otherwise than {path} did, and is trained by itself")
             return
         try:

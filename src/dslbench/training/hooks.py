@@ -83,10 +83,8 @@ class Hooks:
             setattr(self, name, restored(getattr(self, name, None), tree))
 
 
-_HOOKS = (
-    "begin", "before_step", "loss", "extra_loss", "modules", "dense_gradient", "after_backward",
-    "after_step", "selected", "remembered", "recall",
-)  # fmt: skip
+# All but the question itself; a hook that is added later is among them.
+_HOOKS = tuple(name for name in vars(Hooks) if not name.startswith("_") and name != "plain")
 
 
 def acts_as(hooks: Hooks, kind: type[Hooks]) -> bool:
