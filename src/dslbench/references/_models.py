@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from dslbench.ops.low_bits import starts_of
 from dslbench.references.base import Array, Float32, Model
 from dslbench.tables.spec import unsigned
 from dslbench.tables.stored import Values
@@ -62,7 +63,28 @@ class DenseWeights(Model):
 
 
 @dataclass(frozen=True)
-class SparseWeights(Model):
+class Valued(Model):
+    """A form that is `values` at one of several precisions, and what says where they belong."""
+
+    values: Values
+
+    def arrays(self) -> dict[str, Array]:
+        return self.values.arrays()
+
+    @property
+    def parameters(self) -> int:
+        return self.values.count
+
+    @property
+    def precision(self) -> str:
+        return self.values.precision
+
+    def rounded(self, precision: str) -> Self:
+        return replace(self, values=self.values.rounded(precision))
+
+
+@dataclass(frozen=True)
+class SparseWeights(Valued):
     """Weights W (M, M) row by row: `values`, `columns`, and `counts`, entries of each row; scores are x W.
 
     Columns and counts take 2 bytes below 65,536 items, else 4.
@@ -70,7 +92,6 @@ class SparseWeights(Model):
 
     form: ClassVar[str] = "csr"
 
-    values: Values
     columns: npt.NDArray[np.unsignedinteger[Any]]
     counts: npt.NDArray[np.unsignedinteger[Any]]
 
@@ -87,14 +108,14 @@ class SparseWeights(Model):
         )
 
     def arrays(self) -> dict[str, Array]:
-        return self.values.arrays() | {"columns": self.columns, "counts": self.counts}
+        return super().arrays() | {"columns": self.columns, "counts": self.counts}
 
     @property
     def matrix(self) -> sparse.csr_matrix:
         """What is stored, decoded."""
         found = self.__dict__.get("_matrix")  # decoded once
         if found is None:
-            starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+            starts = starts_of(self.counts)
             small = starts[-1] < 2**31
             kind = np.int32 if small else np.int64
             m = len(self.counts)
@@ -107,20 +128,24 @@ class SparseWeights(Model):
     def scores(self, known: sparse.csr_matrix) -> Float32:
         return np.asarray((known @ self.matrix).toarray(), dtype=np.float32)
 
-    @property
-    def parameters(self) -> int:
-        return self.values.count
-
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> SparseWeights:
-        return replace(self, values=self.values.rounded(precision))
-
     def macs(self, known: sparse.csr_matrix) -> int:
         """The stored entries of the row of each item of each user."""
         return int(self.counts.astype(np.int64)[known.indices].sum())
+
+
+def of_padded(
+    columns: npt.NDArray[np.int32], values: Float32, counts: npt.NDArray[np.int64]
+) -> sparse.csr_matrix:
+    """A CSR (M, M) of the first `counts` (M,) entries of each padded row, (M, k)."""
+    live = np.arange(columns.shape[1]) < counts[:, None]
+    shape = (len(columns),) * 2
+    return sparse.csr_matrix((values[live], columns[live], starts_of(counts)), shape=shape)
+
+
+def summing_to_one(weights: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows divided by their sums; those that have none stay as they are."""
+    sums = np.asarray(weights.sum(axis=1)).ravel()
+    return sparse.csr_matrix(sparse.diags_array(1 / np.where(sums > 0, sums, 1)) @ weights)
 
 
 def largest(weights: Float32, share: float) -> sparse.csr_matrix:

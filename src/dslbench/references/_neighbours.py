@@ -8,6 +8,7 @@ from scipy import sparse
 
 from dslbench.ops.threads import balanced_bounds, run_rows
 from dslbench.references import _kernels
+from dslbench.references._models import of_padded
 
 Float64 = npt.NDArray[np.float64]
 
@@ -37,6 +38,4 @@ def most_similar(
         of_row.astype(np.float64), of_column.astype(np.float64), pairs, float(shrink), jaccard,
         float(expected), columns, values, counts,
     )  # fmt: skip
-    live = np.arange(k) < counts[:, None]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_matrix((values[live], columns[live], starts), shape=(m, m))
+    return of_padded(columns, values, counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,8 @@ from pydantic import Field
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from dslbench.references._models import degrees
+from dslbench.ops.low_bits import starts_of
+from dslbench.references._models import Valued, degrees
 from dslbench.references.base import Array, Float32, Model, Options, Reference
 from dslbench.tables.spec import unsigned
 from dslbench.tables.stored import Values
@@ -32,14 +33,13 @@ class GFCFOptions(Options):
 
 
 @dataclass(frozen=True)
-class GraphFilter(Model):
+class GraphFilter(Valued):
     """The training pairs, which are R~, and V row by row, (M, k)."""
 
     form: ClassVar[str] = "graph"
 
     columns: npt.NDArray[np.unsignedinteger[Any]]
     counts: npt.NDArray[np.unsignedinteger[Any]]
-    values: Values
     weight: float
     n_items: int
 
@@ -49,29 +49,18 @@ class GraphFilter(Model):
         kind = unsigned(int(train.shape[1]))
         lengths = np.full(vectors.shape[0], vectors.shape[1], dtype=np.int64)
         return cls(
-            train.indices.astype(kind), np.diff(train.indptr).astype(kind),
-            Values.of(vectors, lengths), weight, int(train.shape[1]),
+            Values.of(vectors, lengths), train.indices.astype(kind), np.diff(train.indptr).astype(kind),
+            weight, int(train.shape[1]),
         )  # fmt: skip
 
     def arrays(self) -> dict[str, Array]:
-        return self.values.arrays() | {"columns": self.columns, "counts": self.counts}
-
-    @property
-    def parameters(self) -> int:
-        return self.values.count
-
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> GraphFilter:
-        return replace(self, values=self.values.rounded(precision))
+        return super().arrays() | {"columns": self.columns, "counts": self.counts}
 
     def _parts(self) -> tuple[sparse.csr_matrix, Float32, Float32]:
         """R~, the roots of the items' degrees (at least 1), and V; made once."""
         found = self.__dict__.get("_made")
         if found is None:
-            starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)]).astype(np.int32)
+            starts = starts_of(self.counts).astype(np.int32)
             ones = np.ones(len(self.columns), dtype=np.float32)
             shape = (len(self.counts), self.n_items)
             pairs = sparse.csr_matrix((ones, self.columns.astype(np.int32), starts), shape=shape)

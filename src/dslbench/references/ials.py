@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,8 @@ from scipy import sparse
 
 from dslbench.ops.threads import balanced_bounds, run_rows
 from dslbench.references import _kernels
-from dslbench.references.base import Array, Float32, Model, Options, Reference
+from dslbench.references._models import Valued
+from dslbench.references.base import Float32, Model, Options, Reference
 from dslbench.seeds import Streams
 from dslbench.tables.stored import Values
 
@@ -35,29 +36,14 @@ class IALSOptions(Options):
 
 
 @dataclass(frozen=True)
-class ItemFactors(Model):
+class ItemFactors(Valued):
     """Items' vectors H (M, d); a user's is solved for from the items that they have, by the same equation."""
 
     form: ClassVar[str] = "factors"
 
-    values: Values
     alpha: float
     reg: float
     nu: float
-
-    def arrays(self) -> dict[str, Array]:
-        return self.values.arrays()
-
-    @property
-    def parameters(self) -> int:
-        return self.values.count
-
-    @property
-    def precision(self) -> str:
-        return self.values.precision
-
-    def rounded(self, precision: str) -> ItemFactors:
-        return replace(self, values=self.values.rounded(precision))
 
     def _items(self) -> tuple[Float32, Float32]:
         """H (M, d), and alpha H'H (d, d); made once."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from scipy import sparse
 
 from dslbench.errors import UsageError
-from dslbench.references._models import SparseWeights, degrees
+from dslbench.references._models import SparseWeights, degrees, summing_to_one
 from dslbench.references._neighbours import most_similar
 from dslbench.references.base import Model, Options, Reference
 
@@ -104,7 +104,5 @@ class ItemKNN(Reference):
             shrink=options.shrink or 0.0, jaccard=jaccard, expected=expected,
         )  # fmt: skip
         if options.normalised:
-            sums = np.asarray(found.sum(axis=1)).ravel()
-            each = 1 / np.where(sums > 0, sums, 1)
-            found = sparse.csr_matrix(sparse.diags_array(each) @ found)
+            found = summing_to_one(found)
         return SparseWeights.of(sparse.csr_matrix(found.T))

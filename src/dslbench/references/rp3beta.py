@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from dslbench.references._models import SparseWeights, degrees
+from dslbench.references._models import SparseWeights, degrees, summing_to_one
 from dslbench.references._neighbours import most_similar
 from dslbench.references.base import Model, Options, Reference
 
@@ -60,7 +60,4 @@ class RP3beta(Reference):
         on = stepped(sparse.csr_matrix(train, dtype=np.float64))
         held = np.maximum(degrees(train), 1).astype(np.float64) ** (options.beta or 0.0)
         found = most_similar(back, on, options.k or 1, np.ones(len(held)), held)
-        sums = np.asarray(found.sum(axis=1)).ravel()
-        return SparseWeights.of(
-            sparse.csr_matrix(sparse.diags_array(1 / np.where(sums > 0, sums, 1)) @ found)
-        )
+        return SparseWeights.of(summing_to_one(found))

@@ -11,7 +11,7 @@ from scipy import sparse
 from dslbench.errors import RunError
 from dslbench.ops.threads import even_bounds, run_rows
 from dslbench.references import _kernels
-from dslbench.references._models import SparseWeights
+from dslbench.references._models import SparseWeights, of_padded
 from dslbench.references._neighbours import most_similar
 from dslbench.references.base import Model, Options, Reference
 
@@ -101,6 +101,4 @@ def descend(
         chosen.indptr, chosen.indices, np.float32(l1), np.float32(l2), sweeps,
         np.float32(tolerance), columns, values, counts,
     )  # fmt: skip
-    live = np.arange(k) < counts[:, None]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_matrix((values[live], columns[live], starts), shape=(m, m))
+    return of_padded(columns, values, counts)
