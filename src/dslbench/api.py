@@ -220,7 +220,7 @@ def train(
     chosen = _settings(settings)
     spec = resolve(
         dataset=_name(dataset), backbone=backbone, method=method, sparsity=sparsity, seed=seed,
-        epochs=epochs, scale=scale or "paper", protocol=protocol, settings=chosen,
+        epochs=epochs, scale=scale, protocol=protocol, settings=chosen,
     )  # fmt: skip
     check_used(chosen, [method])
     with _interrupted():

@@ -164,13 +164,14 @@ def resolve(
     sparsity: float,
     seed: int,
     epochs: int | None = None,
-    scale: str = "paper",
+    scale: str | None = None,
     protocol: str = "default",
     settings: Sequence[str] = (),
 ) -> RunSpec:
     """Fill in a run from its preset and the user's settings.
 
     Args:
+        scale: share of the preset's epochs; None: all of them.
         settings: "KEY=VALUE" strings. A bare key is a hyper-parameter of the backbone, `preset`,
             or `variant`; "METHOD.KEY" is an option of that method and is ignored by other methods.
             A reference has neither backbone nor epochs: what is said of these is not looked at.
@@ -186,6 +187,7 @@ def resolve(
         )
     if not 0 <= sparsity < 1:
         raise UsageError(f"sparsity {sparsity:g} is outside [0, 1)", "--sparsity 0.5")
+    scale = scale or "paper"
     if scale not in _SCALES:
         raise UsageError(f"unknown scale '{scale}'", did_you_mean(scale, _SCALES))
     if protocol not in PROTOCOLS:

@@ -120,7 +120,7 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     def spec(epochs: int | None) -> RunSpec:
         return resolve(
             dataset=dataset, backbone=wish.backbone, method="dense", sparsity=0.0, seed=wish.seed,
-            epochs=epochs, scale="paper", protocol=wish.protocol, settings=wish.settings,
+            epochs=epochs, protocol=wish.protocol, settings=wish.settings,
         )  # fmt: skip
 
     dataset = dataset_or_default(wish.dataset)

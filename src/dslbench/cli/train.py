@@ -79,7 +79,7 @@ def train(
     spec = resolve(
         dataset=dataset_or_default(dataset), backbone=backbone or registry.NO_BACKBONE, method=method,
         sparsity=0.5 if sparsity is None else sparsity, seed=seed, epochs=epochs,
-        scale=scale or "paper", protocol=protocol, settings=set_ or (),
+        scale=scale, protocol=protocol, settings=set_ or (),
     )  # fmt: skip
     check_used(set_ or (), [method])
     check_precision(precision)

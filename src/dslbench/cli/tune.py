@@ -84,7 +84,7 @@ def tune(
     target = output or Path(tuning.file_name(backbone, name))
     check_writable(target)
     setting = Setting(
-        dataset=name, backbone=backbone, sparsity=sparsity, epochs=epochs, scale=scale or "paper",
+        dataset=name, backbone=backbone, sparsity=sparsity, epochs=epochs, scale=scale,
         protocol=protocol, settings=tuple(set_ or ()),
         search=Search(trials, seed, sampler, pruner), keys=keys,
     )  # fmt: skip

@@ -103,7 +103,7 @@ def before_comparing(chosen: plan.Chosen, trials: int, where: Where) -> plan.Cho
     sparsity = chosen.sparsity[0] if chosen.sparsity else 0.5
     setting = Setting(
         dataset=dataset, backbone=chosen.backbone, sparsity=sparsity, epochs=chosen.epochs,
-        scale=chosen.scale or "paper", protocol=chosen.protocol or "default",
+        scale=chosen.scale, protocol=chosen.protocol or "default",
         settings=tuple(chosen.settings), search=Search(trials, 1000),
     )  # fmt: skip
     result = tune(setting, chosen.method, where, epochs=chosen.epochs, scale=chosen.scale)

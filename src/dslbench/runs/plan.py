@@ -318,7 +318,7 @@ def _grid_runs(
         for dataset, protocol, scale, epochs, settings, sparsity, seed in itertools.product(
             one(chosen.dataset, grid.dataset, [default_dataset]),
             one(chosen.protocol, grid.protocol, []),
-            one(chosen.scale, grid.scale, ["paper"]),
+            one(chosen.scale, grid.scale, [None]),
             [None] if chosen.scale else one(chosen.epochs, grid.epochs, [None]),
             _settings(grid.settings, method),
             one(chosen.sparsity, grid.sparsity, []),

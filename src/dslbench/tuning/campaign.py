@@ -33,7 +33,7 @@ class Setting:
     backbone: str
     sparsity: float
     epochs: int | None
-    scale: str
+    scale: str | None
     protocol: str
     settings: tuple[str, ...]
     search: Search
