@@ -40,7 +40,7 @@ from dslbench.training.progress import Keeper
 from dslbench.training.state import SAME
 from helpers import make_interactions
 from process_helpers import WITHOUT_TRIAL
-from training_helpers import PAIRS, SETTINGS, TWO_ROUNDS
+from training_helpers import PAIRS, SETTINGS, TWO_ROUNDS, same
 
 CPU = torch.device("cpu")
 ALWAYS = 1e9  # share of time that makes every checkpoint due
@@ -142,25 +142,6 @@ def stop_at(step: int, patch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     patch.setattr(counted.Ledger, "step", counting)
     return lambda: done
-
-
-def same(a: Any, b: Any) -> None:
-    """Equal to the last bit."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b)
-    elif isinstance(a, np.ndarray):
-        assert a.dtype == b.dtype and np.array_equal(a, b)
-    elif isinstance(a, dict):
-        assert list(a) == list(b) or set(a) == set(b)
-        for key in a:
-            same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            same(x, y)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize(

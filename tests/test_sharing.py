@@ -30,7 +30,7 @@ from dslbench.spec import RunSpec, resolve
 from dslbench.training.progress import Keeper
 from helpers import make_interactions
 from record_helpers import record
-from training_helpers import SETTINGS
+from training_helpers import SETTINGS, same
 
 CPU = torch.device("cpu")
 OF = {
@@ -77,22 +77,6 @@ def sharer(wanted: RunSpec, data: Interactions, said: list[str] | None = None) -
     own = trainings_of(wanted, wanted.as_dense.identity(data.digests))
     kept = Checkpoints(run_id, CPU, ([] if said is None else said).append, 0)
     return SharingKeeper(kept, run_id, own, {t.key for t in own if sharing.is_stored(t.key)}, CPU)
-
-
-def same(a: Any, b: Any) -> None:
-    """Equal to the last bit."""
-    if isinstance(a, torch.Tensor | np.ndarray):
-        assert a.dtype == b.dtype and np.array_equal(np.asarray(a), np.asarray(b))
-    elif isinstance(a, dict):
-        assert set(a) == set(b)
-        for key in a:
-            same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            same(x, y)
-    else:
-        assert a == b
 
 
 def equal(found: dict[str, Any], alone: dict[str, Any]) -> list[str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,3 +110,22 @@ def checkerboard(n: int = 44) -> Interactions:
     train_part = pairs_to_csr(users[~held_out], items[~held_out], shape)
     test_part = pairs_to_csr(users[held_out], items[held_out], shape)
     return Interactions("checkerboard", "paper", train_part, pairs_to_csr([], [], shape), test_part)
+
+
+def same(a: Any, b: Any) -> None:
+    """Equal to the last bit."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and np.array_equal(a, b)
+    elif isinstance(a, dict):
+        assert list(a) == list(b) or set(a) == set(b)
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    else:
+        assert a == b
