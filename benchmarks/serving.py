@@ -89,7 +89,7 @@ def one(file: str) -> dict[str, float]:
     rank: Any = known._ranker[1]._rank if known._ranker else None
     coded = [x for x in (scorer.users, scorer.items) if not hasattr(x, "dtype")]
     vectors = [scorer.users, scorer.items]
-    screen = [getattr(rank, "_rounded", []), getattr(rank, "_table", [])]
+    screen = [getattr(rank, "_items", []), getattr(rank, "_table", [])]
     found["stored"] = nbytes([stored, coded])
     found["vectors"] = nbytes(vectors, [stored, coded])
     found["screen"] = nbytes(screen, [stored, vectors])

@@ -82,7 +82,7 @@ def evaluate(
         if progress is not None:
             progress(part.stop / len(users))
 
-    _in_blocks(len(users), block_users or ranker.users_at_once, judge)
+    _in_blocks(len(users), block_users or ranker.most_at_once, judge)
     counts = pairs_of_items(seen) if popularity is None else popularity
     found = measure(Lists(lists, hits, truth[users], counts), metrics)
     return Evaluation(users, *found, int(tied.sum()))

@@ -82,7 +82,9 @@ class Ranker:
         elif isinstance(scorer, ProductScorer) and multiplies_bfloat16() and _fits(scorer):
             self._rank = _Screen(self, scorer)
             self.users_at_once *= 2
-        self.most_at_once = self.users_at_once * (8 if isinstance(self._rank, _Screen) else 1)
+        elif isinstance(scorer, ProductScorer) and isinstance(scorer.items, CodedRows):
+            self._rank = _Blocks(self, scorer)
+        self.most_at_once = self.users_at_once * (16 if isinstance(self._rank, _Blocks) else 1)
 
     def __call__(self, users: Ids) -> Ranked:
         """The k best items of users (U,), best first, -1 where there are fewer; and who had ties.
@@ -197,7 +199,33 @@ def _fits(scorer: ProductScorer) -> bool:
     return is_finite(scorer)
 
 
-class _Screen:
+class _Blocks:
+    """Ranks by products, a block of users after the other; coded items are decoded once for all of them."""
+
+    def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
+        self._ranker, self._scorer = ranker, scorer
+        self._items = scorer.items
+
+    def __call__(self, users: Ids) -> Ranked:
+        block = self._ranker.users_at_once
+        starts = range(0, max(1, len(users)), block)
+        items = self._items
+        if isinstance(items, CodedRows) and len(starts) > 1:
+            items = self._decoded(items)  # gone after the call
+        parts = [self._some(users[start : start + block], items) for start in starts]
+        found, tied = zip(*parts, strict=True)
+        return np.concatenate(found), np.concatenate(tied)
+
+    def _decoded(self, items: CodedRows) -> Tensor:
+        return items.full()
+
+    @torch.no_grad()
+    def _some(self, users: Ids, items: Tensor | CodedRows) -> Ranked:
+        scores = self._scorer.scores(self._scorer.vectors(torch.from_numpy(users)), items)
+        return self._ranker.run(kernels.rank_rows, users, scores.numpy())
+
+
+class _Screen(_Blocks):
     """Ranks by float32 products, of which only those are computed that a bfloat16 product lets through.
 
     A factor of 8 significant bits is off by 2^-8 of itself at most, so that a product of vectors is
@@ -208,26 +236,18 @@ class _Screen:
     """
 
     def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
-        self._ranker, self._scorer = ranker, scorer
-        self._rounded: Tensor | CodedRows
+        super().__init__(ranker, scorer)
         self._table: Any
         if isinstance(items := scorer.items, Tensor):
             items = items.contiguous()
-            self._rounded, self._table = items.to(torch.bfloat16), items.numpy()
+            self._items, self._table = items.to(torch.bfloat16), items.numpy()
             self._longest = float(_lengths(items).max())
         else:  # decoded where they are needed, rounded or not
-            self._rounded, self._table = items, items.stored
+            self._table = items.stored
             self._longest = max((float(_lengths(x).max()) for _, x in items.blocks()), default=0.0)
 
-    def __call__(self, users: Ids) -> Ranked:
-        block = self._ranker.users_at_once
-        starts = range(0, max(1, len(users)), block)
-        rounded = self._rounded
-        if isinstance(rounded, CodedRows) and len(starts) > 1:
-            rounded = rounded.rounded()  # once for all blocks, and gone afterwards
-        parts = [self._some(users[start : start + block], rounded) for start in starts]
-        items, tied = zip(*parts, strict=True)
-        return np.concatenate(items), np.concatenate(tied)
+    def _decoded(self, items: CodedRows) -> Tensor:
+        return items.rounded()
 
     def _margins(self, vectors: Tensor) -> Tensor:
         """(B,) twice the largest error of a rounded product of each of these users' vectors."""
@@ -238,12 +258,12 @@ class _Screen:
         return margins.float()
 
     @torch.no_grad()
-    def _some(self, users: Ids, rounded: Tensor | CodedRows) -> Ranked:
-        if isinstance(rounded, CodedRows) and len(users) <= FEW_USERS:
+    def _some(self, users: Ids, items: Tensor | CodedRows) -> Ranked:
+        if isinstance(items, CodedRows) and len(users) <= FEW_USERS:
             # To decode all items for one product takes longer than all exact scores.
             return self._ranker.by_all_scores(users)
         vectors = self._scorer.vectors(torch.from_numpy(users))
-        products = self._scorer.scores(vectors.to(torch.bfloat16), rounded)
+        products = self._scorer.scores(vectors.to(torch.bfloat16), items)
         return self._ranker.run(
             kernels.screen_rows, users, products.view(torch.int16).numpy(), self._margins(vectors).numpy(),
             vectors.numpy(), self._table,
