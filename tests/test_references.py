@@ -188,6 +188,19 @@ def test_normalised_neighbours_of_an_item_sum_to_one() -> None:
     assert np.asarray(model.matrix.sum(axis=0)).ravel() == pytest.approx(np.ones(12), abs=1e-5)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+def test_centred_neighbours_predict_how_a_user_differs_from_the_mean(normalised: bool) -> None:
+    train = pairs(60, 12)
+    plain: Any = ItemKNN.fit(train, ItemKNNOptions(k=4, normalised=normalised), 0)
+    model: Any = ItemKNN.fit(train, ItemKNNOptions(k=4, normalised=normalised, centred=True), 0)
+    x = dense(train)
+    mean = x.mean(axis=0)
+    expected = mean + (x - mean) @ np.asarray(plain.matrix.toarray(), dtype=np.float64)
+    assert model.scores(train) == pytest.approx(expected, abs=1e-5)
+    assert model.nbytes == plain.nbytes + 4 * 12 and model.parameters == plain.parameters + 12
+    assert model.rounded("int8").scores(train) == pytest.approx(expected, abs=0.05)
+
+
 def test_weights_of_users_are_not_searched_where_only_counts_matter() -> None:
     assert "tfidf" in ItemKNN.searched(ItemKNNOptions())
     jaccard = ItemKNNOptions(similarity="jaccard")

@@ -133,6 +133,36 @@ class SparseWeights(Valued):
         return int(self.counts.astype(np.int64)[known.indices].sum())
 
 
+@dataclass(frozen=True)
+class Shifted(Model):
+    """Scores of sparse weights and, the same for everybody, one number an item: `shift`, (M,) float32."""
+
+    form: ClassVar[str] = "csr, shift"
+
+    weights: SparseWeights
+    shift: Float32
+
+    def arrays(self) -> dict[str, Array]:
+        return self.weights.arrays() | {"shift": self.shift}
+
+    def scores(self, known: sparse.csr_matrix) -> Float32:
+        return self.weights.scores(known) + self.shift
+
+    @property
+    def parameters(self) -> int:
+        return self.weights.parameters + len(self.shift)
+
+    def macs(self, known: sparse.csr_matrix) -> int:
+        return self.weights.macs(known)
+
+    @property
+    def precision(self) -> str:
+        return self.weights.precision
+
+    def rounded(self, precision: str) -> Self:
+        return replace(self, weights=self.weights.rounded(precision))
+
+
 def of_padded(
     columns: npt.NDArray[np.int32], values: Float32, counts: npt.NDArray[np.int64]
 ) -> sparse.csr_matrix:
