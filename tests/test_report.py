@@ -274,6 +274,17 @@ def test_a_search_that_did_not_reach_the_budget_is_named() -> None:
     assert not any("search" in line for line in build("3", [*RUNS, met])[0].footer)
 
 
+def test_data_of_fewer_items_than_a_list_holds_are_said_to_tell_nothing() -> None:
+    def lines(items: int) -> list[str]:
+        runs = [r | {"data": r["data"] | {"items": items}} for r in RUNS]
+        return [x for x in build("3", runs)[0].footer if "says nothing" in x]
+
+    assert lines(21) == []
+    assert lines(20) == [
+        "toy: lists of 20 hold all 20 items, so that recall says nothing about the models."
+    ]
+
+
 def test_rows_without_an_entry_are_named_in_the_footer() -> None:
     def emptied(seed: int, rows: int | None, empty: int | None) -> dict[str, Any]:
         run = record("dsl", 0.05, seed=seed, sparsity=0.99)

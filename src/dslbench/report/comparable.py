@@ -317,6 +317,11 @@ def _data(records: Sequence[Record]) -> list[str]:
             f"{data['name']}: {data['users']:,} users, {data['items']:,} items, "
             f"{data['train_pairs']:,} training pairs; digests: {digests}."
         )
+        if data["items"] <= (longest := METRICS[SELECTION].k):
+            lines.append(
+                f"{data['name']}: lists of {longest} hold all {number(data['items'], 'item')}, so that "
+                "recall says nothing about the models."
+            )
         notes = dict.fromkeys(note for run in runs for note in run["data"].get("notes", []))
         lines += [f"{data['name']}: {note}" for note in notes]
     return lines

@@ -166,7 +166,11 @@ def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
 
 def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
     """The smallest stored model that is about as good as dense, in one sentence."""
-    whole = mean(BYTES, dense)
+    whole, spec = mean(BYTES, dense), dense[0]["spec"]
+    reduced = spec["epochs"] < spec["full_epochs"]
+    the = (
+        f"At {spec['epochs']} of {spec['full_epochs']} epochs (REDUCED), the" if reduced else "The"
+    )
     for point in found:  # the smallest first
         lost = change(COLUMNS[SELECTION], point.runs, dense)
         price = mean(BYTES, point.runs)
@@ -178,7 +182,7 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
             said = "not tested over users"
         share = f", {price / whole:.3f} of dense" if whole else ""
         return (
-            f"The smallest stored model that loses under {percent(LARGEST_LOSS)} of dense's "
+            f"{the} smallest stored model that loses under {percent(LARGEST_LOSS)} of dense's "
             f"{METRICS[SELECTION].label}: {point.name}: {size(price)}{share} ({lost:+.1%}, {said})."
         )
     return (
