@@ -61,13 +61,14 @@ def test_what_runs_took_before_is_expected_again(monkeypatch: pytest.MonkeyPatch
     expected = durations.Expected(
         [
             stored(spec("dense", 20), 0.5, 0.25),
-            stored(spec("omp", 20), 0.75, 0.25),
+            stored(spec("omp", 20), 0.75, 2.0),
+            stored(spec("omp", 30), 7.5, 0.2),  # on a busy machine, but for its evaluations
             stored(spec("rp", 20), 9.0, 9.0, cpu="another"),
         ],
         "cpu",
     )
-    # Of its own method, at another length: 40 epochs of 0.75 s and 20 evaluations, twice; 2 s beside.
-    assert expected.pace(spec("omp")).seconds(spec("omp"), 2) == pytest.approx(2 + 2 * (30 + 5))
+    # Of its own method, at another length: 40 epochs of 0.75 s and 20 evaluations of 0.2 s, twice; 2 s beside.
+    assert expected.pace(spec("omp")).seconds(spec("omp"), 2) == pytest.approx(2 + 2 * (30 + 4))
     # Of another, dense's times what it is said to take; another machine's are not looked at.
     assert expected.pace(spec("rp")).epoch == pytest.approx(0.5)
     # Of another setting a trial, times what the method took here, 1.5.

@@ -31,6 +31,14 @@ class Pace:
     evaluation: float
     beside: float
 
+    def quieter(self, other: Pace) -> Pace:
+        """The shortest of both: other work on the machine only adds to what a run takes by itself."""
+        return Pace(
+            min(self.epoch, other.epoch),
+            min(self.evaluation, other.evaluation),
+            min(self.beside, other.beside),
+        )
+
     def seconds(self, spec: RunSpec, trainings: int) -> float:
         """Expected duration of a run of so many trainings."""
         each = self.epoch * spec.epochs + self.evaluation * evaluations(spec.hyper, spec.epochs)
@@ -60,12 +68,12 @@ def of_record(record: Record) -> Pace | None:
 class Expected:
     """Expected durations of runs on this machine.
 
-    A run is expected to take what one of its method and setting took, at whatever length, sparsity or
-    seed; else what a dense run of its setting took, or a trial, times how much longer its method took than
+    A run is expected to take the least that one of its method and setting took, at whatever length, sparsity
+    or seed; else what a dense run of its setting took, or a trial, times how much longer its method took than
     dense on that backbone, or is said to take.
 
     Args:
-        records: stored runs, the latest last.
+        records: stored runs.
         device: where runs are made.
         workers: how many at once; they share the cores.
     """
@@ -81,7 +89,8 @@ class Expected:
             alike = all(there.get(key) == here[key] for key in ("cpu", "cores", "device"))
             if alike and there.get("threads") == int(threads) and (pace := of_record(record)):
                 setting = _setting(record["spec"])
-                self._paces[setting, record["spec"]["method"]] = pace
+                at = setting, record["spec"]["method"]
+                self._paces[at] = pace.quieter(self._paces.get(at, pace))
                 self._settings[setting] = record["spec"]["backbone"]
 
     def pace(self, spec: RunSpec) -> Pace:
