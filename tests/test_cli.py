@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,14 @@ def test_report_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     assert code == 0 and out == "" and (tmp_path / "t.md").read_text().startswith("**Table 3")
 
 
-def test_interrupting_loses_nothing(own_home: Path, runs_in_this_process: None) -> None:
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)],
+    ids=["Ctrl-C", "stop"],
+)
+def test_interrupting_loses_nothing(
+    own_home: Path, runs_in_this_process: None, send: Callable[[int, int], None], number: int
+) -> None:
     command = [
         "compare", "--backbone", "lightgcn", "--dataset", "toy", "--epochs", "5",
         "--set", "embedding_size=8", "--method", "dense", "--method", "rp",
@@ -178,7 +186,7 @@ def test_interrupting_loses_nothing(own_home: Path, runs_in_this_process: None) 
 
     while not stored() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the whole group
+    send(process.pid, number)  # Ctrl-C goes to the whole group
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted: 1 of 2 runs are stored" in err

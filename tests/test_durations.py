@@ -67,7 +67,7 @@ def test_what_runs_took_before_is_expected_again(monkeypatch: pytest.MonkeyPatch
         ],
         "cpu",
     )
-    # Of its own method, at another length: 40 epochs of 0.75 s and 20 evaluations of 0.2 s, twice; 2 s beside.
+    # Of its own method, at another length: 40 epochs of 0.75 s and 20 evaluations (0.2 s), twice; 2 s beside.
     assert expected.pace(spec("omp")).seconds(spec("omp"), 2) == pytest.approx(2 + 2 * (30 + 4))
     # Of another, dense's times what it is said to take; another machine's are not looked at.
     assert expected.pace(spec("rp")).epoch == pytest.approx(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -73,6 +74,7 @@ app.add_typer(results.app, name="results")
 def main() -> None:
     """Entry point: errors become one line and their exit code."""
     occupy_closed()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is lost
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="dslbench")
     except DslbenchError as error:
