@@ -14,6 +14,7 @@ import pytest
 
 import dslbench as ds
 from dslbench.errors import DslbenchError, UsageError
+from dslbench.serving import Recommender
 from plugin_helpers import ROOT
 
 SMALL: dict[str, Any] = {
@@ -51,7 +52,7 @@ def test_types_are_seen_from_outside(tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 1
     assert '"dslbench.api.Run"' in out and 'Revealed type is "str"' in out.replace("builtins.", "")
-    assert 'incompatible type "int"; expected "str"' in out
+    assert 'incompatible type "int"; expected "str | None"' in out
 
 
 def test_a_run_its_model_and_frames(runs_in_this_process: None, tmp_path: Path) -> None:
@@ -91,6 +92,20 @@ def test_a_run_its_model_and_frames(runs_in_this_process: None, tmp_path: Path) 
         lambda: ds.train("lightgcn", settings={"lr": object()}), lambda: small.recommend_for(["1"]),
         lambda: ds.train("lightgcn", epochs=1, scale="quick"), lambda: ds.shrink("lightgcn", to="x"),
     ):  # fmt: skip
+        with pytest.raises(UsageError):
+            wrong()
+
+
+def test_a_reference_recommends_for_users_old_and_new(
+    runs_in_this_process: None, tmp_path: Path
+) -> None:
+    run = ds.train(method="rp3beta", dataset="toy", settings={"rp3beta.k": 20})
+    model = run.model
+    (old,) = model.recommend(model.users[:1], 5)
+    assert len(old) == 5 and len(set(model.recommend_for(old, 5)) - set(old)) == 5
+    run.at("int8").save(tmp_path / "small", with_seen=True)
+    assert len(Recommender.load(tmp_path / "small").recommend(model.users[:1], 5)[0]) == 5
+    for wrong in (model.vectors, lambda: ds.train(method="dsl", dataset="toy")):
         with pytest.raises(UsageError):
             wrong()
 

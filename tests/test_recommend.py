@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,6 +101,102 @@ def test_lists_of_a_file_alone_are_worth_what_the_record_says(
     assert len(fresh) == 40 and "Ünal, “O”" in fresh
     for user, items in fresh.items():
         assert len(items) == len(set(items)) == 7 and not {(user, i) for i in items} & pairs
+
+
+REFERENCES = registry.names("reference")
+
+
+def fitted(name: str, *args: str) -> dict[str, Any]:
+    """Export `m.safetensors` of a reference; the run's record."""
+    code, out, err = run(
+        "train", "--method", name, "--dataset", "orders.csv", "--export", "m.safetensors", "--json", *args
+    )  # fmt: skip
+    assert code == 0, err
+    record: dict[str, Any] = json.loads(out)
+    return record
+
+
+def check_lists(shop: Path, monkeypatch: pytest.MonkeyPatch, quality: dict[str, float]) -> None:
+    """The lists of `m.safetensors` alone are worth so much."""
+    with monkeypatch.context() as patch:
+        elsewhere(shop, patch)
+        code, _, err = run(
+            "recommend", "--model", "m.safetensors", "--all", "--output", "lists.csv", "--k", "20",
+            "--leave-out", "before-test",
+        )  # fmt: skip
+        assert code == 0, err
+    (shop / "gone.csv").rename(shop / "orders.csv")
+    code, out, err = run(
+        "score", "--lists", "lists.csv", "--dataset", "orders.csv", "--format", "json"
+    )
+    assert code == 0, err
+    (table,) = json.loads(out)
+    values = {row["Metric"]["text"]: row["Value"]["value"] for row in table["rows"]}
+    assert values["Recall@20"] == pytest.approx(quality["recall@20"], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_reference_recommends_from_its_file_alone(
+    name: str, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = fitted(name, "--with-seen")
+    check_lists(shop, monkeypatch, record["quality"])
+    model = Recommender.load("m.safetensors")
+    known = model._data.seen_before_valid[3].indices
+    new = model.recommend_for([model.items[item] for item in known], 5)
+    # Somebody new who has what a user has gets the best of that user's scores.
+    scores = model._scorer(torch.tensor([3]))[0].numpy()
+    scores[known] = -np.inf
+    found = scores[[model.items.index(item) for item in new]]
+    assert found == pytest.approx(np.sort(scores)[::-1][:5], abs=1e-6)
+
+
+def test_a_reference_of_few_bits_in_its_file(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = fitted(
+        "itemknn", "--with-seen", "--precision", "int4", "--set", "itemknn.centred=true"
+    )
+    (row,) = [one for one in record["stored"] if one["precision"] == "int4"]
+    packed = artefact.read("m.safetensors")
+    assert sum(array.nbytes for array in packed.rest.values()) == row["bytes"]
+    assert packed.reference["options"]["centred"] is True
+    check_lists(shop, monkeypatch, row["quality"])
+
+
+def test_a_reference_needs_what_users_have_seen(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted("rp3beta")
+    args = ["recommend", "--model", "m.safetensors", "--user", "c001"]
+    assert run(*args)[0] == 0  # the data set is here
+    elsewhere(shop, monkeypatch)
+    code, out, err = run(*args)
+    assert code == 3 and out == "" and "lacks what users have seen" in err
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_damaged_file_of_a_reference_is_refused(name: str, shop: Path) -> None:
+    fitted(name, "--with-seen")
+    packed = artefact.read("m.safetensors")
+    rest, about = packed.rest, packed.reference
+    damaged = [
+        replace(packed, rest={key: array[:-1] for key, array in rest.items()}),
+        replace(packed, rest=rest | {"more": np.zeros(3, dtype=np.float32)}),
+        replace(packed, rest={}),
+        replace(packed, reference=about | {"form": "x"}),
+        replace(packed, reference=about | {"form": [1]}),
+    ]
+    for key, array in rest.items():
+        if array.dtype.kind == "u":  # columns and counts
+            beyond = np.full_like(array, np.iinfo(array.dtype).max)
+            damaged.append(replace(packed, rest=rest | {key: beyond}))
+    if name in ("gfcf", "slim"):  # several columns a row
+        damaged.append(replace(packed, rest=rest | {"columns": rest["columns"][::-1]}))
+    for key in (key for key, value in about.items() if type(value) in (int, float)):
+        damaged += [replace(packed, reference=about | {key: x}) for x in (-1, "x", None, 1e300)]
+    for one in damaged:
+        Path("bad.safetensors").write_bytes(artefact.to_bytes(one))
+        code, out, err = run("recommend", "--model", "bad.safetensors", "--user", "c001")
+        assert code == 3 and out == "" and "Traceback" not in err, (one.reference, err)
 
 
 def test_a_model_written_without_what_was_seen(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from cli_helpers import run
 from dslbench import output, paths
-from dslbench.cli import runner
+from dslbench.cli import exporting, runner
 from dslbench.errors import UsageError
 from dslbench.runs import claims, failures, store
 from dslbench.runs.checkpoint import read as read_checkpoint
@@ -61,7 +61,7 @@ def one_line(*args: str) -> tuple[int, str]:
 
 def test_links_are_followed(runs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "make", lambda *args, **options: [{"id": "x"}])
-    monkeypatch.setattr(runner, "exported", lambda *args, **options: b"a model")
+    monkeypatch.setattr(exporting, "exported", lambda *args, **options: b"a model")
     (tmp_path / "real").mkdir()
     for name, target in (("there", "real/a"), ("dangling", "real/new/b"), ("twice", "there")):
         link = tmp_path / name

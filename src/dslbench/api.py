@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 
-from dslbench import artefact, home
+from dslbench import artefact, home, registry
 from dslbench import data as datasets
 from dslbench.artefact import StoredModel
 from dslbench.cli import runner, shrinking
@@ -36,8 +36,9 @@ from dslbench.known import Known
 from dslbench.output import say, warn
 from dslbench.report import command, shrunk
 from dslbench.report.columns import COLUMNS, Record
+from dslbench.report.references import is_reference
 from dslbench.report.tables import TableModel
-from dslbench.runs import plan, store
+from dslbench.runs import fitted, plan, store
 from dslbench.runs.assemble import rebuild, rounded, trained_on
 from dslbench.runs.shrinking import Answer, Tried, search
 from dslbench.serving import Id, LeaveOut, Recommender
@@ -87,8 +88,10 @@ class Model:
     def vectors(self) -> tuple[Array, Array]:
         """What scores are computed from: users (N, w) and items (M, w), propagated where the model does so.
 
-        Raises `UsageError` for a backbone that has no such vectors.
+        Raises `UsageError` for a backbone that has no such vectors, and for a reference.
         """
+        if self.stored.reference:
+            raise UsageError("a reference has no vectors of users")
         import torch
 
         model = rebuild(self.stored, self.over).eval()
@@ -131,17 +134,25 @@ class Run:
 
     @cached_property
     def model(self) -> Model:
-        """The model as it is stored; raises `RunError` where it was not kept."""
+        """The model as it is stored, a reference's fitted again; raises `RunError` where it was not kept."""
+        if is_reference(self.record):
+            return self._fitted("fp32")
         packed = artefact.from_bytes(store.model_bytes(self.id), f"the model of run {self.id}")
         return Model(packed, trained_on(packed))
 
     def at(self, precision: str) -> Model:
         """The model at another precision: fp16, bf16, int8, int6, int4, int3 or int2."""
+        if is_reference(self.record):
+            return self._fitted(precision)
         try:
             stored = rounded(self.model.stored, precision, self.record["budget"])
         except ValueError as error:
             raise RunError(f"the model cannot be kept at {precision}: {error}") from None
         return Model(stored, self.model.over)
+
+    def _fitted(self, precision: str) -> Model:
+        packed = fitted.fit_again(self.record, precision)
+        return Model(packed, trained_on(packed))
 
     def history(self) -> pd.DataFrame:
         """A row an epoch: phase, loss, learning rate, seconds, and metrics where it was evaluated."""
@@ -205,22 +216,25 @@ def load(name: str | Path, *, protocol: str = "default") -> Interactions:
 
 
 def train(
-    backbone: str, *, dataset: str | Path | None = None, method: str = "dense", sparsity: float = 0.5,
-    seed: int = 0, epochs: int | None = None, scale: str | None = None, settings: Settings | None = None,
-    protocol: str = "default", device: str = "auto", fresh: bool = False,
+    backbone: str | None = None, *, dataset: str | Path | None = None, method: str = "dense",
+    sparsity: float = 0.5, seed: int = 0, epochs: int | None = None, scale: str | None = None,
+    settings: Settings | None = None, protocol: str = "default", device: str = "auto", fresh: bool = False,
 ) -> Run:  # fmt: skip
     """Make a run, or find it in the store; as `dslbench train`.
 
     Args:
+        backbone: None for a reference (`method="ease"`), which has none.
         dataset: a name, or a path of one's own data; None: the one downloaded last, else `toy`.
         settings: as `--set` takes them: {"lr": 0.01, "dsl.rho0": 0.3, "preset": "tuned.toml"}.
         fresh: make it from the start even if it is stored.
     """
     check_length(epochs, scale)
     chosen = _settings(settings)
+    if backbone is None and not registry.is_reference(method):
+        raise UsageError(f"{method} needs a backbone", "dslbench list backbones")
     spec = resolve(
-        dataset=_name(dataset), backbone=backbone, method=method, sparsity=sparsity, seed=seed,
-        epochs=epochs, scale=scale, protocol=protocol, settings=chosen,
+        dataset=_name(dataset), backbone=backbone or registry.NO_BACKBONE, method=method,
+        sparsity=sparsity, seed=seed, epochs=epochs, scale=scale, protocol=protocol, settings=chosen,
     )  # fmt: skip
     check_used(chosen, [method])
     with _interrupted():

@@ -45,6 +45,8 @@ class StoredModel:
         digests: the data's digests by part.
         name: what error messages call it: the file where it was read from one.
         known: what it says of its data (`dslbench.known`); empty in the store's own files.
+        reference: form of a reference's model, and what that says beside its arrays, which are `rest`;
+            empty for trained models.
     """
 
     tables: Mapping[str, Stored]
@@ -53,6 +55,7 @@ class StoredModel:
     digests: dict[str, Any]
     name: str = "the model"
     known: Arrays = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
 
 
 def pack(
@@ -75,6 +78,7 @@ def to_bytes(model: StoredModel) -> bytes:
         arrays |= {f"{name}.{part}": x for part, x in table.arrays().items()}
     arrays |= {f"data.{name}": np.asarray(x, order="C") for name, x in model.known.items()}
     about = {"format": _FORMAT, "tables": tables, "spec": model.spec, "digests": model.digests}
+    about |= {"reference": model.reference} if model.reference else {}
     return bytes(save(arrays, metadata={"dslbench": json.dumps(about)}))
 
 
@@ -180,10 +184,13 @@ def _model(about: dict[str, Any], arrays: Arrays, name: str) -> StoredModel:
     tables = {key: _table(key, entry, left) for key, entry in about["tables"].items()}
     if left:
         raise ValueError(f"'{min(left)}' belongs to no table")
-    for part in ("spec", "digests"):
-        if not isinstance(about[part], dict):
+    parts = {"reference": {}} | about
+    for part in ("spec", "digests", "reference"):
+        if not isinstance(parts[part], dict):
             raise ValueError(f"'{part}' is no table of values")
-    return StoredModel(tables, rest, about["spec"], about["digests"], name, known)
+    return StoredModel(
+        tables, rest, parts["spec"], parts["digests"], name, known, parts["reference"]
+    )
 
 
 def _table(name: str, entry: dict[str, Any], left: Arrays) -> Stored:

@@ -17,6 +17,8 @@ from dslbench.errors import DataError, UsageError, reason_of
 from dslbench.evaluation.ranking import Ranker, is_finite
 from dslbench.known import Known
 from dslbench.ops.scores import ProductScorer, Scorer
+from dslbench.references.base import Model, scorer_over
+from dslbench.runs import fitted
 from dslbench.runs.assemble import rebuild, trained_on
 from dslbench.spec import RunSpec
 from dslbench.words import number
@@ -31,7 +33,7 @@ class Recommender:
     Attributes:
         users, items: (N,) and (M,) original ids, as texts, in the order of the model's rows.
         has_seen: whether it knows what users have seen; where not, nothing is left out of lists.
-        backbone: name of the model's backbone.
+        backbone: name of the model's backbone; `none` of a reference.
         source: where what users have seen comes from, in words.
     """
 
@@ -41,19 +43,22 @@ class Recommender:
         Raises `DataError` where the file is no model of this version, or lacks what it needs.
         """
         self._packed = packed
+        self._reference: Model | None = None  # read when it is first asked for
         try:
             self._spec = RunSpec.model_validate(packed.spec)
-            kind = registry.backbone(self._spec.backbone)
+            over_pairs = self._folds_in = self._spec.is_reference
+            if not self._spec.is_reference:
+                kind = registry.backbone(self._spec.backbone)
+                over_pairs, self._folds_in = kind.scores_from_pairs, kind.folds_in
             known = Known.read(packed.known) if packed.known else None
         except (ValidationError, UsageError, ValueError, KeyError, TypeError) as error:
             raise artefact.misfit(packed, reason_of(error)) from None
-        self.backbone, self._folds_in = self._spec.backbone, kind.folds_in
-        self._data, self.has_seen, self.source = self._find_data(
-            known, dataset, kind.scores_from_pairs
-        )
+        self.backbone = self._spec.backbone
+        self._data, self.has_seen, self.source = self._find_data(known, dataset, over_pairs)
         # Constants of training, which some models make from the pairs, are not needed to serve.
-        over = self._data if kind.scores_from_pairs else Known(self._shape).data("", "")
-        self._scorer = rebuild(packed, over).scorer()
+        self._scorer = self._scorer_of(
+            self._data if over_pairs else Known(self._shape).data("", "")
+        )
         self._ranker: tuple[tuple[LeaveOut, int], Ranker] | None = None  # of the last question
         self.users, self.items = self._data.user_names, self._data.item_names
         self._rows = {one: row for row, one in enumerate(self.users)}
@@ -103,14 +108,21 @@ class Recommender:
         columns = self._numbers(items, self._columns, "item")
         given = pairs_to_csr(np.zeros(len(columns), dtype=np.int64), columns, self._shape)
         known = Known(self._shape, pairs={"fold_in": given}).data("", "")
-        scorer = rebuild(self._packed, known).scorer()
-        ranker = self._new_ranker(scorer, given, k)
+        ranker = self._new_ranker(self._scorer_of(known), given, k)
         [(_, found)] = self._ranked(ranker, np.zeros(1, dtype=np.int64))
         return found
 
     @property
     def _shape(self) -> tuple[int, int]:
         return self._data.n_users, self._data.n_items
+
+    def _scorer_of(self, over: Interactions) -> Scorer:
+        """The model's scorer of the users of these data."""
+        if not self._spec.is_reference:
+            return rebuild(self._packed, over).scorer()
+        if self._reference is None:
+            self._reference = fitted.read(self._packed, self._shape)
+        return scorer_over(self._reference, over.seen_before_valid)
 
     def _find_data(
         self, known: Known | None, dataset: str | None, needed: bool

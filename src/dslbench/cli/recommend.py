@@ -28,7 +28,7 @@ def recommend(
         typer.Option(
             "--item",
             help="Original id of an item that a new user has; repeated for more. For models that can "
-            "score users they were not trained on (MultVAE).",
+            "score users they were not trained on (MultVAE, references).",
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Items in each list.")] = 10,

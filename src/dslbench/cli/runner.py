@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import typer
 
-from dslbench import artefact, data, registry
+from dslbench import data, registry
 from dslbench.cli.datasets import say_what_was_read
 from dslbench.errors import RunError, UsageError
-from dslbench.known import Known
 from dslbench.output import console, deliver, result, say, warn
 from dslbench.report import build, command
 from dslbench.report import sizes as sizes_report
@@ -37,7 +36,7 @@ from dslbench.runs import (
     stock,
     store,
 )
-from dslbench.runs.assemble import choose_device, rounded, trained_on
+from dslbench.runs.assemble import choose_device
 from dslbench.runs.schedule import LOOK_AGAIN
 from dslbench.spec import RunSpec
 from dslbench.tables.stored import check_precision
@@ -340,28 +339,6 @@ def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: W
                 raise typer.Exit(130) from None
             finally:
                 claim.release()
-
-
-def exported(record: Record, precision: str, *, with_seen: bool) -> bytes:
-    """The model file of a run at a precision, with the ids of its data.
-
-    Args:
-        with_seen: whether what users have seen goes with it.
-
-    Raises `RunError` where it cannot be rounded to that precision.
-    """
-    packed = artefact.from_bytes(store.model_bytes(record["id"]))
-    if precision != "fp32":
-        try:
-            packed = rounded(packed, precision, record["budget"])
-        except ValueError as error:
-            raise RunError(f"the model cannot be kept at {precision}: {error}") from None
-    known = Known.of(trained_on(packed), pairs=with_seen)
-    if with_seen:
-        say("what users have seen is in the model file")
-    else:
-        say("what users have seen is not in the model file; --with-seen adds it")
-    return artefact.to_bytes(replace(packed, known=known.arrays()))
 
 
 def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:

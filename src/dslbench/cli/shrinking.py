@@ -11,7 +11,8 @@ from typing import Any
 
 import typer
 
-from dslbench.cli.runner import Where, dataset_or_default, exported, judge_missing, make
+from dslbench.cli.exporting import exported
+from dslbench.cli.runner import Where, dataset_or_default, judge_missing, make
 from dslbench.errors import RunError, UsageError
 from dslbench.output import deliver, say, warn, write
 from dslbench.report import command, shrunk

@@ -60,7 +60,8 @@ def train(
 ) -> None:
     """Train one model with one method and store the run."""
     from dslbench import registry
-    from dslbench.cli.runner import Where, dataset_or_default, exported, make, print_table
+    from dslbench.cli.exporting import exported
+    from dslbench.cli.runner import Where, dataset_or_default, make, print_table
     from dslbench.runs import store
     from dslbench.runs.fitting import those_that_fit
     from dslbench.spec import check_length, check_used, resolve
@@ -71,7 +72,7 @@ def train(
     if backbone is None and not reference:
         raise UsageError(f"{method} needs a --backbone", "dslbench list backbones")
     if reference:
-        unused = {"--backbone": backbone, "--epochs": epochs, "--scale": scale, "--export": export}
+        unused = {"--backbone": backbone, "--epochs": epochs, "--scale": scale}
         for option in (name for name, given in unused.items() if given is not None):
             raise UsageError(
                 f"{option} means nothing to {method}, a reference", f"leave {option} out"

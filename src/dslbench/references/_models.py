@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ from scipy import sparse
 
 from dslbench.ops.low_bits import starts_of
 from dslbench.references.base import Array, Float32, Model
+from dslbench.tables.base import Parts
 from dslbench.tables.spec import unsigned
 from dslbench.tables.stored import Values
 
@@ -31,6 +33,10 @@ class Constant(Model):
     def arrays(self) -> dict[str, Array]:
         return {"values": self.values}
 
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        return cls(parts.take("values", np.float32, (shape[1],)))
+
     def scores(self, known: sparse.csr_matrix) -> Float32:
         return np.tile(self.values, (known.shape[0], 1))
 
@@ -49,6 +55,10 @@ class DenseWeights(Model):
 
     def arrays(self) -> dict[str, Array]:
         return {"values": self.weights}
+
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        return cls(parts.take("values", np.float32, (shape[1], shape[1])))
 
     def scores(self, known: sparse.csr_matrix) -> Float32:
         return np.asarray(known @ self.weights, dtype=np.float32)
@@ -71,6 +81,9 @@ class Valued(Model):
     def arrays(self) -> dict[str, Array]:
         return self.values.arrays()
 
+    def about(self) -> dict[str, Any]:
+        return self.values.about()
+
     @property
     def parameters(self) -> int:
         return self.values.count
@@ -81,6 +94,39 @@ class Valued(Model):
 
     def rounded(self, precision: str) -> Self:
         return replace(self, values=self.values.rounded(precision))
+
+
+def finite(about: Mapping[str, Any], key: str) -> float:
+    """A number that a file says; raises `ValueError` for what is none, or none of float32."""
+    found = about[key]
+    if type(found) not in (int, float) or not abs(found) <= np.finfo(np.float32).max:
+        raise ValueError(f"{key} {found!r} is no number")
+    return float(found)
+
+
+def at_least(about: Mapping[str, Any], key: str, least: int) -> int:
+    """A whole number that a file says; raises `ValueError` for what is none, or below `least`."""
+    found = about[key]
+    if type(found) is not int or not least <= found < 1 << 31:
+        raise ValueError(f"{key} {found!r} is no whole number from {least}")
+    return found
+
+
+def read_rows(
+    parts: Parts, n: int, width: int
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]], npt.NDArray[np.unsignedinteger[Any]]]:
+    """`counts` (n,) and `columns` of rows of distinct, ascending numbers below `width`, of a file.
+
+    Raises `ValueError` where they are not.
+    """
+    kind = unsigned(width)
+    counts, columns = parts.take("counts", kind, (n,)), parts.take("columns", kind)
+    row = np.repeat(np.arange(n), counts)
+    if len(row) != len(columns) or (columns >= width).any():
+        raise ValueError(f"{len(columns)} columns below {width} for {len(row)} entries")
+    if not ((np.diff(columns.astype(np.int64)) > 0) | (np.diff(row) > 0)).all():
+        raise ValueError("columns that are not in order, or stand twice")
+    return counts, columns
 
 
 @dataclass(frozen=True)
@@ -109,6 +155,11 @@ class SparseWeights(Valued):
 
     def arrays(self) -> dict[str, Array]:
         return super().arrays() | {"columns": self.columns, "counts": self.counts}
+
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        counts, columns = read_rows(parts, shape[1], shape[1])
+        return cls(Values.read(about, counts.astype(np.int64), parts), columns, counts)
 
     @property
     def matrix(self) -> sparse.csr_matrix:
@@ -144,6 +195,14 @@ class Shifted(Model):
 
     def arrays(self) -> dict[str, Array]:
         return self.weights.arrays() | {"shift": self.shift}
+
+    def about(self) -> dict[str, Any]:
+        return self.weights.about()
+
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        weights = SparseWeights.read(shape, about, parts)
+        return cls(weights, parts.take("shift", np.float32, (shape[1],)))
 
     def scores(self, known: sparse.csr_matrix) -> Float32:
         return self.weights.scores(known) + self.shift

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict
 from scipy import sparse
+from torch import Tensor
 
 from dslbench.errors import UsageError
+from dslbench.tables.base import Parts
 
 Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -68,6 +71,24 @@ class Model(ABC):
         """Bytes of the arrays."""
         return sum(array.nbytes for array in self.arrays().values())
 
+    def about(self) -> dict[str, Any]:
+        """What a model file has to say beside the arrays, as plain data."""
+        return {}
+
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        """What a file holds of a model of (N, M) users and items.
+
+        Raises `ValueError`, `KeyError` or `TypeError` where it is not as it is written, `UsageError` where
+        the form has no file.
+        """
+        raise UsageError(f"form '{cls.form}' is not kept in files")
+
+
+def scorer_over(model: Model, known: sparse.csr_matrix) -> Callable[[Tensor], Tensor]:
+    """From user ids (B,) to scores of all items (B, M), users having the rows of a binary CSR (N, M)."""
+    return lambda users: torch.from_numpy(model.scores(known[users.numpy()]))
+
 
 class Reference(ABC):
     """A model that needs no training loop. A subclass lives in `references/<name>.py`.
@@ -86,6 +107,8 @@ class Reference(ABC):
     usual: ClassVar[Point] = {}
     # Ends of a grid beyond which nothing lies: a choice there is no sign of a range too narrow.
     natural_ends: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    # What `fit` may return: forms that a model file may have.
+    models: ClassVar[tuple[type[Model], ...]] = ()
     # Whether anything is drawn at random; runs of all seeds are one where not.
     uses_seed: ClassVar[bool] = False
 

@@ -37,6 +37,7 @@ class EASE(Reference):
     name = "ease"
     label = "EASE"
     options_type = EASEOptions
+    models = (DenseWeights, SparseWeights)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,9 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from dslbench.ops.low_bits import starts_of
-from dslbench.references._models import Valued, degrees
+from dslbench.references._models import Valued, at_least, degrees, finite, read_rows
 from dslbench.references.base import Array, Float32, Model, Options, Reference
+from dslbench.tables.base import Parts
 from dslbench.tables.spec import unsigned
 from dslbench.tables.stored import Values
 
@@ -55,6 +57,19 @@ class GraphFilter(Valued):
 
     def arrays(self) -> dict[str, Array]:
         return super().arrays() | {"columns": self.columns, "counts": self.counts}
+
+    def about(self) -> dict[str, Any]:
+        k = self.values.count // max(self.n_items, 1)
+        return super().about() | {"k": k, "weight": self.weight}
+
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        n, m = shape
+        counts, columns = read_rows(parts, n, m)
+        lengths = np.full(m, at_least(about, "k", 0), dtype=np.int64)
+        if (weight := finite(about, "weight")) < 0:
+            raise ValueError(f"weight {weight}")
+        return cls(Values.read(about, lengths, parts), columns, counts, weight, m)
 
     def _parts(self) -> tuple[sparse.csr_matrix, Float32, Float32]:
         """R~, the roots of the items' degrees (at least 1), and V; made once."""
@@ -104,6 +119,7 @@ class GFCF(Reference):
     name = "gfcf"
     label = "GF-CF"
     options_type = GFCFOptions
+    models = (GraphFilter,)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"weight": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)}
     usual: ClassVar[dict[str, Any]] = {"weight": 0.3}
     natural_ends: ClassVar[dict[str, tuple[Any, ...]]] = {"weight": (0.0,)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
@@ -12,9 +12,10 @@ from scipy import sparse
 
 from dslbench.ops.threads import balanced_bounds, run_rows
 from dslbench.references import _kernels
-from dslbench.references._models import Valued
+from dslbench.references._models import Valued, at_least, finite
 from dslbench.references.base import Float32, Model, Options, Reference
 from dslbench.seeds import Streams
+from dslbench.tables.base import Parts
 from dslbench.tables.stored import Values
 
 
@@ -44,6 +45,18 @@ class ItemFactors(Valued):
     alpha: float
     reg: float
     nu: float
+
+    def about(self) -> dict[str, Any]:
+        d = self.values.count // max(len(self.values.lengths), 1)
+        return super().about() | {"d": d, "alpha": self.alpha, "reg": self.reg, "nu": self.nu}
+
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        lengths = np.full(shape[1], at_least(about, "d", 1), dtype=np.int64)
+        alpha, reg, nu = (finite(about, key) for key in ("alpha", "reg", "nu"))
+        if not (alpha > 0 and reg > 0 and 0 <= nu <= 1):
+            raise ValueError(f"alpha {alpha}, reg {reg}, nu {nu}")
+        return cls(Values.read(about, lengths, parts), alpha, reg, nu)
 
     def _items(self) -> tuple[Float32, Float32]:
         """H (M, d), and alpha H'H (d, d); made once."""
@@ -99,6 +112,7 @@ class IALS(Reference):
     name = "ials"
     label = "iALS"
     options_type = IALSOptions
+    models = (ItemFactors,)
     uses_seed = True
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "alpha": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),

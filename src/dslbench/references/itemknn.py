@@ -55,6 +55,7 @@ class ItemKNN(Reference):
     label = "ItemKNN"
     version = 2  # 2: may be centred
     options_type = ItemKNNOptions
+    models = (SparseWeights, Shifted)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "tfidf": (False, True),
         "normalised": (False, True),

@@ -16,6 +16,7 @@ class Popularity(Reference):
 
     name = "popularity"
     label = "Item popularity"
+    models = (Constant,)
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: Any) -> int:

@@ -36,6 +36,7 @@ class RP3beta(Reference):
     name = "rp3beta"
     label = "RP3beta"
     options_type = RP3betaOptions
+    models = (SparseWeights,)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "k": (50, 100, 200, 400, 800, 1600),
         "alpha": (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from dslbench.errors import RunError
 from dslbench.references import _kernels
 from dslbench.references._models import SparseWeights, degrees
 from dslbench.references.base import Array, Float32, Model, Options, Reference
+from dslbench.tables.base import Parts
 
 _MOST_STARTS = 24  # the shift of the last is .001 2^23: beyond that nothing of the data is left
 _SMALL = 1e-6  # a column with a residual of this norm needs no correction
@@ -44,6 +46,19 @@ class Factored(Model):
 
     def arrays(self) -> dict[str, Array]:
         return self.factor.arrays() | {"inverse": self.inverse, "diagonal": self.diagonal}
+
+    def about(self) -> dict[str, Any]:
+        return self.factor.about()
+
+    @classmethod
+    def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        factor = SparseWeights.read(shape, about, parts)
+        inverse, diagonal = (
+            parts.take(name, np.float32, (shape[1],)) for name in ("inverse", "diagonal")
+        )
+        if not (diagonal > 0).all():
+            raise ValueError("a diagonal that is not greater than zero")
+        return cls(factor, inverse, diagonal)
 
     @property
     def parameters(self) -> int:
@@ -83,6 +98,7 @@ class SANSA(Reference):
     name = "sansa"
     label = "SANSA"
     options_type = SANSAOptions
+    models = (Factored,)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "l2": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
     }

@@ -48,6 +48,7 @@ class SLIM(Reference):
     name = "slim"
     label = "SLIM"
     options_type = SLIMOptions
+    models = (SparseWeights,)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
         "l1": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),

@@ -18,7 +18,7 @@ from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError, reason_of
 from dslbench.evaluation.evaluate import Evaluation, evaluate, evaluate_sampled, pairs_of_items
 from dslbench.evaluation.metrics import SELECTION
-from dslbench.references.base import Model, Point, Reference, climb
+from dslbench.references.base import Model, Point, Reference, climb, scorer_over
 from dslbench.runs import store
 from dslbench.runs.assemble import check_parts
 from dslbench.runs.fitting import check_fits, free_memory
@@ -46,7 +46,7 @@ class Ranked:
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
         """From user ids (B,) to scores of all items (B, M)."""
-        return lambda users: torch.from_numpy(self._model.scores(self._known[users.numpy()]))
+        return scorer_over(self._model, self._known)
 
     def evaluate(self, data: Interactions, part: str, seed: int) -> Evaluation:
         """Rank on "valid" or "test", exactly as trained models are ranked."""
