@@ -126,7 +126,8 @@ def test_names_and_labels_for_those_who_do_not_see_it() -> None:
 def test_the_answer_and_the_data_of_a_row() -> None:
     data = Page(page(RUNS)).data
     (setting,) = data["settings"]
-    assert setting["answer"].startswith("At 10 of 1000 epochs (REDUCED), the smallest stored")
+    assert setting["answer"].startswith("The smallest stored model that loses under 1%")
+    assert setting["answer"].endswith("REDUCED: 10 of 1000 epochs.")
     assert setting["training"] == "reduced" and setting["digests"]["train"] == "a" * 64
     dense, dsl, rp = data["rows"]
     assert [row["name"] for row in (dense, dsl, rp)] == ["Baseline", "DSL 50%", "RP 50%"]

@@ -12,7 +12,7 @@ import pytest
 
 from dslbench import home
 from dslbench.errors import RunError
-from dslbench.report.build import build
+from dslbench.report.build import build, build_figure
 from dslbench.report.comparable import latest
 from dslbench.report.formats import render
 from dslbench.runs import equal_cost, store
@@ -274,14 +274,25 @@ def test_a_search_that_did_not_reach_the_budget_is_named() -> None:
     assert not any("search" in line for line in build("3", [*RUNS, met])[0].footer)
 
 
+@pytest.mark.parametrize("table", ["3", "bytes", "cost", "stats", "tail"])
+def test_tables_of_runs_without_a_dense_one(table: str) -> None:
+    alone = [r for r in RUNS if r["spec"]["method"] == "dsl"]
+    found, *_ = build(table, alone)
+    assert found.rows
+    if table == "bytes":
+        assert any(x.startswith("No stored model was compared with dense") for x in found.footer)
+        assert build_figure("bytes", alone)
+
+
 def test_data_of_fewer_items_than_a_list_holds_are_said_to_tell_nothing() -> None:
     def lines(items: int) -> list[str]:
         runs = [r | {"data": r["data"] | {"items": items}} for r in RUNS]
         return [x for x in build("3", runs)[0].footer if "says nothing" in x]
 
-    assert lines(21) == []
-    assert lines(20) == [
-        "toy: lists of 20 hold all 20 items, so that recall says nothing about the models."
+    assert lines(44) == []  # 22.9 training pairs a user
+    assert lines(42) == [
+        "toy: lists of 20 hold all of the 19 items that are left to an average user, so that recall says "
+        "nothing about the models."
     ]
 
 

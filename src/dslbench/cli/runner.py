@@ -152,7 +152,7 @@ def compare(
         width = command.looks(to_file=False)[0] or console().width
         deliver(render.figures(format_name, models, width=width))
     else:
-        print_table(format_name, file.plan.table or "3", records)
+        print_table(format_name, file.plan.table or "3", records, precisions)
 
 
 def compare_bytes(
@@ -315,7 +315,7 @@ def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: W
         if is_reference(old):  # judged when they are fitted: the store has no model of theirs
             continue
         known = {row["precision"] for row in old.get("stored") or []}
-        missing = [name for name in precisions if name not in known]
+        missing = [name for name in dict.fromkeys(precisions) if name not in known]
         if not missing:
             continue
         title = RunSpec.of_record(old["spec"]).title
@@ -345,13 +345,17 @@ def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:
     return [run for run in planned if store.has(run.id, warn)]
 
 
-def print_table(format_name: str, table: str, records: Sequence[Record]) -> None:
-    """A table of these runs; json is the records themselves."""
+def print_table(
+    format_name: str, table: str, records: Sequence[Record], precisions: Sequence[str] = ()
+) -> None:
+    """A table of these runs, and that of bytes where precisions were asked for; json is the records."""
     if format_name == "json":
         deliver(render.record_json(records))
         return
     width, color = command.looks(to_file=False)
     found = command.tables(table, records)
+    if precisions and table != "bytes":
+        found += command.tables("bytes", records)
     deliver(render.tables(format_name, found, width=width, color=color))
 
 

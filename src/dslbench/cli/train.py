@@ -70,6 +70,7 @@ def train(
     check_length(epochs, scale)
     reference = registry.is_reference(method)
     if backbone is None and not reference:
+        registry.row(method)  # a name that nobody has is the first thing to say
         raise UsageError(f"{method} needs a --backbone", "dslbench list backbones")
     if reference:
         unused = {"--backbone": backbone, "--epochs": epochs, "--scale": scale}
@@ -107,4 +108,4 @@ def train(
 
         deliver(json.dumps(records[0], indent=1) + "\n")
     else:
-        print_table("terminal", "3", records)
+        print_table("terminal", "3", records, extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from dslbench.seeds import Streams
 BLOCK_BYTES = 16 << 20
 # All items' vectors are read once for each block: with too few users in it that takes most of the time.
 LEAST_USERS = 32
+
+# Entries of coded items that are decoded for several blocks; of more, some thousand rows at a time for each.
+_DECODED = 1 << 24
 
 Ids = npt.NDArray[np.int64]
 Ranked = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
@@ -210,7 +214,7 @@ class _Blocks:
         block = self._ranker.users_at_once
         starts = range(0, max(1, len(users)), block)
         items = self._items
-        if isinstance(items, CodedRows) and len(starts) > 1:
+        if isinstance(items, CodedRows) and len(starts) > 1 and math.prod(items.shape) <= _DECODED:
             items = self._decoded(items)  # gone after the call
         parts = [self._some(users[start : start + block], items) for start in starts]
         found, tied = zip(*parts, strict=True)

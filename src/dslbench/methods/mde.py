@@ -90,6 +90,9 @@ class MixedDimensions(MaskedMethod):
         """Exactly k* entries, with a width for each row."""
         masked = super().allowance(specs, full).parameters[0]
         own = [s for s in specs.values() if s.in_scope(self.options.mask_scope)]
+        for spec in own:
+            for n in self._group_rows(spec):
+                check_one_each(keep_count(n * spec.dim, self.sparsity), n, spec.dim)
         counts = sum(Prefix.size(spec.n_rows, spec.dim, 0) for spec in own)
         return Allowance.exactly(masked, 4 * masked + counts)
 
@@ -105,6 +108,15 @@ class MixedDimensions(MaskedMethod):
         }
 
 
+def check_one_each(budget: int, n: int, d: int) -> None:
+    """Raise `UnsuitableError` where not each of n rows of d columns can have one of so many entries."""
+    if budget < n:
+        raise UnsuitableError(
+            f"{budget:,} entries are not one for each of {n:,} rows",
+            f"--sparsity {1 - 1 / d:.6g} is the most",
+        )
+
+
 def widths_for(
     degrees: Int64, d: int, budget: int, alpha: float, lots: np.random.Generator
 ) -> Int64:
@@ -114,11 +126,7 @@ def widths_for(
     column each, equal ones by lot. Raises `UnsuitableError` where not every row can have a column.
     """
     n = len(degrees)
-    if budget < n:
-        raise UnsuitableError(
-            f"{budget:,} entries are not one for each of {n:,} rows",
-            f"--sparsity {1 - 1 / d:.6g} is the most",
-        )
+    check_one_each(budget, n, d)
     shape = np.maximum(degrees, 1).astype(np.float64) ** alpha
     low, high = 0.0, d / float(shape.min())
 

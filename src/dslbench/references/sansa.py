@@ -25,9 +25,10 @@ class SANSAOptions(Options):
     """How dense the factor may be, and how it is made."""
 
     l2: float | None = Field(default=None, ge=0, description="EASE's lambda")
-    density: float = Field(
-        default=1e-3, gt=0, le=1, description="entries of the factor, as a share of M^2"
-    )
+    density: float | None = Field(
+        default=None, gt=0, le=1,
+        description="entries of the factor, as a share of M^2; none: 0.001, and 20 an item at least",
+    )  # fmt: skip
     scaled: bool = Field(
         default=True, description="divide the columns of X by the root of the norm of X'X's"
     )
@@ -87,6 +88,13 @@ class Factored(Model):
         return int(of_columns[known.indices].sum()) + int(of_rows[inner.indices].sum())
 
 
+def entries(options: SANSAOptions, m: int) -> int:
+    """Entries of the factor of m items."""
+    if options.density is not None:
+        return int(options.density * m * m)
+    return min(m * m, max(int(1e-3 * m * m), 20 * m))
+
+
 class SANSA(Reference):
     """A = X'X + lambda I ~ L D L' with a given number of entries; P = A^-1 ~ W' D^-1 W, W ~ L^-1.
 
@@ -103,11 +111,12 @@ class SANSA(Reference):
         "l2": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
     }
     usual: ClassVar[dict[str, Any]] = {"l2": 20.0}
+    version = 2  # 2: 20 entries an item at least where no density is given
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: SANSAOptions) -> int:
         m = int(train.shape[1])
-        kept = int(options.density * m * m)
+        kept = entries(options, m)
         # The factor, W, and products of sparse matrices with more entries than either.
         return 12 * kept * (4 + 8 * bool(options.refinements)) + 60 * m + 60 * int(train.nnz)
 
@@ -120,7 +129,7 @@ class SANSA(Reference):
             norms = gram_norms(x)
             roots = np.sqrt(np.where(norms > 0, norms, 1))
             x = sparse.csr_matrix(x @ sparse.diags_array(1 / roots))
-        kept = max(m, int(options.density * m * m))
+        kept = max(m, entries(options, m))
         lower, _ = incomplete_cholesky(x, float(options.l2 or 0.0), kept)
         of_columns = lower.diagonal()
         lower = sparse.csc_matrix(lower @ sparse.diags_array(1 / of_columns))

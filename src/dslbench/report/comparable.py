@@ -149,14 +149,21 @@ def model(spec: Record) -> str:
     return f"{backbone_label(spec['backbone'])} ({layers}d={spec['embedding_size']}, {preset})"
 
 
+def reduced(spec: Record) -> str:
+    """How much of the preset's epochs was trained where it was not all; else empty, as for a reference."""
+    epochs, full = spec["epochs"], spec["full_epochs"]
+    if epochs is None or registry.is_reference(spec["method"]) or epochs >= full:
+        return ""
+    return f"REDUCED: {epochs} of {full} epochs"
+
+
 def protocol(spec: Record) -> str:
     """Protocol and epochs; reduced settings are named as such."""
-    epochs, full = spec["epochs"], spec["full_epochs"]
     # A reference has no epochs; those of runs at equal cost are chosen for each.
-    if epochs is None or registry.is_reference(spec["method"]):
+    if spec["epochs"] is None or registry.is_reference(spec["method"]):
         return f"protocol {spec['protocol']}"
-    reduced = f"REDUCED: {epochs} of {full} epochs" if epochs < full else f"{epochs} epochs"
-    return f"protocol {spec['protocol']}, {reduced}"
+    length = reduced(spec) or f"{spec['epochs']} epochs"
+    return f"protocol {spec['protocol']}, {length}"
 
 
 def setting(record: Record) -> str:
@@ -317,10 +324,11 @@ def _data(records: Sequence[Record]) -> list[str]:
             f"{data['name']}: {data['users']:,} users, {data['items']:,} items, "
             f"{data['train_pairs']:,} training pairs; digests: {digests}."
         )
-        if data["items"] <= (longest := METRICS[SELECTION].k):
+        left = data["items"] - data["train_pairs"] / max(data["users"], 1)
+        if left <= (longest := METRICS[SELECTION].k):
             lines.append(
-                f"{data['name']}: lists of {longest} hold all {number(data['items'], 'item')}, so that "
-                "recall says nothing about the models."
+                f"{data['name']}: lists of {longest} hold all of the {left:.0f} items that are left to an "
+                "average user, so that recall says nothing about the models."
             )
         notes = dict.fromkeys(note for run in runs for note in run["data"].get("notes", []))
         lines += [f"{data['name']}: {note}" for note in notes]

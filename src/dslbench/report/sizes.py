@@ -10,7 +10,7 @@ import numpy as np
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
 from dslbench.report.columns import COLUMNS, Record, size
-from dslbench.report.comparable import dense_of, footer, label, rising, rows, setting
+from dslbench.report.comparable import dense_of, footer, label, reduced, rising, rows, setting
 from dslbench.report.costs import STATE, change
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.pareto import front
@@ -166,11 +166,8 @@ def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
 
 def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
     """The smallest stored model that is about as good as dense, in one sentence."""
-    whole, spec = mean(BYTES, dense), dense[0]["spec"]
-    reduced = spec["epochs"] < spec["full_epochs"]
-    the = (
-        f"At {spec['epochs']} of {spec['full_epochs']} epochs (REDUCED), the" if reduced else "The"
-    )
+    whole = mean(BYTES, dense)
+    short = next((f" {text}." for p in found if (text := reduced(p.runs[0]["spec"]))), "")
     for point in found:  # the smallest first
         lost = change(COLUMNS[SELECTION], point.runs, dense)
         price = mean(BYTES, point.runs)
@@ -182,12 +179,12 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
             said = "not tested over users"
         share = f", {price / whole:.3f} of dense" if whole else ""
         return (
-            f"{the} smallest stored model that loses under {percent(LARGEST_LOSS)} of dense's "
-            f"{METRICS[SELECTION].label}: {point.name}: {size(price)}{share} ({lost:+.1%}, {said})."
+            f"The smallest stored model that loses under {percent(LARGEST_LOSS)} of dense's "
+            f"{METRICS[SELECTION].label}: {point.name}: {size(price)}{share} ({lost:+.1%}, {said}).{short}"
         )
     return (
         f"No stored model was compared with dense and loses under {percent(LARGEST_LOSS)} of its "
-        f"{METRICS[SELECTION].label}."
+        f"{METRICS[SELECTION].label}.{short}"
     )
 
 

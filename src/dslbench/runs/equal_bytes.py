@@ -161,7 +161,7 @@ def way(spec: RunSpec, size: tuple[float, bool]) -> Way:
         size_at = partial(expected, options, precision=precision)
         sparsity, nbytes = _sparsity(size_at, target, 4 * max(full.widths_of_rows()))
         if nbytes > target:
-            least = least or (sparsity, nbytes)
+            least = min(least or (sparsity, nbytes), (sparsity, nbytes), key=lambda at: at[1])
         elif best is None or nbytes > best.nbytes:
             best = chosen(options, sparsity, precision)
         if best is not None and best.nbytes >= _ENOUGH * target:
