@@ -87,7 +87,10 @@ def read(path: Path | str) -> StoredModel:
     try:
         return from_bytes(paths.read_bytes(Path(path)), str(path))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}",
+            "dslbench train ... --export FILE writes a model file",
+        ) from None
 
 
 def from_bytes(content: bytes, name: str = "the model") -> StoredModel:

@@ -56,7 +56,10 @@ def save(
     try:
         check_values(record)
     except ValueError as error:
-        raise RunError(f"the record of run {record['id']} cannot be stored: it {error}") from None
+        raise RunError(
+            f"the record of run {record['id']} cannot be stored: it {error}",
+            "settings (--set) nearer to the usual ones: dslbench list settings",
+        ) from None
     values = io.BytesIO()
     np.savez_compressed(values, **dict(users))  # type: ignore[arg-type]
     files = {
