@@ -73,6 +73,16 @@ def given_lists(path: Path) -> dict[str, list[str]]:
     return found
 
 
+def worth_of_lists() -> dict[str, float]:
+    """What `score` says of `lists.csv`, by metric."""
+    code, out, err = run(
+        "score", "--lists", "lists.csv", "--dataset", "orders.csv", "--format", "json"
+    )
+    assert code == 0, err
+    (table,) = json.loads(out)
+    return {row["Metric"]["text"]: row["Value"]["value"] for row in table["rows"]}
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_lists_of_a_file_alone_are_worth_what_the_record_says(
     backbone: str, shop: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,12 +95,7 @@ def test_lists_of_a_file_alone_are_worth_what_the_record_says(
         assert code == 0 and out == "", err
         assert run("recommend", *args[:3], "--k", "7", "--output", "new.csv")[0] == 0
     (shop / "gone.csv").rename(shop / "orders.csv")
-    code, out, err = run(
-        "score", "--lists", "lists.csv", "--dataset", "orders.csv", "--format", "json"
-    )
-    assert code == 0, err
-    (table,) = json.loads(out)
-    values = {row["Metric"]["text"]: row["Value"]["value"] for row in table["rows"]}
+    values = worth_of_lists()
     from dslbench.evaluation.metrics import METRICS
 
     for name, metric in METRICS.items():
@@ -126,12 +131,7 @@ def check_lists(shop: Path, monkeypatch: pytest.MonkeyPatch, quality: dict[str, 
         )  # fmt: skip
         assert code == 0, err
     (shop / "gone.csv").rename(shop / "orders.csv")
-    code, out, err = run(
-        "score", "--lists", "lists.csv", "--dataset", "orders.csv", "--format", "json"
-    )
-    assert code == 0, err
-    (table,) = json.loads(out)
-    values = {row["Metric"]["text"]: row["Value"]["value"] for row in table["rows"]}
+    values = worth_of_lists()
     assert values["Recall@20"] == pytest.approx(quality["recall@20"], abs=1e-12)
 
 

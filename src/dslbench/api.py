@@ -36,10 +36,9 @@ from dslbench.known import Known
 from dslbench.output import say, warn
 from dslbench.report import command, shrunk
 from dslbench.report.columns import COLUMNS, Record
-from dslbench.report.references import is_reference
 from dslbench.report.tables import TableModel
 from dslbench.runs import fitted, plan, store
-from dslbench.runs.assemble import rebuild, rounded, trained_on
+from dslbench.runs.assemble import rebuild, trained_on
 from dslbench.runs.shrinking import Answer, Tried, search
 from dslbench.serving import Id, LeaveOut, Recommender
 from dslbench.spec import RunSpec, check_length, check_used, resolve
@@ -135,23 +134,12 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model as it is stored, a reference's fitted again; raises `RunError` where it was not kept."""
-        if is_reference(self.record):
-            return self._fitted("fp32")
-        packed = artefact.from_bytes(store.model_bytes(self.id), f"the model of run {self.id}")
+        packed = fitted.model_of(self.record)
         return Model(packed, trained_on(packed))
 
     def at(self, precision: str) -> Model:
         """The model at another precision: fp16, bf16, int8, int6, int4, int3 or int2."""
-        if is_reference(self.record):
-            return self._fitted(precision)
-        try:
-            stored = rounded(self.model.stored, precision, self.record["budget"])
-        except ValueError as error:
-            raise RunError(f"the model cannot be kept at {precision}: {error}") from None
-        return Model(stored, self.model.over)
-
-    def _fitted(self, precision: str) -> Model:
-        packed = fitted.fit_again(self.record, precision)
+        packed = fitted.model_of(self.record, precision)
         return Model(packed, trained_on(packed))
 
     def history(self) -> pd.DataFrame:

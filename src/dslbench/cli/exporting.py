@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from dslbench import artefact
-from dslbench.errors import RunError
 from dslbench.known import Known
 from dslbench.output import say
 from dslbench.report.references import is_reference
-from dslbench.runs import fitted, store
-from dslbench.runs.assemble import rounded, trained_on
+from dslbench.runs import fitted
+from dslbench.runs.assemble import trained_on
 
 
 def exported(record: Mapping[str, Any], precision: str, *, with_seen: bool) -> bytes:
@@ -25,14 +24,7 @@ def exported(record: Mapping[str, Any], precision: str, *, with_seen: bool) -> b
     """
     if is_reference(record):
         say("fitting it again, as the store keeps no models of references ...")
-        packed = fitted.fit_again(record, precision)
-    else:
-        packed = artefact.from_bytes(store.model_bytes(record["id"]))
-        if precision != "fp32":
-            try:
-                packed = rounded(packed, precision, record["budget"])
-            except ValueError as error:
-                raise RunError(f"the model cannot be kept at {precision}: {error}") from None
+    packed = fitted.model_of(record, precision)
     known = Known.of(trained_on(packed), pairs=with_seen)
     if with_seen:
         say("what users have seen is in the model file")

@@ -25,7 +25,8 @@ BLOCK_BYTES = 16 << 20
 # All items' vectors are read once for each block: with too few users in it that takes most of the time.
 LEAST_USERS = 32
 
-# Entries of coded items that are decoded for several blocks; of more, some thousand rows at a time for each.
+# Entries of coded items that are decoded to float32 for several blocks; of more, some thousand rows at a
+# time for each.
 _DECODED = 1 << 24
 
 Ids = npt.NDArray[np.int64]
@@ -214,14 +215,14 @@ class _Blocks:
         block = self._ranker.users_at_once
         starts = range(0, max(1, len(users)), block)
         items = self._items
-        if isinstance(items, CodedRows) and len(starts) > 1 and math.prod(items.shape) <= _DECODED:
+        if isinstance(items, CodedRows) and len(starts) > 1:
             items = self._decoded(items)  # gone after the call
         parts = [self._some(users[start : start + block], items) for start in starts]
         found, tied = zip(*parts, strict=True)
         return np.concatenate(found), np.concatenate(tied)
 
-    def _decoded(self, items: CodedRows) -> Tensor:
-        return items.full()
+    def _decoded(self, items: CodedRows) -> Tensor | CodedRows:
+        return items.full() if math.prod(items.shape) <= _DECODED else items
 
     @torch.no_grad()
     def _some(self, users: Ids, items: Tensor | CodedRows) -> Ranked:

@@ -1,11 +1,12 @@
-"""Models of references as files: fitted again at what a stored run chose, and read back.
+"""Models of stored runs at a precision; a reference's is fitted again at what its run chose, and read back.
 
 The store keeps no model of a reference, which may have gigabytes and is the same whenever it is fitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,10 +15,35 @@ from dslbench import artefact, registry
 from dslbench.artefact import StoredModel
 from dslbench.errors import RunError, UsageError, reason_of
 from dslbench.references.base import Model
-from dslbench.runs.assemble import data_of
+from dslbench.runs import store
+from dslbench.runs.assemble import data_of, rounded
 from dslbench.runs.fitting import check_fits
 from dslbench.spec import RunSpec
 from dslbench.tables.base import Parts
+
+
+def model_of(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel:
+    """The model of a stored run, kept at a precision.
+
+    Raises `RunError` where its values cannot be rounded to it, and as `fit_again` does for a reference.
+    """
+    if registry.is_reference(record["spec"]["method"]):
+        return fit_again(record, precision)
+    packed = artefact.from_bytes(
+        store.model_bytes(record["id"]), f"the model of run {record['id']}"
+    )
+    if precision != "fp32":
+        with _rounding(precision):
+            packed = rounded(packed, precision, record["budget"])
+    return packed
+
+
+@contextmanager
+def _rounding(precision: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(f"the model cannot be kept at {precision}: {error}") from None
 
 
 def fit_again(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel:
@@ -38,10 +64,8 @@ def fit_again(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel
     if type(model) not in kind.models:
         raise UsageError(f"form '{model.form}' of {kind.label} is not kept in files")
     if precision != "fp32":
-        try:
+        with _rounding(precision):
             model = model.rounded(precision)
-        except ValueError as error:
-            raise RunError(f"the model cannot be kept at {precision}: {error}") from None
     about = {"form": model.form, "options": options.model_dump(mode="json")} | model.about()
     return StoredModel(
         {}, model.arrays(), spec.model_dump(mode="json"), dict(data.digests), reference=about
