@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dslbench.backbones.base import Backbone
 from dslbench.errors import RunError
 from dslbench.evaluation.ranking import users_per_block
-from dslbench.ops.affine import RowNorm
 from dslbench.ops.base import Macs, Op
 from dslbench.ops.layers import SeededDropout
+from dslbench.ops.row_norm import RowNorm
 
 T = TypeVar("T")
 

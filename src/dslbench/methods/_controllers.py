@@ -15,7 +15,8 @@ from dslbench.backbones.base import Backbone
 from dslbench.data.interactions import Interactions, masked_csr
 from dslbench.errors import DataError
 from dslbench.methods._sizes import Group, SizeOptions
-from dslbench.ops.affine import Affine, RowNorm
+from dslbench.ops.affine import Affine
+from dslbench.ops.row_norm import RowNorm
 from dslbench.sampling.pairs import Grouped, Pointwise
 from dslbench.sampling.triples import Triples
 from dslbench.seeds import Streams
@@ -40,14 +41,18 @@ class Controller(nn.Module):
         self.popularity = nn.Parameter(torch.from_numpy(drawn))
         self.norm = RowNorm(size)
         self.first = Affine(size + known, options.hidden, rng)
-        self.hidden_norm = RowNorm(options.hidden)
+        self.hidden_norm = RowNorm(options.hidden, bend=True)
         self.second = Affine(options.hidden, outputs, rng)
 
-    def forward(self, buckets: Tensor, known: Tensor) -> Tensor:
-        """(B,) int64 and (B, known) to logits (B, outputs)."""
-        popularity = self.norm(nn.functional.embedding(buckets, self.popularity))
+    def forward(self, buckets: Tensor, known: Tensor, counts: Tensor | None = None) -> Tensor:
+        """(B,) int64 and (B, known) to logits (B, outputs).
+
+        Args:
+            counts: (B,) how many rows of a table are in each of these states; none: one.
+        """
+        popularity = self.norm(nn.functional.embedding(buckets, self.popularity), counts)
         hidden = self.first(torch.cat([popularity, known], dim=1))
-        logits: Tensor = self.second(self.hidden_norm(hidden).tanh())
+        logits: Tensor = self.second(self.hidden_norm(hidden, counts))
         return logits
 
 

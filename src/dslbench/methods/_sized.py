@@ -20,15 +20,33 @@ from dslbench.methods._sizes import (
     start_pretrained,
 )
 from dslbench.methods.base import Allowance, Method
-from dslbench.tables import MakeTable, MixedTable, Table, TableSpec
+from dslbench.optimisers import own_rate
+from dslbench.tables import CandidateTable, MakeTable, MixedTable, Table, TableSpec
 from dslbench.tables.maps import map_parameters
 from dslbench.tables.spec import unsigned
+from dslbench.training.hooks import Hooks, Loop
 from dslbench.training.lab import Lab
+
+
+class MapsRate(Hooks):
+    """Maps learn no faster than `maps_lr`: rates that suit rows of a table tear maps of all rows apart."""
+
+    def __init__(self, options: SizeOptions) -> None:
+        self.maps_lr = options.maps_lr
+
+    def begin(self, loop: Loop) -> None:
+        rate = float(loop.optimiser.param_groups[0]["lr"])
+        tables = loop.model.tables().values()
+        maps = [t.maps for t in tables if isinstance(t, CandidateTable | MixedTable)]
+        chosen = [p for each in maps for p in each.parameters()]
+        if chosen and rate > self.maps_lr:
+            own_rate(loop.optimiser, chosen, self.maps_lr / rate)
 
 
 class SizedMethod(Method):
     """A method of the AutoML family: a search with controllers, then training at the sizes found."""
 
+    version = 2
     rows_differ: ClassVar[bool] = True
     family = "AutoML"
     options_type: ClassVar[type[SizeOptions]] = SizeOptions

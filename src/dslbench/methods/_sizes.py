@@ -40,6 +40,10 @@ class SizeOptions(Options):
         default=0.1, gt=0, lt=1, description="share of the training pairs that controllers learn on"
     )
     controller_lr: float = Field(default=1e-4, gt=0, description="learning rate of the controllers")
+    maps_lr: float = Field(
+        default=1e-3, gt=0,
+        description="learning rate that maps between sizes start with, where the model's is larger",
+    )  # fmt: skip
     hidden: int = Field(default=512, ge=1, description="hidden units of a controller")
     popularity_size: int = Field(
         default=32, ge=1, description="embedding size of a popularity bucket in a controller"

@@ -20,7 +20,7 @@ from dslbench.methods._controllers import (
     mean_losses,
     occurrences,
 )
-from dslbench.methods._sized import SizedMethod
+from dslbench.methods._sized import MapsRate, SizedMethod
 from dslbench.methods._sizes import (
     Budget,
     Float64,
@@ -35,7 +35,7 @@ from dslbench.methods._sizes import (
 )
 from dslbench.optimisers import Adam
 from dslbench.tables import CandidateTable, MixedTable, Table, TableSpec
-from dslbench.training.hooks import Hooks, Loop
+from dslbench.training.hooks import Loop
 from dslbench.training.lab import Lab
 
 
@@ -76,7 +76,7 @@ class AutoEmb(SizedMethod):
         model = lab.build(embedding_only(self.mixed), pretrained=False)
         self.harden(soft, model, budget)
         if self.options.retrain:
-            lab.fit(model, "retrain")
+            lab.fit(model, "retrain", MapsRate(self.options))
         return model
 
     def candidates(self, spec: TableSpec, rng: np.random.Generator) -> Table:
@@ -124,12 +124,13 @@ class AutoEmb(SizedMethod):
         }
 
 
-class _Search(Hooks):
+class _Search(MapsRate):
     """The bilevel iterations."""
 
     def __init__(
         self, method: AutoEmb, lab: Lab, model: Backbone, held_out: HeldOutBatches
     ) -> None:
+        super().__init__(method.options)
         self.options, self.groups, self.held_out = method.options, method.groups, held_out
         outputs = [len(g.sizes) for g in self.groups]
         self.controllers = make_controllers(

@@ -19,7 +19,7 @@ from dslbench.methods._controllers import (
     mean_losses,
     occurrences,
 )
-from dslbench.methods._sized import SizedMethod
+from dslbench.methods._sized import MapsRate, SizedMethod
 from dslbench.methods._sizes import (
     Budget,
     Float64,
@@ -33,7 +33,7 @@ from dslbench.methods._sizes import (
 from dslbench.optimisers import Adam
 from dslbench.tables import MixedTable
 from dslbench.tables.masked import cold_start
-from dslbench.training.hooks import Hooks, Loop
+from dslbench.training.hooks import Loop
 from dslbench.training.lab import Lab
 
 STAY, ENLARGE = 0, 1
@@ -89,7 +89,9 @@ class ESAPN(SizedMethod):
         for name, table in model.tables().items():
             if isinstance(table, MixedTable):
                 table.allowed = cast(MixedTable, tables[name]).allowed
-        lab.variation(epochs=max(1, lab.epochs - epochs)).fit(model, "train")
+        lab.variation(epochs=max(1, lab.epochs - epochs)).fit(
+            model, "train", MapsRate(self.options)
+        )
         return model
 
     def diagnostics(self) -> dict[str, Any]:
@@ -97,12 +99,13 @@ class ESAPN(SizedMethod):
         return {"natural_params": self.natural_params, **describe(self.groups, self.places)}
 
 
-class _Search(Hooks):
+class _Search(MapsRate):
     """The iterations of policy and model."""
 
     def __init__(
         self, method: ESAPN, lab: Lab, model: Backbone, held_out: HeldOutBatches, budget: Budget
     ) -> None:
+        super().__init__(method.options)
         self.options, self.groups, self.held_out = method.options, method.groups, held_out
         self.budget = budget
         self.controllers = make_controllers(
@@ -255,12 +258,20 @@ class _Search(Hooks):
         g = self.groups[k]
         if place is None:
             place = self.tables[k].place[g.first + ids]
-        known = one_hot(place, len(g.sizes)).float()
+        buckets, answer = self.buckets[k][ids], self.controllers[k]
         if self.options.last_loss:
             last = self.losses[k][ids, :1].nan_to_num(1.0)
-            known = torch.cat([known, last], dim=1)
-        answer: Tensor = self.controllers[k](self.buckets[k][ids], known)
-        return answer
+            logits: Tensor = answer(
+                buckets, torch.cat([one_hot(place, len(g.sizes)).float(), last], dim=1)
+            )
+            return logits
+        # A policy sees no more of a row than this: it is asked once for all rows in one state.
+        states, state, counts = torch.unique(
+            buckets * len(g.sizes) + place, return_inverse=True, return_counts=True
+        )
+        place = states % len(g.sizes)
+        logits = answer(states // len(g.sizes), one_hot(place, len(g.sizes)).float(), counts)
+        return logits.index_select(0, state)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from dslbench.backbones.base import Backbone
 from dslbench.methods._masked import MaskedMethod, MaskedOptions, copy_weights, restore_weights
 from dslbench.methods.base import Options
+from dslbench.optimisers import own_rate
 from dslbench.ranges import searched
 from dslbench.tables import DenseTable, Table, TableSpec, keep_count
 from dslbench.tables.select import select_greatest
@@ -166,12 +167,3 @@ class _Search(Hooks):
                 mask[rows] = select_greatest(margin[rows], count, self.method.lots)
             masks.append(mask)
         return masks
-
-
-def own_rate(optimiser: torch.optim.Optimizer, parameters: list[Tensor], factor: float) -> None:
-    """Give parameters a learning rate of `factor` times the others', now and after each epoch."""
-    chosen = {id(p) for p in parameters}
-    for group in optimiser.param_groups:
-        group["params"] = [p for p in group["params"] if id(p) not in chosen]
-    rate = optimiser.param_groups[0]["lr"]
-    optimiser.add_param_group({"params": parameters, "lr": factor * rate, "lr_factor": factor})

@@ -1,4 +1,4 @@
-"""Parts of small networks over rows: affine maps, batch normalisation, weighted sums."""
+"""Parts of small networks over rows: affine maps, weighted sums."""
 
 from __future__ import annotations
 
@@ -98,56 +98,25 @@ class MixRows(Op):
         return Macs(each * len(parts), backward, backward)
 
 
-class RowNorm(nn.Module):
-    """Batch normalisation over rows (B, d), with scale and shift (Ioffe and Szegedy, Alg. 1).
-
-    In training the statistics are those of the batch, and running ones move towards them by
-    `momentum`; in ranking, and for a single row, they are the running ones.
+class Affine(nn.Module):
+    """x W + b with parameters; W keeps variances (LeCun), b starts at zero.
 
     Args:
-        dim: d.
-        scale: initial scale, which is the standard deviation of the output at the start.
-        eps: added to the variances.
+        isometric: whether W starts as a multiple of a matrix with orthonormal rows, so that no direction
+            of x is smaller than another behind it; else its entries are uniform. Needs width <= out.
     """
 
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, dim: int, scale: float = 1.0, eps: float = 1e-5) -> None:
+    def __init__(
+        self, width: int, out: int, rng: np.random.Generator, isometric: bool = False
+    ) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((dim,), float(scale)))
-        self.shift = nn.Parameter(torch.zeros(dim))
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("variance", torch.ones(dim))
-        self.eps, self.momentum = eps, 0.1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, d) to (B, d)."""
-        return nn.functional.batch_norm(
-            x, self.mean, self.variance, self.scale, self.shift,
-            self.training and len(x) > 1, self.momentum, self.eps,
-        )  # fmt: skip
-
-    @torch.no_grad()
-    def estimate(self, mean: Tensor, variance: Tensor) -> None:
-        """Replace the running statistics, (d,) each."""
-        self.mean.copy_(mean)
-        self.variance.copy_(variance)
-
-    def as_affine(self) -> tuple[Tensor, Tensor]:
-        """Factor and offset, (d,) each, that it amounts to with the running statistics."""
-        factor = self.scale / torch.sqrt(self.variance + self.eps)
-        return factor, self.shift - self.mean * factor
-
-
-class Affine(nn.Module):
-    """x W + b with parameters; W keeps variances (uniform, LeCun), b starts at zero."""
-
-    def __init__(self, width: int, out: int, rng: np.random.Generator) -> None:
-        super().__init__()
-        bound = math.sqrt(3 / width)
-        drawn = (rng.random((width, out), dtype=np.float32) * 2 - 1) * np.float32(bound)
-        self.weight = nn.Parameter(torch.from_numpy(drawn))
+        if isometric:
+            columns = np.linalg.qr(rng.standard_normal((out, width))).Q
+            drawn = (columns.T * math.sqrt(out / width)).astype(np.float32)
+        else:
+            bound = math.sqrt(3 / width)
+            drawn = (rng.random((width, out), dtype=np.float32) * 2 - 1) * np.float32(bound)
+        self.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(drawn)))
         self.bias = nn.Parameter(torch.zeros(out))
         self.map_rows = MapRows()
 

@@ -80,7 +80,7 @@ class CandidateTable(Table):
         norm: Any = self.norms[segment]
         parts = torch.split(vectors, list(self.sizes), dim=1)
         mixed: Tensor = self.mix_rows(
-            weights, *(norm(step(x)).tanh() for step, x in zip(maps.steps, parts, strict=True))
+            weights, *(norm(step(x)) for step, x in zip(maps.steps, parts, strict=True))
         )
         return mixed
 

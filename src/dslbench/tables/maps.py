@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dslbench.ops.affine import Affine, ComposeMaps, PrincipalAxes, RowNorm
+from dslbench.ops.affine import Affine, ComposeMaps, PrincipalAxes
+from dslbench.ops.row_norm import RowNorm
 
 Sizes = tuple[int, ...]
 
@@ -27,7 +28,7 @@ class DirectMaps(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.principal_axes = PrincipalAxes()
-        self.steps = nn.ModuleList(Affine(width, dim, rng) for width in sizes)
+        self.steps = nn.ModuleList(Affine(width, dim, rng, isometric=True) for width in sizes)
 
     def forward(self, blocks: Sequence[Tensor]) -> Tensor:
         """Blocks (B_k, w_k), one for each width, to all their rows (sum B_k, d), in order."""
@@ -53,7 +54,7 @@ class ChainMaps(nn.Module):
         ends = sizes if sizes[-1] == dim else (*sizes, dim)
         self.dim = dim
         self.compose, self.principal_axes = ComposeMaps(), PrincipalAxes()
-        self.steps = nn.ModuleList(Affine(a, b, rng) for a, b in pairwise(ends))
+        self.steps = nn.ModuleList(Affine(a, b, rng, isometric=True) for a, b in pairwise(ends))
 
     def forward(self, blocks: Sequence[Tensor]) -> Tensor:
         """Blocks (B_k, w_k), one for each width, to all their rows (sum B_k, d), in order."""
@@ -91,13 +92,13 @@ class ChainMaps(nn.Module):
 
 
 def row_norm(dim: int, spread: float) -> RowNorm:
-    """A norm whose output starts with the spread that the backbone gives its table.
+    """A norm, and tanh behind it, whose output starts with the spread that the backbone gives its table.
 
     What it normalises starts with that spread as well (UltraGCN's is 1e-4): eps must be small
     beside its square.
     """
     spread = spread or 1.0
-    return RowNorm(dim, scale=spread, eps=1e-5 * spread**2)
+    return RowNorm(dim, scale=spread, eps=1e-5 * spread**2, bend=True)
 
 
 def start_maps(maps: Any, norm: Any, values: Tensor) -> Tensor:

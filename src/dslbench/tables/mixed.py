@@ -122,7 +122,7 @@ class MixedTable(Table):
                 norm(z) if len(z) else z
                 for z, norm in zip(self._mapped(order, counts), self.norms, strict=True)
             ]
-            return torch.cat(normed).tanh().index_select(0, back)
+            return torch.cat(normed).index_select(0, back)
         maps, k = self._stored_maps(), len(self.sizes)
         blocks = torch.split(nn.functional.embedding(order, self.weight), counts)
         parts = [
