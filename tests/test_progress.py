@@ -31,3 +31,25 @@ def test_a_log_hears_of_evaluations_now_and_then(monkeypatch: pytest.MonkeyPatch
     assert lines[1:] == [
         "    dense epoch 4/10 loss 0.5000 Recall@20 0.1000, 30 s, about 160 s left"
     ]
+
+
+def test_a_phase_without_evaluations_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    spec = resolve(
+        dataset="toy", backbone="lightgcn", method="autoemb", sparsity=0.5, seed=0, epochs=10
+    )
+    out = io.StringIO()
+    quiet = progress.Quiet(Console(file=out, width=200), total=1)
+    quiet.begin(0, spec)
+    quiet.event(0, {"event": "start", "phases": ["search", "retrain"]})
+    for epoch in range(1, 10):
+        now[0] += 20
+        quiet.event(
+            0, {"event": "epoch", "phase": "search", "epoch": epoch, "epochs": 10, "loss": 0.5}
+        )
+        quiet.event(
+            0, {"event": "step", "phase": "search", "done": epoch, "epochs": 10, "loss": 0.5}
+        )
+    said = [line.partition(" loss")[0].strip() for line in out.getvalue().splitlines()[1:]]
+    assert said == ["search epoch 3/10", "search epoch 6/10", "search epoch 9/10"]

@@ -90,7 +90,9 @@ def summary(kind: Kind, name: str) -> str:
 def check_name(kind: Kind, name: str) -> None:
     """Raise `UsageError` with the closest match for an unknown name."""
     if name not in names(kind):
-        raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, names(kind)))
+        # A reference goes where a method does.
+        meant = [*names(kind), *(names("reference") if kind == "method" else ())]
+        raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, meant))
 
 
 def _load(kind: Kind, name: str) -> Any:

@@ -22,6 +22,7 @@ from dslbench.report.comparable import (
     model,
     other_versions,
     protocol,
+    reduced,
     row_key,
     rows,
     setting,
@@ -127,7 +128,7 @@ def _part(number: int, part: Sequence[Record]) -> _Part:
         "text": setting(part[0]),
         "model": model(spec),
         "protocol": protocol(spec),
-        "training": "full" if spec["epochs"] >= spec["full_epochs"] else "reduced",
+        "training": "reduced" if reduced(spec) else "full",
         "epochs": spec["epochs"],
         "full_epochs": spec["full_epochs"],
         "answer": sizes.answer(points, dense) if dense else "",
@@ -204,7 +205,7 @@ def _training(runs: Sequence[Record]) -> str:
     rise, spec = mean_rise(runs), runs[0]["spec"]
     if rise is not None:
         return "rising" if rise > LEVEL else "levelled"
-    return "full" if spec["epochs"] >= spec["full_epochs"] else "reduced"
+    return "reduced" if reduced(spec) else "full"
 
 
 def _point(point: Point, dense: Sequence[Record], p_seeds: float | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dslbench.report.comparable import (
     method_names,
     model,
     protocol,
+    reduced,
     rising,
     row_label,
     row_width,
@@ -196,9 +197,8 @@ def _protocol_and_scale(records: Sequence[Record]) -> str:
     spec = records[0]["spec"]
     if len({(r["spec"]["epochs"], r["spec"]["full_epochs"]) for r in records}) == 1:
         return protocol(spec)
-    reduced = any(r["spec"]["epochs"] < r["spec"]["full_epochs"] for r in records)
     text = f"protocol {spec['protocol']}, scale {spec['scale']}"
-    return f"{text}, REDUCED: see below" if reduced else text
+    return f"{text}, REDUCED: see below" if any(reduced(r["spec"]) for r in records) else text
 
 
 def _cells_by_dataset(

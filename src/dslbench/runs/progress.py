@@ -160,9 +160,13 @@ class _Course:
         return True
 
     def line(self, event: Event) -> str | None:
-        """For a log, at an evaluation: where the run is and how long it will take; None: not long ago."""
+        """For a log: where the run is and how long it will take; None: it was said not long ago.
+
+        At an evaluation, and at any epoch where none has come for twice as long: searches have none.
+        """
         now = time.monotonic()
-        if SELECTION not in event or now - self._said < PATIENCE or self._first is None:
+        quiet = PATIENCE if SELECTION in event else 2 * PATIENCE
+        if event["event"] != "epoch" or now - self._said < quiet or self._first is None:
             return None
         self._said = now
         began, before = self._first
