@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dslbench import registry
 from dslbench.cost import measured
 from dslbench.errors import RunError
 from dslbench.runs import durations, local
@@ -84,3 +85,10 @@ def test_a_trial_times_every_part() -> None:
     found = probe(spec(), CPU)
     assert set(found) == {"epoch_seconds", "eval_seconds", "trial_seconds"}
     assert all(seconds > 0 for seconds in found.values())
+
+
+def test_phases_that_share_the_epochs_are_one_training() -> None:
+    """ESAPN searches in half of the epochs and trains in the others; AutoEmb does both in full."""
+    for method, expected in (("esapn", 1), ("autoemb", 2), ("dense", 1)):
+        kind = registry.method(method)
+        assert kind.trainings(kind.options_type(), 0.5) == expected

@@ -85,6 +85,8 @@ class Method(Hooks, ABC):
     usual: ClassVar[bool] = True
     # Whether a sparsity means anything to it; its runs have sparsity 0 where not.
     uses_sparsity: ClassVar[bool] = True
+    # Whether its phases are parts of one training of the full number of epochs.
+    share_epochs: ClassVar[bool] = False
     # Time of an epoch, dense's being 1, roughly: for the expected duration that is shown beforehand.
     relative_time: ClassVar[float] = 1.0
     options_type: ClassVar[type[Options]] = Options
@@ -97,8 +99,13 @@ class Method(Hooks, ABC):
 
     @classmethod
     def phases(cls, options: Any, sparsity: float) -> list[str]:
-        """Names of the trainings a run consists of, each of the full number of epochs."""
+        """Names of the trainings a run consists of, each of all epochs where they do not `share_epochs`."""
         return ["train"]
+
+    @classmethod
+    def trainings(cls, options: Any, sparsity: float) -> int:
+        """How many trainings of the full number of epochs its phases amount to."""
+        return 1 if cls.share_epochs else len(cls.phases(options, sparsity))
 
     @classmethod
     def lineage(cls, options: Any, sparsity: float) -> list[str | None]:

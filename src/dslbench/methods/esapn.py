@@ -68,6 +68,7 @@ class ESAPN(SizedMethod):
     name = "esapn"
     label = "ESAPN"
     chain = True
+    share_epochs = True
     relative_time = 2.0  # measured on LightGCN
     options_type: ClassVar[type[SizeOptions]] = ESAPNOptions
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dslbench.ops import row_norm_kernels as kernels
 from dslbench.ops.threads import SMALL, Bounds, even_bounds, run_rows
@@ -84,13 +85,14 @@ class _RowNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, bend: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous()
-        off, squares = _sums(kernels.column_sums, x.detach().numpy()) / len(x)
+        rows = x.detach().numpy()
+        off, squares = _sums(kernels.column_sums, rows) / len(x)
         mean = torch.from_numpy(off).float() + x[0]
         variance = torch.from_numpy(np.maximum(squares - off * off, 0)).float()
         inverse = torch.rsqrt(variance + eps)
         factor, y = inverse * scale, torch.empty_like(x)
         run_rows(
-            kernels.scale_rows, _bounds(x), x.detach().numpy(), factor.detach().numpy(),
+            kernels.scale_rows, _bounds(x), rows, factor.detach().numpy(),
             (shift - mean * factor).detach().numpy(), bend, y.numpy(),
         )  # fmt: skip
         ctx.save_for_backward(x, y, mean, inverse, scale)
@@ -99,6 +101,7 @@ class _RowNorm(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, y, mean, inverse, scale = ctx.saved_tensors
         known = (

@@ -25,7 +25,8 @@ def _lambert(levels: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     return tuple(np.array([c / one for c in row], dtype=np.float32) for row in (above, below))  # type: ignore[return-value]
 
 
-# Twelve levels come within 3 units in the last place up to where float32 has 1; all terms are positive.
+# Twelve levels are within 3 * 2^-23 of it, relatively, up to where float32 has 1 (or 2^-22 more); all terms
+# are positive.
 _ABOVE, _BELOW = _lambert(12)
 _A0, _A1, _A2, _A3, _A4, _A5, _A6 = _ABOVE
 _B0, _B1, _B2, _B3, _B4, _B5, _B6 = _BELOW

@@ -167,7 +167,7 @@ def search(
             found.left_out.append(f"{name_of(spec)}: {reason}")
             continue
         kind = registry.method(method)
-        trainings = len(kind.phases(spec.method_options, sparsity))
+        trainings = kind.trainings(spec.method_options, sparsity)
         expected = of_dense * kind.relative_time * trainings
         left = seconds - (time.monotonic() - began)
         if expected > left:

@@ -43,7 +43,7 @@ class WantedRun:
         if self.spec.is_reference:
             return 0
         method = registry.method(self.spec.method)
-        return len(method.phases(self.spec.method_options, self.spec.sparsity))
+        return method.trainings(self.spec.method_options, self.spec.sparsity)
 
 
 def take_stock(

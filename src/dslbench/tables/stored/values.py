@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dslbench.errors import UsageError, did_you_mean
+from dslbench.errors import UsageError
 from dslbench.ops import low_bits
 from dslbench.ops.coded import CodedRows
 from dslbench.ops.coded_kernels import Coded
@@ -38,7 +38,7 @@ _LARGEST, _SMALLEST = 1e37, 1e-28
 def check_precision(name: str) -> None:
     """Raise `UsageError` for a precision that there is not."""
     if name not in BITS:
-        raise UsageError(f"unknown precision '{name}'", did_you_mean(name, BITS))
+        raise UsageError(f"unknown precision '{name}'", f"known: {', '.join(BITS)}")
 
 
 def values_bytes(lengths: npt.NDArray[np.integer], precision: str) -> int:
