@@ -1,4 +1,4 @@
-"""Time of an epoch of AutoEmb's and ESAPN's phases against one of a dense training, preset as it is.
+"""Time of a step of AutoEmb's and ESAPN's phases against one of a dense training, preset as it is.
 
 The trainings take turns, a few epochs each; medians of the steps, so that what an epoch does once (the first
 compilation of a kernel, say) is left out.

@@ -259,20 +259,20 @@ class _Search(MapsRate):
         g = self.groups[k]
         if place is None:
             place = self.tables[k].place[g.first + ids]
-        buckets, answer = self.buckets[k][ids], self.controllers[k]
+        buckets, sizes = self.buckets[k][ids], len(g.sizes)
+        answer: Tensor
         if self.options.last_loss:
             last = self.losses[k][ids, :1].nan_to_num(1.0)
-            logits: Tensor = answer(
-                buckets, torch.cat([one_hot(place, len(g.sizes)).float(), last], dim=1)
-            )
-            return logits
-        # A policy sees no more of a row than this: it is asked once for all rows in one state.
+            known = torch.cat([one_hot(place, sizes).float(), last], dim=1)
+            answer = self.controllers[k](buckets, known)
+            return answer
+        # Bucket and size are all that a policy sees of a row: it is asked once for all in one state.
         states, state, counts = torch.unique(
-            buckets * len(g.sizes) + place, return_inverse=True, return_counts=True
+            buckets * sizes + place, return_inverse=True, return_counts=True
         )
-        place = states % len(g.sizes)
-        logits = answer(states // len(g.sizes), one_hot(place, len(g.sizes)).float(), counts)
-        return logits.index_select(0, state)
+        known = one_hot(states % sizes, sizes).float()
+        answer = self.controllers[k](states // sizes, known, counts)
+        return answer.index_select(0, state)
 
 
 @torch.no_grad()

@@ -46,23 +46,36 @@ class RowNorm(nn.Module):
         rows = len(x) if counts is None else int(counts.sum())
         if not self.training or rows < 2:
             factor, offset = self.as_affine()
-            y = x * factor + offset
-            return y.tanh() if self.bend else y
-        if counts is None and x.device.type == "cpu" and x.dtype == torch.float32:
-            y, mean, variance = _RowNorm.apply(x, self.scale, self.shift, self.eps, self.bend)  # type: ignore[no-untyped-call]
-        else:
-            share = (
-                torch.full_like(x[:, :1], 1 / rows) if counts is None else counts[:, None] / rows
-            )
+            return self._bent(x * factor + offset)
+        if counts is not None:
+            share = counts[:, None] / rows
             mean = (x * share).sum(dim=0)
             variance = ((x - mean).square() * share).sum(dim=0)
-            y = (x - mean) * torch.rsqrt(variance + self.eps) * self.scale + self.shift
-            y = y.tanh() if self.bend else y
+            normed = (x - mean) * torch.rsqrt(variance + self.eps)
+            y = self._bent(normed * self.scale + self.shift)
+        elif x.device.type == "cpu" and x.dtype == torch.float32:
+            y, mean, variance = _RowNorm.apply(x, self.scale, self.shift, self.eps, self.bend)  # type: ignore[no-untyped-call]
+        else:
+            return self._bent(
+                nn.functional.batch_norm(
+                    x,
+                    self.mean,
+                    self.variance,
+                    self.scale,
+                    self.shift,
+                    True,
+                    self.momentum,
+                    self.eps,
+                )
+            )
         if self.momentum:
             with torch.no_grad():
                 self.mean.lerp_(mean, self.momentum)
                 self.variance.lerp_(variance * (rows / (rows - 1)), self.momentum)
         return y
+
+    def _bent(self, y: Tensor) -> Tensor:
+        return y.tanh() if self.bend else y
 
     @torch.no_grad()
     def estimate(self, mean: Tensor, variance: Tensor) -> None:
@@ -122,7 +135,7 @@ class _RowNorm(torch.autograd.Function):
 
 def _sums(kernel: Any, x: np.ndarray, *known: Any) -> np.ndarray:
     """What a kernel sums over all rows, (2, d) float64."""
-    sums = np.empty((-(-len(x) // kernels.BLOCK), 2, x.shape[1]), dtype=np.float32)
+    sums = np.zeros((-(-len(x) // kernels.BLOCK), 2, x.shape[1]), dtype=np.float32)
     run_rows(kernel, _bounds(x), x, *known, sums)
     found: np.ndarray = sums.sum(axis=0, dtype=np.float64)
     return found

@@ -45,12 +45,10 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 @kernel
 def column_sums(lo, hi, x, sums):  # type: ignore[no-untyped-def]
-    """Of each block of rows the sums of x - x[0] and of its square, by column: sums (blocks, 2, d)."""
+    """Add x - x[0] and its square, by column, to the sums (blocks, 2, d) of each block of rows."""
     n, d = x.shape
     for block in range(lo, hi):
         first, second = sums[block, 0], sums[block, 1]
-        first[:] = 0
-        second[:] = 0
         for r in range(block * BLOCK, min(n, (block + 1) * BLOCK)):
             for c in range(d):
                 off = x[r, c] - x[0, c]
@@ -72,16 +70,20 @@ def scale_rows(lo, hi, x, factor, offset, bend, out):  # type: ignore[no-untyped
 
 
 @kernel
+def _before(gradient, y, bend):  # type: ignore[no-untyped-def]
+    """The gradient before the tanh that gave y, or as it is where there was none."""
+    return gradient * (1 - y * y) if bend else gradient
+
+
+@kernel
 def gradient_sums(lo, hi, x, mean, y, bend, gradient, sums):  # type: ignore[no-untyped-def]
-    """Of each block the sums of the gradient before the tanh, u, and of u (x - mean): sums (blocks, 2, d)."""
+    """The same of the gradient before the tanh, u, and of u (x - mean)."""
     n, d = x.shape
     for block in range(lo, hi):
         first, second = sums[block, 0], sums[block, 1]
-        first[:] = 0
-        second[:] = 0
         for r in range(block * BLOCK, min(n, (block + 1) * BLOCK)):
             for c in range(d):
-                u = gradient[r, c] * (1 - y[r, c] * y[r, c]) if bend else gradient[r, c]
+                u = _before(gradient[r, c], y[r, c], bend)
                 first[c] += u
                 second[c] += u * (x[r, c] - mean[c])
 
@@ -94,5 +96,5 @@ def row_gradients(  # type: ignore[no-untyped-def]
     n, d = x.shape
     for r in range(lo * BLOCK, min(n, hi * BLOCK)):
         for c in range(d):
-            u = gradient[r, c] * (1 - y[r, c] * y[r, c]) if bend else gradient[r, c]
+            u = _before(gradient[r, c], y[r, c], bend)
             out[r, c] = factor[c] * u - level[c] - slope[c] * (x[r, c] - mean[c])
