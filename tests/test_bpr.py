@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dslbench.ops.bpr import BprLoss
+from dslbench.ops.bpr import BprLoss, SharedBprLoss
 from dslbench.ops.scores import PairScores
 
 
@@ -61,3 +61,63 @@ def test_cost_is_that_of_two_scores_an_example() -> None:
     parts = [PairScores().macs(users, x) for x in (positives, negatives)]
     found = BprLoss().macs(rows, rows.detach(), 5, 0.1)
     assert found == tuple(a + b for a, b in zip(*parts, strict=True))
+
+
+def plain_shared(
+    rows: torch.Tensor, own: torch.Tensor, count: int, reg: float, known: torch.Tensor
+) -> torch.Tensor:
+    n = known.shape[1]
+    users, positives, negatives = rows[: 3 * count].double().view(3, count, -1)
+    losses = []
+    for b in range(count):
+        block = range(b // n * n, min((b // n + 1) * n, count))
+        each = [
+            torch.nn.functional.softplus(users[b] @ negatives[other] - users[b] @ positives[b])
+            for t, other in enumerate(block)
+            if not known[b, t]
+        ]
+        losses.append(torch.stack(each).mean())
+    norms = own[: 3 * count].double().square().sum()
+    return torch.stack(losses).mean() + reg / (2 * count) * norms
+
+
+@given(
+    seed=st.integers(0, 10_000), count=st.integers(1, 20), d=st.sampled_from([1, 3, 16]),
+    n=st.integers(1, 8), more=st.sampled_from([0, 5]),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_shared_negatives_are_ranked_as_ones_own(
+    seed: int, count: int, d: int, n: int, more: int
+) -> None:
+    torch.manual_seed(seed)
+    tensors = [torch.randn(3 * count + more, d) for _ in range(2)]
+    known = torch.rand(count, n) < 0.3
+    known[torch.arange(count), torch.arange(count) % n] = False  # one's own is never known
+    found = []
+    for formula in (plain_shared, SharedBprLoss()):
+        rows, own = (x.clone().requires_grad_() for x in tensors)
+        loss = formula(rows, own, count, 0.3, known)
+        loss = loss if isinstance(loss, torch.Tensor) else loss[0]
+        (2.5 * loss).backward()  # type: ignore[no-untyped-call]
+        found.append((loss.float(), rows.grad, own.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_one_shared_negative_is_ones_own() -> None:
+    torch.manual_seed(0)
+    rows, own = torch.randn(30, 4), torch.randn(30, 4)
+    shared = SharedBprLoss()(rows, own, 10, 0.1, torch.zeros(10, 1, dtype=torch.bool))
+    for a, b in zip(shared, BprLoss()(rows, own, 10, 0.1), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_cost_of_shared_negatives_is_that_of_their_scores() -> None:
+    torch.manual_seed(0)
+    rows = (torch.randn(15, 6) * (torch.rand(15, 6) < 0.5)).requires_grad_()
+    users, positives, negatives = rows.view(3, 5, 6)
+    parts = [PairScores().macs(users, positives)]
+    for block in (range(3), range(3, 5)):
+        parts += [PairScores().macs(users[[b]], negatives[[j]]) for b in block for j in block]
+    found = SharedBprLoss().macs(rows, rows.detach(), 5, 0.1, torch.zeros(5, 3, dtype=torch.bool))
+    assert found[:2] == tuple(sum(part) for part in zip(*parts, strict=True))[:2]

@@ -94,10 +94,19 @@ def test_zero_sparsity_of_a_mask_equals_dense(
 @pytest.mark.parametrize(("backbone", "method"), PAIRS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_checkerboard_is_learned(backbone: str, method: str, device: str) -> None:
-    data = checkerboard()
-    own = SETTINGS["checkerboard"].get(backbone, [])
-    own = ["embedding_size=16", "lr=0.02", *TWO_ROUNDS, *own]
-    model, _, lab = train(data, backbone, method, 0.5, 10, *own, device=device)
+    learn_a_checkerboard(backbone, method, device, *SETTINGS["checkerboard"].get(backbone, []))
+
+
+@pytest.mark.parametrize("method", [method for backbone, method in PAIRS if backbone == "lightgcn"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_checkerboard_is_learned_from_shared_negatives(method: str, device: str) -> None:
+    own = SETTINGS["checkerboard"].get("lightgcn", [])
+    learn_a_checkerboard("lightgcn", method, device, *own, "negatives=8")
+
+
+def learn_a_checkerboard(backbone: str, method: str, device: str, *settings: str) -> None:
+    own = ["embedding_size=16", "lr=0.02", *TWO_ROUNDS, *settings]
+    model, _, lab = train(checkerboard(), backbone, method, 0.5, 10, *own, device=device)
     assert lab.evaluate(model, "test").means["recall@20"] == 1.0
 
 

@@ -21,7 +21,8 @@ def draw(train, batch_size=64, epochs=1, seed=0):  # type: ignore[no-untyped-def
     sampler = TripleSampler(train, batch_size, Streams(seed), CPU)
     batches = [b for _ in range(epochs) for b in sampler.epoch()]
     return batches, [
-        torch.cat([getattr(b, f) for b in batches]).numpy() for f in sampling.Triples._fields
+        torch.cat([getattr(b, f) for b in batches]).numpy()
+        for f in ("users", "positives", "negatives")
     ]
 
 
@@ -58,6 +59,28 @@ def test_users_without_items_or_with_all_are_never_drawn() -> None:
     _, (users, _, negatives) = draw(train, epochs=20)
     assert set(users) == {2}
     assert set(negatives) == {0, 2}
+
+
+@pytest.mark.parametrize("batch_size, n", [(64, 8), (30, 7), (5, 9)])
+def test_shared_negatives_are_known_where_their_user_has_them(batch_size: int, n: int) -> None:
+    train = make_interactions(40, 25).train
+    has = train.toarray().astype(bool)
+    alone = TripleSampler(train, batch_size, Streams(0), CPU).epoch()
+    found = 0
+    for batch in TripleSampler(train, batch_size, Streams(0), CPU, shared=n).epoch():
+        for a, b in zip(batch[:3], next(alone)[:3], strict=True):
+            assert torch.equal(a, b)  # the same draws
+        assert batch.known is not None
+        users, negatives, known = (
+            x.numpy() for x in (batch.users, batch.negatives, batch.known)
+        )  # fmt: skip
+        for b in range(len(users)):
+            block = negatives[b // n * n :][:n]
+            assert (known[b, : len(block)] == has[users[b], block]).all()
+            assert not known[b, len(block) :].any()
+            assert not known[b, b % n]
+        found += known.sum()
+    assert found
 
 
 def test_nothing_to_sample_is_said() -> None:

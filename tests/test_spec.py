@@ -12,6 +12,7 @@ import pytest
 from dslbench import registry, versions
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
+from dslbench.runs.assemble import full_hyper
 from dslbench.spec import RunSpec, resolve
 from helpers import make_interactions
 
@@ -196,3 +197,14 @@ def test_a_shared_numeric_that_changes_is_another_run(monkeypatch: pytest.Monkey
         assert spec.identity({}) != before
         monkeypatch.setitem(versions.SHARED, part, versions.SHARED[part] - 1)
     assert spec.identity({}) == before and set(versions.SHARED) < set(spec.versions())
+
+
+def test_a_field_that_was_added_changes_no_run_made_before() -> None:
+    """At its old value it is in no spec, so that the hash of one is what it was."""
+    usual, one, many = (
+        spec(settings=["preset=official", *more]) for more in ([], ["negatives=1"], ["negatives=8"])
+    )
+    assert "negatives" not in usual.hyper and one == usual
+    assert many.hyper["negatives"] == 8 and many.changed_hyper == {"negatives": 8}
+    assert full_hyper(usual).model_dump()["negatives"] == 1
+    assert usual.identity(DIGESTS) == one.identity(DIGESTS) != many.identity(DIGESTS)

@@ -231,6 +231,9 @@ def resolve(
     resolved_hyper = backbone_type.hyper_type.model_validate(hyper)
     method_type.size(resolved_hyper, sparsity)  # raises if too small
     full_epochs = hyper.pop("epochs")
+    added = backbone_type.hyper_type.added
+    changed = _changed(hyper, own, added | values)
+    hyper = {k: v for k, v in hyper.items() if k not in added or v != added[k]}
     if epochs is None:
         share, least = _SCALES[scale]
         epochs = min(full_epochs, max(least, round(full_epochs * share)))
@@ -259,7 +262,7 @@ def resolve(
             "preset": found.name,
             "hyper": hyper,
             "options": options,
-            "changed_hyper": _changed(hyper, own, values),
+            "changed_hyper": changed,
             "changed_options": _changed(options, chosen, of_variant),
         }
     )

@@ -33,6 +33,9 @@ class Hyper(BaseModel):
 
     # Fields counted in epochs that shrink with a run's length unless the user sets them.
     follows_epochs: ClassVar[tuple[str, ...]] = ()
+    # Fields that came after runs were published, each with the value at which all is as it was before:
+    # a run has them only at another one, so that those made before keep their identity.
+    added: ClassVar[dict[str, Any]] = {}
 
     embedding_size: int = Field(ge=1, description="embedding size d")
     epochs: int = Field(ge=1, description="epochs of the full protocol")

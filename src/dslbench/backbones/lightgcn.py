@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.data.interactions import Interactions
-from dslbench.ops.bpr import BprLoss
+from dslbench.ops.bpr import BprLoss, SharedBprLoss
 from dslbench.ops.lookup import LookupScores, distinct
 from dslbench.ops.propagate import Propagate
 from dslbench.ops.scores import FullScores, ProductScorer, Scorer
@@ -45,6 +45,13 @@ class LightGCNHyper(Hyper):
         description="of what hops read of neighbours in training, where rows have a multiple of 16 entries; "
         "sums, tables and rankings are fp32",
     )
+    negatives: int = Field(
+        default=1,
+        ge=1,
+        description="negatives of a training pair: its own, and those of the pairs beside it in the batch",
+    )
+
+    added: ClassVar[dict[str, Any]] = {"negatives": 1}
 
 
 class LightGCN(Backbone):
@@ -72,19 +79,20 @@ class LightGCN(Backbone):
         )
         self.embedding = make_table(spec, streams.fresh("init"))
         self.propagate = Propagate(data.train, hyper.layers, halves=hyper.precision == "bf16")
-        self.bpr_loss = BprLoss()
+        self.bpr_loss = BprLoss() if hyper.negatives == 1 else SharedBprLoss()
         self.lookup_scores = LookupScores()
         self.full_scores = FullScores()
 
     def sampler(
         self, data: Interactions, hyper: LightGCNHyper, streams: Streams, device: torch.device
     ) -> TripleSampler:
-        return TripleSampler(data.train, hyper.batch_size, streams, device)
+        return TripleSampler(data.train, hyper.batch_size, streams, device, hyper.negatives)
 
     def loss(self, batch: Triples) -> Tensor:
         """BPR on propagated rows plus L2 on the batch's layer-0 rows (LightGCN, Eq. 15).
 
-        mean softplus(s_uj - s_ui) + reg / (2 B) * (|e_u|^2 + |e_i|^2 + |e_j|^2)
+        mean softplus(s_uj - s_ui) + reg / (2 B) * (|e_u|^2 + |e_i|^2 + |e_j|^2), the mean over examples
+        and, where they share them, over their negatives.
         """
         return self._loss_and_rows(batch, batch.users[:0])[0]
 
@@ -99,7 +107,8 @@ class LightGCN(Backbone):
             [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users, more]
         )
         propagated, own = self._propagated(rows)
-        loss, self.example_losses = self.bpr_loss(propagated, own, size, self.reg)
+        shared = () if batch.known is None else (batch.known,)
+        loss, self.example_losses = self.bpr_loss(propagated, own, size, self.reg, *shared)
         return loss, propagated[3 * size :]
 
     def loss_and_scores(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dslbench.ops.base import Macs, Op
+from dslbench.ops.base import Macs, Op, product_macs
 from dslbench.ops.bpr_kernels import bpr_gradients, bpr_losses
 from dslbench.ops.scores import PairScores
 from dslbench.ops.threads import SMALL, Bounds, even_bounds, run_rows
@@ -78,3 +78,93 @@ class _BprLoss(torch.autograd.Function):
 
 def _bounds(rows: Tensor, count: int) -> Bounds:
     return even_bounds(count, parts=1 if 2 * rows.numel() < SMALL else None)
+
+
+class SharedBprLoss(Op):
+    """The same loss with more negatives: examples in blocks of n rank each other's negatives, too.
+
+    An example's loss is the mean over its block's negatives j of softplus(s_uj - s_ui), but for those that
+    are its user's own items. A negative of one's own is as likely as any item that one does not have, and
+    so is another example's, so that what is expected of the loss is nearly the same with less noise, and
+    no row more is looked up.
+    """
+
+    def forward(
+        self, rows: Tensor, own: Tensor, count: int, reg: float, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, a scalar, differentiable in both tensors; and each example's, (B,), which is not.
+
+        Args:
+            rows, own, count, reg: as `BprLoss` takes them.
+            known: (B, n) bool, whether negative t of an example's block counts for nothing.
+        """
+        loss, losses = _SharedBprLoss.apply(rows, own, count, reg, known)  # type: ignore[no-untyped-call]
+        return loss, losses
+
+    def macs(self, rows: Tensor, own: Tensor, count: int, reg: float, known: Tensor) -> Macs:
+        """Those of the scores of each example's positive and its block's negatives."""
+        users, positives, negatives = rows[: 3 * count].view(3, count, -1)
+        parts = [PairScores().macs(users, positives)]
+        for part in _blocks(count, known.shape[1]):
+            n = min(known.shape[1], part.stop - part.start)
+            parts += [
+                product_macs(u, j, skips_zeros=True)
+                for u, j in zip(
+                    *(x[part].view(-1, n, x.shape[1]) for x in (users, negatives)), strict=True
+                )
+            ]
+        return Macs(*(sum(part) for part in zip(*parts, strict=True)))
+
+
+class _SharedBprLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, own: Tensor, count: int, reg: float, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        users, positives, negatives = rows[: 3 * count].view(3, count, -1)
+        liked = (users * positives).sum(dim=1)
+        slopes = rows.new_zeros(known.shape)  # of an example's loss by the scores of its negatives
+        losses = torch.empty_like(liked)
+        for part in _blocks(count, known.shape[1]):
+            n = min(known.shape[1], part.stop - part.start)
+            u, j = (x[part].view(-1, n, x.shape[1]) for x in (users, negatives))
+            margins = torch.bmm(u, j.mT).view(-1, n).sub_(liked[part, None])
+            left_out = known[part, :n]
+            counted = (n - left_out.sum(dim=1)).to(rows.dtype)
+            each = torch.nn.functional.softplus(margins).masked_fill_(left_out, 0.0)
+            losses[part] = each.sum(dim=1) / counted
+            slopes[part, :n] = margins.sigmoid_().masked_fill_(left_out, 0.0).div_(counted[:, None])
+        ctx.save_for_backward(rows, own, slopes)
+        ctx.count, ctx.reg = count, reg
+        ctx.mark_non_differentiable(losses)
+        norms = own[: 3 * count].view(3, count, -1).square().sum(dim=(0, 2))
+        return losses.mean() + reg / (2 * count) * norms.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        rows, own, slopes = ctx.saved_tensors
+        count, scale = ctx.count, gradients[0] / ctx.count
+        make = torch.empty_like if len(rows) == 3 * count else torch.zeros_like
+        on_rows, on_own = make(rows), make(own)
+        users, positives, negatives = rows[: 3 * count].view(3, count, -1)
+        on_users, on_positives, on_negatives = on_rows[: 3 * count].view(3, count, -1)
+        slopes = slopes * scale
+        on_liked = -slopes.sum(dim=1, keepdim=True)
+        torch.mul(on_liked, users, out=on_positives)
+        torch.mul(on_liked, positives, out=on_users)
+        for part in _blocks(count, slopes.shape[1]):
+            n = min(slopes.shape[1], part.stop - part.start)
+            blocks = slopes[part, :n].reshape(-1, n, n)
+            u, j, on_u, on_j = (
+                x[part].view(-1, n, x.shape[1]) for x in (users, negatives, on_users, on_negatives)
+            )
+            on_u.baddbmm_(blocks, j)
+            torch.bmm(blocks.mT, u, out=on_j)
+        torch.mul(own[: 3 * count], scale * ctx.reg, out=on_own[: 3 * count])
+        return on_rows, on_own, None, None, None
+
+
+def _blocks(count: int, n: int) -> list[slice]:
+    """All whole blocks of n examples at once, and the smaller one at the end; no empty ones."""
+    whole = count // n * n
+    return [slice(a, b) for a, b in ((0, whole), (whole, count)) if a < b]

@@ -89,6 +89,30 @@ def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-
 
 
 @kernel
+def known_in_blocks(  # type: ignore[no-untyped-def]
+    lo, hi, indptr, indices, n_items, size, users, items, out
+):
+    """out[b, t] = whether item t of b's block is in the row of users[b], for blocks [lo, hi) of `size`.
+
+    Block by block the items are marked and the rows of its users gone through: most rows are shorter
+    than what searches for all pairs would look at.
+    """
+    marks = np.zeros(n_items, dtype=np.int32)
+    for block in range(lo, hi):
+        first, end = block * size, min((block + 1) * size, users.shape[0])
+        for t in range(first, end):
+            marks[items[t]] = block + 1
+        for b in range(first, end):
+            for t in range(size):
+                out[b, t] = False
+            for at in range(indptr[users[b]], indptr[users[b] + 1]):
+                if marks[indices[at]] == block + 1:
+                    for t in range(first, end):
+                        if items[t] == indices[at]:
+                            out[b, t - first] = True
+
+
+@kernel
 def magnitude_histogram(  # type: ignore[no-untyped-def]
     lo, hi, step, bits, among, prefix, counts
 ):

@@ -34,11 +34,16 @@ class Sampler(Protocol):
 
 
 class Triples(NamedTuple):
-    """BPR triples, each field (B,) int64 on the model's device."""
+    """BPR triples: users, positives and negatives are (B,) int64 on the model's device.
+
+    `known` is (B, n) bool where examples share their negatives in blocks of n: whether the t-th
+    negative of an example's block is one of its user's own items. None: each has its own alone.
+    """
 
     users: Tensor
     positives: Tensor
     negatives: Tensor
+    known: Tensor | None = None
 
 
 def draw_unseen(
@@ -77,11 +82,15 @@ class TripleSampler:
     An epoch is as many triples as there are training pairs, users drawn with replacement. Users
     without items, or with all of them, have no triple and are never drawn. Held-out items may be
     drawn as negatives, as in LightGCN.
+
+    Args:
+        shared: n, examples that share their negatives: the same are drawn, whatever n is.
     """
 
     def __init__(
-        self, train: sparse.csr_matrix, batch_size: int, streams: Streams, device: torch.device
-    ) -> None:
+        self, train: sparse.csr_matrix, batch_size: int, streams: Streams, device: torch.device,
+        shared: int = 1,
+    ) -> None:  # fmt: skip
         self._train = train
         self._n_items = int(train.shape[1])
         degrees = np.diff(train.indptr)
@@ -91,7 +100,7 @@ class TripleSampler:
                 "no user has both an item to train on and an item left out of training",
                 "check the data set: `dslbench list datasets`",
             )
-        self._batch_size = batch_size
+        self._batch_size, self._shared = batch_size, shared
         self._order, self._negatives = streams["order"], streams["negatives"]
         self._device = device
 
@@ -107,12 +116,27 @@ class TripleSampler:
         left = int(self._train.nnz)
         while left > 0:
             count = min(left, per_chunk)
-            drawn = [torch.from_numpy(part).to(self._device) for part in self._draw(count)]
-            yield from (
-                Triples(*(part.long() for part in parts))
-                for parts in zip(*(torch.split(x, size) for x in drawn), strict=True)
-            )
+            drawn = self._draw(count)
+            on_device = [torch.from_numpy(part).to(self._device) for part in drawn]
+            for at in range(0, count, size):
+                batch = Triples(*(part[at : at + size].long() for part in on_device))
+                yield (
+                    batch
+                    if self._shared == 1
+                    else batch._replace(
+                        known=self._known(drawn[0][at : at + size], drawn[2][at : at + size])
+                    )
+                )
             left -= count
+
+    def _known(self, users: npt.NDArray[np.int32], negatives: npt.NDArray[np.int32]) -> Tensor:
+        """`Triples.known` of a batch."""
+        known = np.empty((len(users), self._shared), dtype=bool)
+        run_rows(
+            kernels.known_in_blocks, even_bounds(-(-len(users) // self._shared), 32 * self._shared),
+            self._train.indptr, self._train.indices, self._n_items, self._shared, users, negatives, known,
+        )  # fmt: skip
+        return torch.from_numpy(known).to(self._device)
 
     def _draw(self, count: int) -> list[npt.NDArray[np.int32]]:
         """Users, positives and negatives, (count,) each."""
