@@ -164,6 +164,20 @@ def test_the_command_of_epochs_that_were_chosen_by_cost() -> None:
     assert spec_of(command_of(odd)).decisive() == odd.decisive()
 
 
+def test_what_a_preset_made_before_it_was_changed_is_made_by_its_earlier_state() -> None:
+    asked = {"dataset": "toy", "backbone": "lightgcn", "method": "dense", "sparsity": 0, "seed": 0}
+    then = resolve(**asked, settings=["preset=fast-1"])
+    now = resolve(**asked)
+    made = then.model_copy(update={"preset": "fast"})
+    assert made.identity({}) == then.identity({}) != now.identity({})
+    assert "preset=fast-1" in command_of(made) and spec_of(command_of(made)) == then
+    assert "preset=fast" in command_of(now).split() and spec_of(command_of(now)) == now
+    # Without one that is as it was, all that differs is named: here the field that came later, too.
+    odd = made.model_copy(update={"hyper": {**made.hyper, "lr": 0.0123}})
+    assert {"negatives=1", "lr=0.0123"} < {*command_of(odd).split()}
+    assert spec_of(command_of(odd)).decisive() == odd.decisive()
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "rm -rf /", "dslbench train", "dslbench compare --epochs 3", "dslbench train --dataset 'toy",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from dslbench.output import warn_once
 
 FORMAT = 1
 _MARK = "@"  # between a file's path and its digest, in the name that a run keeps
+_EARLIER = re.compile(r"-\d+$")
 
 
 class Tuned(BaseModel):
@@ -206,8 +208,18 @@ def _is_bare(path: str) -> bool:
 
 
 def of_identity(name: str) -> str:
-    """What of a preset's name decides a run: of a file nothing, as its values stand in the run."""
-    return "tuned" if is_file(name) else name
+    """What of a preset's name decides a run: of a file nothing, as its values stand in the run.
+
+    A preset that was changed stays as it was under its name and a number, `fast-1`; its runs are those
+    that were made by its name then.
+    """
+    return "tuned" if is_file(name) else _EARLIER.sub("", name)
+
+
+def states(backbone: str, name: str) -> list[str]:
+    """A preset and what there is of its earlier states, by name."""
+    same = [key for key in registry.backbone(backbone).presets() if of_identity(key) == name]
+    return [name, *(key for key in same if key != name)]
 
 
 def _lines(values: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from dslbench import registry
+from dslbench import presets, registry
 from dslbench.errors import UsageError
 from dslbench.spec import RunSpec, resolve
 
@@ -21,20 +21,34 @@ def command_of(spec: RunSpec) -> str:
     Settings that follow from the preset are left out. Raises `UsageError` where no command makes the
     run: its method is not here, or a setting has a value that no option can give.
     """
-    command = _written(spec, dict(_changed(spec)))
-    made = spec_of(command).decisive()
-    if made == spec.decisive():
-        return command
+    changed = dict(_changed(spec))
+    for preset in _states(spec):
+        command = _written(spec, changed | preset)
+        made = spec_of(command)
+        if made.decisive() == spec.decisive() and made.full_epochs == spec.full_epochs:
+            return command
     # Epochs chosen by cost, or a preset that has changed since: what differs is named.
-    named = dict(_changed(spec))
-    named |= {k: v for k, v in spec.hyper.items() if made["hyper"].get(k) != v}
-    named |= {
-        f"{spec.method}.{k}": v for k, v in spec.options.items() if made["options"].get(k) != v
+    made, usual = spec_of(_written(spec, changed)), _added(spec)
+    changed |= {k: v for k, v in (usual | spec.hyper).items() if (usual | made.hyper).get(k) != v}
+    changed |= {
+        f"{spec.method}.{k}": v for k, v in spec.options.items() if made.options.get(k) != v
     }
-    command = _written(spec, named)
+    command = _written(spec, changed)
     if spec_of(command).decisive() != spec.decisive():
         raise UsageError(f"{spec.title}: no command of today makes this run", "make it again")
     return command
+
+
+def _states(spec: RunSpec) -> list[dict[str, Any]]:
+    """The run's preset as it is now, and as it was."""
+    if spec.is_reference:
+        return [{}]
+    return [{"preset": name} for name in presets.states(spec.backbone, spec.preset)]
+
+
+def _added(spec: RunSpec) -> dict[str, Any]:
+    """Hyper-parameters that a spec does not have at these values."""
+    return {} if spec.is_reference else registry.backbone(spec.backbone).hyper_type.added
 
 
 def _changed(spec: RunSpec) -> Iterator[tuple[str, Any]]:
