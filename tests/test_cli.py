@@ -52,7 +52,7 @@ def test_compare_makes_what_is_missing_and_report_shows_it(
     code, out, err = run("compare", "--backbone", "lightgcn", *SMALL, *three)
     assert code == 0, err
     assert "3 runs: 1 stored, 2 to make" in err and "run.json, line 1" in err
-    assert "Baseline" in out and "RP" in out and "REDUCED: 2 of 100" in out
+    assert "Baseline" in out and "RP" in out and "REDUCED: 2 of 50" in out
     again = store.read(records[1]["id"])
     assert again["quality"] == records[1]["quality"]  # the same seed, the same result
 
