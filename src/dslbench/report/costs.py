@@ -47,13 +47,12 @@ class StoredSize(Column):
 
 
 @dataclass(frozen=True)
-class LastPhase(Column):
-    """A quantity of the phase that made the stored model."""
+class LargestState(Column):
+    """Tables and optimiser of the phase that needs most: training densely before pruning holds all."""
 
     def value(self, record: Record) -> float | None:
-        phases = _phases(record)
-        found: float | None = phases[-1].get("state_bytes") if phases else None
-        return found
+        found = [phase.get("state_bytes") for phase in _phases(record)]
+        return max((one for one in found if one is not None), default=None)
 
 
 _MEASURED = ("cost", "measured")
@@ -61,7 +60,7 @@ _MEASURED = ("cost", "measured")
 TEST_TIME = Column("Inference time", (*_MEASURED, "test_seconds"), "low", "measured", short_time)
 ALL_PARAMS = Column("All params", ("budget", "total_params"), None, "counted", "{:,.0f}".format)
 STORED = StoredSize("Stored size", (*_MEASURED, "stored_bytes"), "low", "measured", size)
-STATE = LastPhase("Training state", ("",), "low", "measured", size)
+STATE = LargestState("Training state", ("",), "low", "measured", size)
 LATENCY = {
     users: Column(
         f"Top 20, {users} users", (*_MEASURED, "top_k_latency", users, "p50_seconds"), "low",

@@ -158,8 +158,8 @@ def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
         "int2: so many bits a value and one scale of 16 bits a row. Other weights stay float32.",
         f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32, over the seeds that both have. "
         "p: paired t-test over users, Holm-corrected over the rows. Front: no other row is as small and "
-        "as good, and better in one of the two. Training state: tables and optimiser at the end of the "
-        "last training, which rounding afterwards does not change.",
+        "as good, and better in one of the two. Training state: tables and optimiser at the end of "
+        "the run's training that needs most; a teacher's are its own run's.",
     )
     return table
 
