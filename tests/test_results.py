@@ -16,6 +16,7 @@ import torch
 from cli_helpers import run
 from dslbench.errors import UsageError
 from dslbench.report import build, command
+from dslbench.report.relative import setting_of
 from dslbench.runs import store
 from dslbench.runs.results import check as checking
 from dslbench.runs.results import folder as files
@@ -170,6 +171,10 @@ def test_what_a_preset_made_before_it_was_changed_is_made_by_its_earlier_state()
     now = resolve(**asked)
     made = then.model_copy(update={"preset": "fast"})
     assert made.identity({}) == then.identity({}) != now.identity({})
+    one, other, new = (
+        setting_of({"spec": x.model_dump(), "data": {}, "cost": {}}) for x in (made, then, now)
+    )
+    assert one == other != new  # they may stand in one table
     assert "preset=fast-1" in command_of(made) and spec_of(command_of(made)) == then
     assert "preset=fast" in command_of(now).split() and spec_of(command_of(now)) == now
     # Without one that is as it was, all that differs is named: here the field that came later, too.

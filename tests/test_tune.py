@@ -220,6 +220,13 @@ def test_bad_values_and_small_spaces() -> None:
 # ---------------------------------------------------------------------------------------- files
 
 
+def test_a_field_that_came_later_may_be_set_back_to_what_was() -> None:
+    setting = replace(TOY, settings=("embedding_size=8", "preset=fast", "negatives=1"))
+    result = tune(Made(by_rate), "dense", setting=setting)
+    found = campaign.preset(result, {"train": "abc", "valid": "def"})
+    assert found.hyper.get("negatives", 1) == 1
+
+
 def test_a_preset_file_has_each_methods_choice(tmp_path: Path, capsys: Any) -> None:
     result = tune(Made(by_rate), "dense", "dsl", "rp")
     file = campaign.preset(result, {"train": "abc", "valid": "def", "test": None})

@@ -48,6 +48,7 @@ class LightGCNHyper(Hyper):
     negatives: int = Field(
         default=1,
         ge=1,
+        le=1024,
         description="negatives of a training pair: its own, and those of the pairs beside it in the batch",
     )
 

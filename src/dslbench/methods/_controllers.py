@@ -129,7 +129,7 @@ def occurrences(batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """Users and items of a batch, each (R,) ids and (R,) number of the example they are in.
 
     Of the many negatives of one positive only the first counts, so that the controllers' work is in
-    proportion to the batch.
+    proportion to the batch, and of negatives that examples share only one's own.
     """
     example = torch.arange(len(batch.users), device=batch.users.device)
     if isinstance(batch, Triples):

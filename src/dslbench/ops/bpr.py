@@ -96,7 +96,8 @@ class SharedBprLoss(Op):
 
         Args:
             rows, own, count, reg: as `BprLoss` takes them.
-            known: (B, n) bool, whether negative t of an example's block counts for nothing.
+            known: (B, n) bool, whether negative t of an example's block counts for nothing; one's own
+                always counts.
         """
         loss, losses = _SharedBprLoss.apply(rows, own, count, reg, known)  # type: ignore[no-untyped-call]
         return loss, losses

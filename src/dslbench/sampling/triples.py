@@ -120,13 +120,10 @@ class TripleSampler:
             on_device = [torch.from_numpy(part).to(self._device) for part in drawn]
             for at in range(0, count, size):
                 batch = Triples(*(part[at : at + size].long() for part in on_device))
-                yield (
-                    batch
-                    if self._shared == 1
-                    else batch._replace(
-                        known=self._known(drawn[0][at : at + size], drawn[2][at : at + size])
-                    )
-                )
+                if self._shared > 1:
+                    known = self._known(drawn[0][at : at + size], drawn[2][at : at + size])
+                    batch = batch._replace(known=known)
+                yield batch
             left -= count
 
     def _known(self, users: npt.NDArray[np.int32], negatives: npt.NDArray[np.int32]) -> Tensor:
