@@ -40,6 +40,7 @@ def main() -> str:
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset", default="gowalla")
     parser.add_argument("--batch", type=int, default=16384)
+    parser.add_argument("--negatives", type=int, default=1, help="of each pair")
     parser.add_argument("--rounds", type=int, default=30, help="steps of each")
     chosen = parser.parse_args()
     data = datasets.load(chosen.dataset)
@@ -47,11 +48,13 @@ def main() -> str:
     for precision in ("fp32", "bf16"):
         hyper = LightGCNHyper(
             embedding_size=DIM, epochs=1, batch_size=chosen.batch, lr=1e-2, layers=LAYERS, reg=1e-4,
-            init="normal", precision=precision,
+            init="normal", precision=precision, negatives=chosen.negatives,
         )  # fmt: skip
         model = LightGCN(data, hyper, DenseTable, Streams(0))
         models[precision] = model, model.optimiser(hyper)
-    sampler = TripleSampler(data.train, chosen.batch, Streams(1), torch.device("cpu"))
+    sampler = TripleSampler(
+        data.train, chosen.batch, Streams(1), torch.device("cpu"), chosen.negatives
+    )
     times: dict[str, dict[str, list[float]]] = {p: defaultdict(list) for p in models}
     batches = sampler.epoch()
     for step in range(chosen.rounds + WARM_UP):
@@ -91,7 +94,8 @@ def main() -> str:
         lines.append(f"| {precision} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"{chosen.dataset}, batch {chosen.batch:,}, d={DIM}, L={LAYERS}; medians of {chosen.rounds} steps; "
+        f"{chosen.dataset}, batch {chosen.batch:,}, negatives {chosen.negatives}, d={DIM}, L={LAYERS}; "
+        f"medians of {chosen.rounds} steps; "
         f"bf16 takes {whole['bf16'] / whole['fp32']:.2f} of fp32's time. A copy moves "
         f"{1e-6 / a_byte:.1f} GB/s.",
         f"Machine: {machine()}",

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dslbench.ops.bpr import BprLoss, SharedBprLoss
+from dslbench.ops.bpr import BprLoss
 from dslbench.ops.scores import PairScores
 
 
@@ -94,7 +94,7 @@ def test_shared_negatives_are_ranked_as_ones_own(
     known = torch.rand(count, n) < 0.3
     known[torch.arange(count), torch.arange(count) % n] = False  # one's own is never known
     found = []
-    for formula in (plain_shared, SharedBprLoss()):
+    for formula in (plain_shared, BprLoss()):
         rows, own = (x.clone().requires_grad_() for x in tensors)
         loss = formula(rows, own, count, 0.3, known)
         loss = loss if isinstance(loss, torch.Tensor) else loss[0]
@@ -107,7 +107,7 @@ def test_shared_negatives_are_ranked_as_ones_own(
 def test_one_shared_negative_is_ones_own() -> None:
     torch.manual_seed(0)
     rows, own = torch.randn(30, 4), torch.randn(30, 4)
-    shared = SharedBprLoss()(rows, own, 10, 0.1, torch.zeros(10, 1, dtype=torch.bool))
+    shared = BprLoss()(rows, own, 10, 0.1, torch.zeros(10, 1, dtype=torch.bool))
     for a, b in zip(shared, BprLoss()(rows, own, 10, 0.1), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -119,5 +119,5 @@ def test_cost_of_shared_negatives_is_that_of_their_scores() -> None:
     parts = [PairScores().macs(users, positives)]
     for block in (range(3), range(3, 5)):
         parts += [PairScores().macs(users[[b]], negatives[[j]]) for b in block for j in block]
-    found = SharedBprLoss().macs(rows, rows.detach(), 5, 0.1, torch.zeros(5, 3, dtype=torch.bool))
+    found = BprLoss().macs(rows, rows.detach(), 5, 0.1, torch.zeros(5, 3, dtype=torch.bool))
     assert found[:2] == tuple(sum(part) for part in zip(*parts, strict=True))[:2]

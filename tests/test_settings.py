@@ -21,8 +21,7 @@ def test_every_listed_default_is_what_a_run_resolves_to(owner: str) -> None:
         backbone="lightgcn" if is_method else owner, method=owner if is_method else "dense",
         settings=typed,
     )  # fmt: skip
-    added = {} if is_method else registry.backbone(owner).hyper_type.added
-    resolved = spec.options if is_method else added | spec.hyper
+    resolved = spec.options if is_method else spec.hyper_in_full
     for s in found:
         key = s.key.rpartition(".")[2]
         if key not in ("preset", "variant"):

@@ -61,6 +61,13 @@ class RunSpec(BaseModel):
         return f"{self.dataset} {model}{brackets}{at} seed {self.seed}{trial}"
 
     @property
+    def hyper_in_full(self) -> dict[str, Any]:
+        """Hyper-parameters with those that came later, which `hyper` has only away from their old value."""
+        if self.is_reference:
+            return self.hyper
+        return registry.backbone(self.backbone).hyper_type.added | self.hyper
+
+    @property
     def is_reference(self) -> bool:
         """Whether the run is of a reference, which has no backbone and no training loop."""
         return registry.is_reference(self.method)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.data.interactions import Interactions
-from dslbench.ops.bpr import BprLoss, SharedBprLoss
+from dslbench.ops.bpr import BprLoss
 from dslbench.ops.lookup import LookupScores, distinct
 from dslbench.ops.propagate import Propagate
 from dslbench.ops.scores import FullScores, ProductScorer, Scorer
@@ -80,7 +80,7 @@ class LightGCN(Backbone):
         )
         self.embedding = make_table(spec, streams.fresh("init"))
         self.propagate = Propagate(data.train, hyper.layers, halves=hyper.precision == "bf16")
-        self.bpr_loss = BprLoss() if hyper.negatives == 1 else SharedBprLoss()
+        self.bpr_loss = BprLoss()
         self.lookup_scores = LookupScores()
         self.full_scores = FullScores()
 
@@ -108,8 +108,7 @@ class LightGCN(Backbone):
             [batch.users, batch.positives + self.n_users, batch.negatives + self.n_users, more]
         )
         propagated, own = self._propagated(rows)
-        shared = () if batch.known is None else (batch.known,)
-        loss, self.example_losses = self.bpr_loss(propagated, own, size, self.reg, *shared)
+        loss, self.example_losses = self.bpr_loss(propagated, own, size, self.reg, batch.known)
         return loss, propagated[3 * size :]
 
     def loss_and_scores(

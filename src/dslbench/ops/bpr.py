@@ -17,10 +17,18 @@ from dslbench.ops.threads import SMALL, Bounds, even_bounds, run_rows
 class BprLoss(Op):
     """mean softplus(s_uj - s_ui) + reg / (2 B) * (|e_u|^2 + |e_i|^2 + |e_j|^2).
 
-    On the CPU two kernels do what takes torch some forty operations with intermediate results.
+    With `known`, examples in blocks of n rank each other's negatives, too: an example's loss is the mean over
+    its block's negatives j, but for those that are its user's own items. Another example's negative is about
+    as likely as any item that one does not have, so that what is expected of the loss is nearly the same,
+    with less noise, and no row more is looked up.
+
+    On the CPU two kernels do what takes torch some forty operations with intermediate results, where each
+    example has its own negative alone.
     """
 
-    def forward(self, rows: Tensor, own: Tensor, count: int, reg: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, rows: Tensor, own: Tensor, count: int, reg: float, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The loss, a scalar, differentiable in both tensors; and each example's, (B,), which is not.
 
         Args:
@@ -28,7 +36,11 @@ class BprLoss(Op):
                 j; further rows are left alone.
             own: (R, d), their vectors that are kept small.
             count: B.
+            known: (B, n) bool, whether negative t of an example's block counts for nothing; one's own
+                always counts.
         """
+        if known is not None:
+            return _SharedBprLoss.apply(rows, own, count, reg, known)  # type: ignore[no-untyped-call, no-any-return]
         if rows.device.type == "cpu":
             loss, losses = _BprLoss.apply(rows, own, count, reg)  # type: ignore[no-untyped-call]
             return loss, losses
@@ -38,10 +50,20 @@ class BprLoss(Op):
         norms = own[: 3 * count].square().sum()
         return losses.mean() + reg / (2 * count) * norms, losses.detach()
 
-    def macs(self, rows: Tensor, own: Tensor, count: int, reg: float) -> Macs:
-        """Those of the two scores of each example."""
-        users, *items = torch.split(rows[: 3 * count], count)
-        parts = [PairScores().macs(users, vectors) for vectors in items]
+    def macs(
+        self, rows: Tensor, own: Tensor, count: int, reg: float, known: Tensor | None = None
+    ) -> Macs:
+        """Those of the scores of each example's positive and its negatives."""
+        users, positives, negatives = rows[: 3 * count].view(3, count, -1)
+        parts = [PairScores().macs(users, positives)]
+        if known is None:
+            parts.append(PairScores().macs(users, negatives))
+        else:
+            for part, n in _blocks(count, known.shape[1]):
+                blocks = (x[part].view(-1, n, x.shape[1]) for x in (users, negatives))
+                parts += [
+                    product_macs(u, j, skips_zeros=True) for u, j in zip(*blocks, strict=True)
+                ]
         return Macs(*(sum(part) for part in zip(*parts, strict=True)))
 
 
@@ -80,43 +102,6 @@ def _bounds(rows: Tensor, count: int) -> Bounds:
     return even_bounds(count, parts=1 if 2 * rows.numel() < SMALL else None)
 
 
-class SharedBprLoss(Op):
-    """The same loss with more negatives: examples in blocks of n rank each other's negatives, too.
-
-    An example's loss is the mean over its block's negatives j of softplus(s_uj - s_ui), but for those that
-    are its user's own items. A negative of one's own is as likely as any item that one does not have, and
-    so is another example's, so that what is expected of the loss is nearly the same with less noise, and
-    no row more is looked up.
-    """
-
-    def forward(
-        self, rows: Tensor, own: Tensor, count: int, reg: float, known: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The loss, a scalar, differentiable in both tensors; and each example's, (B,), which is not.
-
-        Args:
-            rows, own, count, reg: as `BprLoss` takes them.
-            known: (B, n) bool, whether negative t of an example's block counts for nothing; one's own
-                always counts.
-        """
-        loss, losses = _SharedBprLoss.apply(rows, own, count, reg, known)  # type: ignore[no-untyped-call]
-        return loss, losses
-
-    def macs(self, rows: Tensor, own: Tensor, count: int, reg: float, known: Tensor) -> Macs:
-        """Those of the scores of each example's positive and its block's negatives."""
-        users, positives, negatives = rows[: 3 * count].view(3, count, -1)
-        parts = [PairScores().macs(users, positives)]
-        for part in _blocks(count, known.shape[1]):
-            n = min(known.shape[1], part.stop - part.start)
-            parts += [
-                product_macs(u, j, skips_zeros=True)
-                for u, j in zip(
-                    *(x[part].view(-1, n, x.shape[1]) for x in (users, negatives)), strict=True
-                )
-            ]
-        return Macs(*(sum(part) for part in zip(*parts, strict=True)))
-
-
 class _SharedBprLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -126,8 +111,7 @@ class _SharedBprLoss(torch.autograd.Function):
         liked = (users * positives).sum(dim=1)
         slopes = rows.new_zeros(known.shape)  # of an example's loss by the scores of its negatives
         losses = torch.empty_like(liked)
-        for part in _blocks(count, known.shape[1]):
-            n = min(known.shape[1], part.stop - part.start)
+        for part, n in _blocks(count, known.shape[1]):
             u, j = (x[part].view(-1, n, x.shape[1]) for x in (users, negatives))
             margins = torch.bmm(u, j.mT).view(-1, n).sub_(liked[part, None])
             left_out = known[part, :n]
@@ -153,8 +137,7 @@ class _SharedBprLoss(torch.autograd.Function):
         on_liked = -slopes.sum(dim=1, keepdim=True)
         torch.mul(on_liked, users, out=on_positives)
         torch.mul(on_liked, positives, out=on_users)
-        for part in _blocks(count, slopes.shape[1]):
-            n = min(slopes.shape[1], part.stop - part.start)
+        for part, n in _blocks(count, slopes.shape[1]):
             blocks = slopes[part, :n].reshape(-1, n, n)
             u, j, on_u, on_j = (
                 x[part].view(-1, n, x.shape[1]) for x in (users, negatives, on_users, on_negatives)
@@ -165,7 +148,7 @@ class _SharedBprLoss(torch.autograd.Function):
         return on_rows, on_own, None, None, None
 
 
-def _blocks(count: int, n: int) -> list[slice]:
-    """All whole blocks of n examples at once, and the smaller one at the end; no empty ones."""
+def _blocks(count: int, n: int) -> list[tuple[slice, int]]:
+    """Examples with the size of their blocks: all whole blocks at once, and the smaller one at the end."""
     whole = count // n * n
-    return [slice(a, b) for a, b in ((0, whole), (whole, count)) if a < b]
+    return [(slice(a, b), min(n, b - a)) for a, b in ((0, whole), (whole, count)) if a < b]

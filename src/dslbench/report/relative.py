@@ -111,10 +111,10 @@ def setting_of(record: Record) -> str:
     spec = {k: own.get(k) for k in (
         "dataset", "backbone", "preset", "hyper", "epochs", "full_epochs", "protocol"
     )}  # fmt: skip
-    if not presets.is_file(own["preset"]):
-        spec["preset"] = presets.of_identity(own["preset"])
-    else:  # what was tuned may differ from method to method
+    if presets.is_file(own["preset"]):  # what was tuned may differ from method to method
         spec["hyper"] = {k: v for k, v in own["hyper"].items() if k not in _tuned(own["backbone"])}
+    else:
+        spec["preset"] = presets.of_identity(own["preset"])
     return json.dumps([spec, _digests(record)], sort_keys=True)
 
 

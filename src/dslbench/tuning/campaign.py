@@ -256,8 +256,7 @@ def preset(result: Result, data: Mapping[str, Any]) -> PresetFile:
 
 def _whole(setting: Setting, trial: Trial, method: str) -> dict[str, Any]:
     """A trial's hyper-parameters as a recipe has them: for all of its epochs."""
-    hyper = registry.backbone(setting.backbone).hyper_type.added | trial.spec.hyper
-    values = {key: hyper[key] for key in trial.spec.changed_hyper}
+    values = {key: trial.spec.hyper_in_full[key] for key in trial.spec.changed_hyper}
     full = setting.run(method, values, epochs=trial.spec.full_epochs)
     values = full.hyper | {"epochs": full.epochs}
     return {key: value for key, value in values.items() if value is not None}

@@ -28,8 +28,9 @@ def command_of(spec: RunSpec) -> str:
         if made.decisive() == spec.decisive() and made.full_epochs == spec.full_epochs:
             return command
     # Epochs chosen by cost, or a preset that has changed since: what differs is named.
-    made, usual = spec_of(_written(spec, changed)), _added(spec)
-    changed |= {k: v for k, v in (usual | spec.hyper).items() if (usual | made.hyper).get(k) != v}
+    made = spec_of(_written(spec, changed))
+    then = made.hyper_in_full
+    changed |= {k: v for k, v in spec.hyper_in_full.items() if then.get(k) != v}
     changed |= {
         f"{spec.method}.{k}": v for k, v in spec.options.items() if made.options.get(k) != v
     }
@@ -44,11 +45,6 @@ def _states(spec: RunSpec) -> list[dict[str, Any]]:
     if spec.is_reference:
         return [{}]
     return [{"preset": name} for name in presets.states(spec.backbone, spec.preset)]
-
-
-def _added(spec: RunSpec) -> dict[str, Any]:
-    """Hyper-parameters that a spec does not have at these values."""
-    return {} if spec.is_reference else registry.backbone(spec.backbone).hyper_type.added
 
 
 def _changed(spec: RunSpec) -> Iterator[tuple[str, Any]]:
