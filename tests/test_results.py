@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cli_helpers import run
+from dslbench import presets
 from dslbench.errors import UsageError
 from dslbench.report import build, command
 from dslbench.report.relative import setting_of
@@ -175,6 +176,11 @@ def test_what_a_preset_made_before_it_was_changed_is_made_by_its_earlier_state()
         setting_of({"spec": x.model_dump(), "data": {}, "cost": {}}) for x in (made, then, now)
     )
     assert one == other != new  # they may stand in one table
+    called = [presets.state_of(x.model_dump()) for x in (made, then, now)]
+    assert called == ["fast-1", "fast-1", "fast"]
+    changed = resolve(**asked, settings=["preset=fast-1", "lr=0.5"], epochs=3)
+    assert presets.state_of(changed.model_copy(update={"preset": "fast"}).model_dump()) == "fast-1"
+    assert presets.state_of(now.model_dump() | {"dataset": "/nowhere/own.csv"}) == "fast"
     assert "preset=fast-1" in command_of(made) and spec_of(command_of(made)) == then
     assert "preset=fast" in command_of(now).split() and spec_of(command_of(now)) == now
     # Without one that is as it was, all that differs is named: here the field that came later, too.

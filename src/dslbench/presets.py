@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dslbench import data as datasets
 from dslbench import home, paths, registry
-from dslbench.errors import UsageError, did_you_mean, reason_of
+from dslbench.errors import DslbenchError, UsageError, did_you_mean, reason_of
 from dslbench.output import warn_once
 
 FORMAT = 1
@@ -220,6 +220,35 @@ def states(backbone: str, name: str) -> list[str]:
     """A preset and what there is of its earlier states, by name."""
     same = [key for key in registry.backbone(backbone).presets() if of_identity(key) == name]
     return [name, *(key for key in same if key != name)]
+
+
+def state_of(spec: Mapping[str, Any]) -> str:
+    """The state of a run's preset, by the values in its record's `spec`: `fast`, or `fast-1`.
+
+    What none has, or what cannot be looked up as its data are not here, keeps the name.
+    """
+    name = str(spec["preset"])
+    try:
+        known = states(spec["backbone"], name)
+        follows = registry.backbone(spec["backbone"]).hyper_type.follows_epochs
+        added = registry.backbone(spec["backbone"]).hyper_type.added
+        for state in known if len(known) > 1 else []:
+            found = find(
+                spec["backbone"], spec["dataset"], "dense", state, protocol=spec["protocol"]
+            )
+            values = added | found.hyper
+            has = added | spec["hyper"] | {"epochs": spec["full_epochs"]}
+            given = {*spec["changed_hyper"], *follows}
+            if all(has.get(key) == value for key, value in values.items() if key not in given):
+                return state
+    except DslbenchError:
+        pass
+    return name
+
+
+def is_earlier(name: str) -> bool:
+    """Whether a preset is named as what it was before a change."""
+    return of_identity(name) not in (name, "tuned")
 
 
 def _lines(values: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dslbench import presets
 from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
 from dslbench.report import beside, published_tables, references, sizes
@@ -101,11 +102,13 @@ class _Part:
     setting: dict[str, Any]
     rows: list[dict[str, Any]]
     notes: list[str]
+    earlier: bool
 
     @property
-    def weight(self) -> tuple[bool, int]:
-        """Settings that show most stand first: trained in full, and of many rows."""
-        return self.setting["training"] == "full", sum(len(row["points"]) for row in self.rows)
+    def weight(self) -> tuple[bool, bool, int]:
+        """Settings that show most stand first: trained in full, by a preset of today, and of many rows."""
+        points = sum(len(row["points"]) for row in self.rows)
+        return self.setting["training"] == "full", not self.earlier, points
 
 
 def _by_name(part: Sequence[Record]) -> tuple[Any, ...]:
@@ -144,7 +147,7 @@ def _part(number: int, part: Sequence[Record]) -> _Part:
         _row(number, own, dense, p_seeds, known)
         for own in sorted(of_rows.values(), key=lambda own: _order(own[0]))
     ]
-    return _Part(about, shown, footer(part, *mac_notes(part)))
+    return _Part(about, shown, footer(part, *mac_notes(part)), presets.is_earlier(spec["preset"]))
 
 
 def _order(point: Point) -> tuple[Any, ...]:

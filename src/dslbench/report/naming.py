@@ -1,9 +1,11 @@
-"""What data sets are called in tables: those of the user's own by what they hold, not by a path."""
+"""What data sets and presets are called in tables: a user's own data by what they hold, not by a path."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from dslbench import presets
 
 
 def names(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -24,10 +26,14 @@ def names(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def labelled(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The records with the names of their data sets in place of paths; others are left as they are."""
+    """The records with the names of their data sets in place of paths, and of a preset's earlier state."""
     known = names(records)
     found = []
     for record in records:
+        own = record["data"].get("content_digest")  # to look its preset up is to read it
+        state = record["spec"]["preset"] if own else presets.state_of(record["spec"])
+        if state != record["spec"]["preset"]:
+            record = {**record, "spec": {**record["spec"], "preset": state}}
         label = known.get(record["data"].get("content_digest") or "")
         if label is not None:
             record = {

@@ -95,21 +95,25 @@ function drawChart(points, xKey, yIndex, open) {
   }
   const box = { left: 52, right: width - 16, top: 16, bottom: height - 42 };
   const [xLow, xHigh] = widened(known.map(x), axis.unit !== "share" || spans(known.map(x)));
-  const [yLow, yHigh] = widened(known.map(y), false);
   const log = axis.unit !== "share" || spans(known.map(x));
   const to = log ? Math.log : (value) => value;
-  const place = (p) => [
-    box.left + ((to(x(p)) - to(xLow)) / (to(xHigh) - to(xLow))) * (box.right - box.left),
-    box.bottom - ((y(p) - yLow) / (yHigh - yLow)) * (box.bottom - box.top),
-  ];
-  drawAxes(chart, box, axis, [xLow, xHigh, log, to], [yLow, yHigh], DATA.quality[yIndex].label);
   const ordered = [...known].sort((a, b) => front.has(b) - front.has(a) || y(b) - y(a) || x(a) - x(b));
-  const marks = [];
-  for (const point of ordered) {
-    const [left, top] = place(point);
-    const free = marks.every((mark) => Math.hypot(mark.left - left, mark.top - top) >= APART);
-    if (free && marks.length < MOST) marks.push({ point, left, top, on: front.has(point) });
+  let marks = [], place, yRange = widened(known.map(y), false);
+  for (let look = 0; look < 2; look++) { // again with the height for those that are drawn
+    const [yLow, yHigh] = yRange;
+    place = (p) => [
+      box.left + ((to(x(p)) - to(xLow)) / (to(xHigh) - to(xLow))) * (box.right - box.left),
+      box.bottom - ((y(p) - yLow) / (yHigh - yLow)) * (box.bottom - box.top),
+    ];
+    marks = [];
+    for (const point of ordered) {
+      const [left, top] = place(point);
+      const free = top <= box.bottom && marks.every((mark) => Math.hypot(mark.left - left, mark.top - top) >= APART);
+      if (free && marks.length < MOST) marks.push({ point, left, top, on: front.has(point) });
+    }
+    if (look === 0) yRange = widened(marks.map((mark) => y(mark.point)), false);
   }
+  drawAxes(chart, box, axis, [xLow, xHigh, log, to], yRange, DATA.quality[yIndex].label);
   const line = [...front].sort((a, b) => x(a) - x(b)).map(place);
   chart.append(drawn("path", { class: "front", d: `M${line.map((spot) => spot.join(" ")).join("L")}` }));
   marks.sort((a, b) => a.left - b.left);
@@ -121,7 +125,7 @@ function drawChart(points, xKey, yIndex, open) {
   const missing = points.length - known.length;
   $("chart-note").textContent = [
     "Filled and joined: on the front, nothing shown is as cheap and as good. Arrow keys go from mark to mark.",
-    hidden ? `${hidden} more would lie on others and are in the table only.` : "",
+    hidden ? `${hidden} more would lie on others or below, and are in the table only.` : "",
     axis.trained ? "Of each row the model as trained: rounding it afterwards costs no training, and its serving was not timed." : "",
     missing && !axis.trained ? `${missing} rows lack one of the two numbers.` : "",
   ].filter(Boolean).join(" ");
