@@ -64,9 +64,10 @@ def test_without_a_layer_lightgcn_is_matrix_factorisation() -> None:
 
 
 @pytest.mark.parametrize("block", [4, 1024])  # tiles of several sizes are mirrored, too
-def test_ease_is_numpys_inverse(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+@pytest.mark.parametrize("users", [40, 7])  # by items, and by users where these are few
+def test_ease_is_numpys_inverse(monkeypatch: pytest.MonkeyPatch, block: int, users: int) -> None:
     monkeypatch.setattr("dslbench.references.ease._BLOCK", block)
-    train = pairs()
+    train = pairs(users)
     found = ease(train, 5.0)
     assert np.array_equal(np.diag(found), np.zeros(15))
     assert found == pytest.approx(inverse_weights(train, 5.0), abs=1e-6)
@@ -327,8 +328,9 @@ def test_users_and_items_without_a_pair_and_a_single_item(name: str) -> None:
         assert scores.dtype == np.float32
 
 
-def test_ease_without_regularisation_is_singular() -> None:
-    train = sparse.csr_matrix(np.ones((4, 3), dtype=np.float32))
+@pytest.mark.parametrize("users", [4, 1])
+def test_ease_without_regularisation_is_singular(users: int) -> None:
+    train = sparse.csr_matrix(np.ones((users, 3), dtype=np.float32))
     with pytest.raises(RunError, match="has no inverse in float32"):
         ease(train, 0.0)
 

@@ -63,57 +63,72 @@ def most_similar(  # type: ignore[no-untyped-def]
 
 @kernel
 def descend(  # type: ignore[no-untyped-def]
-    lo, hi, ptr, ind, val, diagonal, c_ptr, c_ind, l1, l2, sweeps, tolerance, columns, values,
-    counts,
+    lo, hi, u_ptr, u_ind, i_ptr, i_ind, c_ptr, c_ind, l1, l2, sweeps, tolerance, columns, values, counts,
 ):  # fmt: skip
     """Rows [lo, hi) of `descend`.
 
-    `left` holds G_kj - sum_l G_kl w_l of the items k that may have a weight; a change of a weight is taken
-    off it along the row of G. After a round over all, only those with a weight are gone over until they
-    stand still, then all again.
+    `left` holds x_j - X w of all users; a look at an item's weight reads it at the item's users, a change is
+    taken off it there. After a round over all items, only those with a weight are gone over until they stand
+    still, then all again.
     """
-    m, most = len(diagonal), columns.shape[1]
-    slot = np.full(m, -1, dtype=np.int32)
+    m, most = len(i_ptr) - 1, columns.shape[1]
+    seen = np.zeros(m, dtype=np.bool_)
+    touched = np.empty(m, dtype=np.int32)
+    left = np.zeros(len(u_ptr) - 1, dtype=np.float32)
     for j in range(lo, hi):
         n = 0
-        begin, end = c_ptr[j], c_ptr[j + 1]
-        items = np.empty(end - begin, dtype=np.int32)
-        for a in range(begin, end):
-            if c_ind[a] != j:
-                items[n] = c_ind[a]
-                slot[c_ind[a]] = n
-                n += 1
-        left = np.zeros(n, dtype=np.float32)
+        if len(c_ptr):
+            for a in range(c_ptr[j], c_ptr[j + 1]):
+                if c_ind[a] != j:
+                    touched[n] = c_ind[a]
+                    n += 1
+        else:  # all that share a user with it
+            seen[j] = True
+            for a in range(i_ptr[j], i_ptr[j + 1]):
+                u = i_ind[a]
+                for b in range(u_ptr[u], u_ptr[u + 1]):
+                    item = u_ind[b]
+                    if not seen[item]:
+                        seen[item] = True
+                        touched[n] = item
+                        n += 1
+            seen[j] = False
+            for s in range(n):
+                seen[touched[s]] = False
+        items = touched[:n]
         w = np.zeros(n, dtype=np.float32)
-        for a in range(ptr[j], ptr[j + 1]):
-            s = slot[ind[a]]
-            if s >= 0:
-                left[s] = val[a]
+        for a in range(i_ptr[j], i_ptr[j + 1]):
+            left[i_ind[a]] = 1
         whole = True
         for _ in range(sweeps):
             change = np.float32(0)
             for s in range(n):
                 if not whole and w[s] == 0:
                     continue
-                item = items[s]
-                above = left[s] + diagonal[item] * w[s] - l1
-                new = above / (diagonal[item] + l2) if above > 0 else np.float32(0)
+                begin, end = i_ptr[items[s]], i_ptr[items[s] + 1]
+                users = np.float32(end - begin)
+                above = users * w[s] - l1
+                for a in range(begin, end):
+                    above += left[i_ind[a]]
+                new = above / (users + l2) if above > 0 else np.float32(0)
                 step = new - w[s]
                 if step != 0:
                     w[s] = new
                     change = max(change, abs(step))
-                    for a in range(ptr[item], ptr[item + 1]):
-                        t = slot[ind[a]]
-                        if t >= 0:
-                            left[t] -= step * val[a]
+                    for a in range(begin, end):
+                        left[i_ind[a]] -= step
             if change <= tolerance:
                 if whole:
                     break
                 whole = True
             else:
                 whole = False
+        for a in range(i_ptr[j], i_ptr[j + 1]):
+            left[i_ind[a]] = 0
         for s in range(n):
-            slot[items[s]] = -1
+            if w[s] > 0:
+                for a in range(i_ptr[items[s]], i_ptr[items[s] + 1]):
+                    left[i_ind[a]] = 0
         live = 0
         for s in range(n):
             live += w[s] > 0

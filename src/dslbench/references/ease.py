@@ -31,11 +31,13 @@ class EASEOptions(Options):
 class EASE(Reference):
     """B = I - P diag(1 / P) with P = (X'X + lambda I)^-1; scores are x B.
 
-    Computed in float32, in the memory of the Gram matrix: 4 M^2 bytes.
+    Computed in float32, in the memory of the Gram matrix: 4 M^2 bytes. With N users that are at most half as
+    many, from the N x N matrix K = XX' + lambda I in float64: X'K^-1 X = I - lambda P, 8 N^2 bytes more.
     """
 
     name = "ease"
     label = "EASE"
+    version = 2
     options_type = EASEOptions
     models = (DenseWeights, SparseWeights)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -45,9 +47,10 @@ class EASE(Reference):
 
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: EASEOptions) -> int:
-        m = int(train.shape[1])
+        n, m = train.shape
         kept = 0 if options.keep == 1 else int(32 * options.keep * m * m)
-        return 4 * m * m + 3 * 4 * m * _BLOCK + kept
+        working = 8 * n * n + 3 * 8 * m * _BLOCK if _is_wide(train) else 3 * 4 * m * _BLOCK
+        return int(4 * m * m + working + kept)
 
     @classmethod
     def fit(cls, train: sparse.csr_matrix, options: EASEOptions, seed: int) -> Model:
@@ -58,9 +61,21 @@ class EASE(Reference):
 
     @classmethod
     def train_macs(cls, train: sparse.csr_matrix, options: EASEOptions) -> int:
-        """The Gram matrix from its pairs; M^3 / 6 for the factor, M^3 / 3 for the inverse."""
+        """The Gram matrix from its pairs; a sixth of its cube for the factor, a third for the inverse.
+
+        From users: their Gram matrix, and its inverse from both sides by pairs.
+        """
+        n, m = map(int, train.shape)
+        if _is_wide(train):
+            of_items = np.bincount(train.indices, minlength=m).astype(np.int64)
+            return int((of_items**2).sum()) + n**3 // 2 + int(train.nnz) * (n + m)
         of_users = np.diff(train.indptr).astype(np.int64)
-        return int((of_users**2).sum()) + int(train.shape[1]) ** 3 // 2
+        return int((of_users**2).sum()) + m**3 // 2
+
+
+def _is_wide(train: sparse.csr_matrix) -> bool:
+    """Whether there are so many more items than users that inverting for these is the smaller task."""
+    return 2 * int(train.shape[0]) <= int(train.shape[1])
 
 
 def ease(train: sparse.csr_matrix, l2: float) -> Float32:
@@ -68,6 +83,8 @@ def ease(train: sparse.csr_matrix, l2: float) -> Float32:
 
     Raises `RunError` where the matrix has no inverse in float32, as at lambda 0.
     """
+    if _is_wide(train):
+        return _from_users(train, l2)
     m = int(train.shape[1])
     x = sparse.csr_matrix(train, dtype=np.float32)
     columns, transposed = sparse.csc_matrix(x), sparse.csr_matrix(x.T)
@@ -82,9 +99,7 @@ def ease(train: sparse.csr_matrix, l2: float) -> Float32:
     if info == 0:
         inverse, info = lapack.spotri(factor, lower=True, overwrite_c=True)
     if info != 0 or not np.isfinite(b.diagonal()).all():
-        raise RunError(
-            f"EASE: X'X + {l2:g} I has no inverse in float32", "a larger ease.l2, such as 100"
-        )
+        raise _singular(l2)
     assert np.shares_memory(inverse, b)
     _mirror(b)
     scale = -1 / b.diagonal()
@@ -92,6 +107,37 @@ def ease(train: sparse.csr_matrix, l2: float) -> Float32:
         b[start : start + _BLOCK] *= scale
     np.fill_diagonal(b, 0)
     return b
+
+
+def _from_users(train: sparse.csr_matrix, l2: float) -> Float32:
+    """The same from Q = X'(XX' + lambda I)^-1 X: B_ij = Q_ij / (1 - Q_jj)."""
+    n, m = map(int, train.shape)
+    x = sparse.csr_matrix(train, dtype=np.float64)
+    of_items = sparse.csr_matrix(x.T)
+    gram = (x @ of_items).toarray()
+    gram[np.diag_indices(n)] += l2
+    factor, info = lapack.dpotrf(gram.T, lower=True, clean=False, overwrite_a=True)
+    if info == 0:
+        inverse, info = lapack.dpotri(factor, lower=True, overwrite_c=True)
+    if info != 0 or l2 == 0:  # more items than users: X'X alone never has one
+        raise _singular(l2)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    b, left = np.empty((m, m), dtype=np.float32), np.empty(m)
+    for start in range(0, m, _BLOCK):
+        rows = slice(start, min(start + _BLOCK, m))
+        q = of_items @ (of_items[rows] @ inverse).T
+        left[rows] = 1 - q[rows].diagonal()
+        b[rows] = q.T
+    for start in range(0, m, _BLOCK):
+        b[start : start + _BLOCK] /= left
+    np.fill_diagonal(b, 0)
+    return b
+
+
+def _singular(l2: float) -> RunError:
+    return RunError(
+        f"EASE: X'X + {l2:g} I has no inverse in float32", "a larger ease.l2, such as 100"
+    )
 
 
 def _mirror(matrix: Float32) -> None:

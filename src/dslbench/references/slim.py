@@ -41,13 +41,14 @@ class SLIMOptions(Options):
 class SLIM(Reference):
     """Item j: min 1/2 |x_j - X w|^2 + l2 / 2 |w|^2 + l1 |w|_1 over w >= 0 with w_j = 0; scores are x W.
 
-    On the Gram matrix G = X'X: w_k = max(0, (G_kj - sum_(l != k) G_kl w_l - l1) / (G_kk + l2)). Items that no
-    user of j has can have no weight, as G and w have no negative entries.
+    On what is left of an item, r = x_j - X w: w_k = max(0, (x_k' r + |U_k| w_k - l1) / (|U_k| + l2)). Items
+    that no user of j has can have no weight, as nothing has negative entries.
     """
 
     name = "slim"
     label = "SLIM"
     options_type = SLIMOptions
+    version = 2
     models = (SparseWeights,)
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
@@ -59,23 +60,19 @@ class SLIM(Reference):
     @classmethod
     def memory_needed(cls, train: sparse.csr_matrix, options: SLIMOptions) -> int:
         m = int(train.shape[1])
-        of_users = np.diff(train.indptr).astype(np.int64)
-        gram = min(int((of_users**2).sum()), m * m)
         chosen = min(options.neighbours, m)
-        return 16 * gram + 40 * m * min(options.k, m) + 40 * m * chosen
+        return 8 * train.nnz + 40 * m * min(options.k, m) + 40 * m * chosen
 
     @classmethod
     def fit(cls, train: sparse.csr_matrix, options: SLIMOptions, seed: int) -> Model:
-        x = sparse.csr_matrix(train, dtype=np.float32)
-        gram = sparse.csr_matrix(x.T @ x)
-        gram.sort_indices()
-        chosen = gram
+        of_items = sparse.csr_matrix(train.T)
+        chosen = None
         if options.neighbours:
-            norms = np.sqrt(gram.diagonal().astype(np.float64))
+            x = sparse.csr_matrix(train, dtype=np.float32)
+            norms = np.sqrt(np.diff(of_items.indptr).astype(np.float64))
             chosen = most_similar(sparse.csr_matrix(x.T), x, options.neighbours, norms, norms)
-            chosen.sort_indices()
         found = descend(
-            gram, chosen, float(options.l1 or 0.0), float(options.l2 or 0.0), options.k,
+            train, of_items, chosen, float(options.l1 or 0.0), float(options.l2 or 0.0), options.k,
             options.sweeps, options.tolerance,
         )  # fmt: skip
         if not np.isfinite(found.data).all():
@@ -84,22 +81,24 @@ class SLIM(Reference):
 
 
 def descend(
-    gram: sparse.csr_matrix, chosen: sparse.csr_matrix, l1: float, l2: float, k: int, sweeps: int,
-    tolerance: float,
+    of_users: sparse.csr_matrix, of_items: sparse.csr_matrix, chosen: sparse.csr_matrix | None, l1: float,
+    l2: float, k: int, sweeps: int, tolerance: float,
 ) -> sparse.csr_matrix:  # fmt: skip
     """Weights of each item j in row j (M, M), the k largest of them.
 
     Args:
-        gram: X'X.
-        chosen: which items may have a weight in row j; the values and the diagonal mean nothing.
+        of_users, of_items: the pairs, (N, M) and (M, N).
+        chosen: which items may have a weight in row j, the diagonal means nothing; None: all.
     """
-    m = gram.shape[0]
+    m = of_items.shape[0]
     k = max(1, min(k, m))
     columns, values = np.zeros((m, k), dtype=np.int32), np.zeros((m, k), dtype=np.float32)
     counts = np.zeros(m, dtype=np.int64)
+    nothing = np.zeros(0, dtype=np.int32)
+    c_ptr, c_ind = (nothing, nothing) if chosen is None else (chosen.indptr, chosen.indices)
     run_rows(
-        _kernels.descend, even_bounds(m, 1 << 14), gram.indptr, gram.indices, gram.data, gram.diagonal(),
-        chosen.indptr, chosen.indices, np.float32(l1), np.float32(l2), sweeps,
-        np.float32(tolerance), columns, values, counts,
+        _kernels.descend, even_bounds(m, 1 << 14), of_users.indptr, of_users.indices, of_items.indptr,
+        of_items.indices, c_ptr, c_ind, np.float32(l1), np.float32(l2), sweeps, np.float32(tolerance),
+        columns, values, counts,
     )  # fmt: skip
     return of_padded(columns, values, counts)
