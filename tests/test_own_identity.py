@@ -19,7 +19,8 @@ def spec(dataset: str) -> RunSpec:
 
 
 def record(dataset: str, name: str, content: str | None) -> dict[str, Any]:
-    return {"spec": {"dataset": dataset}, "data": {"name": name, "content_digest": content}}
+    spec = {"dataset": dataset, "backbone": "lightgcn", "preset": "mf-1"}
+    return {"spec": spec, "data": {"name": name, "content_digest": content}}
 
 
 def test_a_run_is_known_by_content_not_by_path(tmp_path: Path) -> None:

@@ -30,9 +30,8 @@ def labelled(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     known = names(records)
     found = []
     for record in records:
-        own = record["data"].get("content_digest")  # to look its preset up is to read it
-        state = record["spec"]["preset"] if own else presets.state_of(record["spec"])
-        if state != record["spec"]["preset"]:
+        if not record["data"].get("content_digest"):  # to look up a preset for own data is to read them
+            state = presets.state_of(record["spec"])
             record = {**record, "spec": {**record["spec"], "preset": state}}
         label = known.get(record["data"].get("content_digest") or "")
         if label is not None:
