@@ -139,7 +139,8 @@ class Claims:
 
     def holder(self, run_id: str) -> str:
         """Who holds a run, in words."""
-        return _holder(_content(folder() / run_id) or b"")
+        content = _content(folder() / run_id)
+        return _holder(content) if content else "another process"  # none yet: created, not written
 
     def _create(self, path: Path) -> Claim | None:
         with home.storing(f"the claim of run {path.name}", path.parent, 4096):
