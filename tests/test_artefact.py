@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from dslbench import artefact
 from dslbench.artefact import StoredModel
@@ -89,6 +90,30 @@ def test_damage_and_strangers_are_refused_in_one_line(tmp_path: Path) -> None:
         assert str(path) in caught.value.message and "\n" not in caught.value.message
     with pytest.raises(DataError, match="cannot be read"):
         artefact.read(tmp_path / "missing")
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_flipped_bit_is_never_served(draw: st.DataObject) -> None:
+    model = packed(6, 8, 0.5)
+    good = artefact.to_bytes(model)
+    place = draw.draw(st.integers(0, 8 * len(good) - 1))
+    content = bytearray(good)
+    content[place // 8] ^= 1 << place % 8
+    try:
+        again = artefact.from_bytes(bytes(content))
+    except DataError:
+        return
+    assert artefact.to_bytes(again) == good  # of the header's blanks
+
+
+def test_a_file_without_checksums_is_read() -> None:
+    good = artefact.to_bytes(packed(6, 8, 0.5))
+    size = int.from_bytes(good[:8], "little")
+    about = json.loads(json.loads(good[8 : 8 + size])["__metadata__"]["dslbench"])
+    about.pop("crc32")
+    before = bytes(save(load(good), metadata={"dslbench": json.dumps(about)}))
+    assert artefact.to_bytes(artefact.from_bytes(before)) == good
 
 
 @given(st.data())

@@ -3,7 +3,7 @@
 A safetensors file (no code is executed on reading). A table `t` lies in arrays `t.PART`, as its form
 has them (`dslbench.tables.stored`), other weights in `rest.NAME`, and what an exported file says of its
 data in `data.NAME` (`dslbench.known`). The metadata holds the format, the run's resolved spec, the data's
-digests, and for each table its shape, form and what the form says.
+digests, for each table its shape, form and what the form says, and checksums of all that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dslbench import paths
+from dslbench import checksums, paths
 from dslbench.backbones.base import Backbone
 from dslbench.errors import DataError, UsageError, reason_of
 from dslbench.tables import MakeTable, Table, TableSpec
@@ -79,6 +79,7 @@ def to_bytes(model: StoredModel) -> bytes:
     arrays |= {f"data.{name}": np.asarray(x, order="C") for name, x in model.known.items()}
     about = {"format": _FORMAT, "tables": tables, "spec": model.spec, "digests": model.digests}
     about |= {"reference": model.reference} if model.reference else {}
+    about["crc32"] = checksums.of(arrays, json.dumps(about))
     return bytes(save(arrays, metadata={"dslbench": json.dumps(about)}))
 
 
@@ -111,6 +112,8 @@ def from_bytes(content: bytes, name: str = "the model") -> StoredModel:
             "dslbench train ... --export FILE writes one",
         )
     try:
+        if (sums := about.pop("crc32", None)) is not None:  # files before it have none
+            checksums.check(arrays, json.dumps(about), sums)
         return _model(about, arrays, name)
     except UsageError as error:  # the package that brings a form is broken
         raise DataError(f"{name} cannot be read: {error.message}", error.hint) from None
