@@ -75,6 +75,8 @@ def test_what_is_searched_of_whom() -> None:
     assert keys("svd") == set()  # its training is dense's
     space, _ = space_of(TOY.run("dsl", {}), "own", (), 60_000)
     assert space["dsl.delta_t"] == Range(150, 3000, log=True, whole=True)
+    short, _ = space_of(TOY.run("dsl", {}), "own", (), 560)
+    assert short["dsl.delta_t"] == Range(10, 28, log=True, whole=True)  # at 1 nothing is trained
     assert values_of(TOY.run("dsl", {}), space) == {"dsl.rho0": 0.5}  # none is no value
 
 

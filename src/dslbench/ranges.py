@@ -26,6 +26,7 @@ class Range:
         whole: whether they are whole numbers.
         unit: what the ends are shares of: the run's iterations; empty: they are values.
         model: whether the setting makes another model, and not only another training.
+        least: no end lies below it, however small the unit.
         choices: values in place of a range.
     """
 
@@ -35,13 +36,14 @@ class Range:
     whole: bool = False
     unit: Unit = ""
     model: bool = False
+    least: float = 1.0
     choices: tuple[str | int | float | bool, ...] = ()
 
     def within(self, unit: float) -> Range:
         """The range in values, for a unit of this size."""
         if not self.unit or self.low is None or self.high is None:
             return self
-        low, high = max(1.0, self.low * unit), max(1.0, self.high * unit)
+        low, high = max(self.least, self.low * unit), max(self.least, self.high * unit)
         if self.whole:
             low, high = float(round(low)), float(round(high))
         return Range(low, high, self.log, self.whole, "", self.model)
@@ -49,15 +51,24 @@ class Range:
     def __str__(self) -> str:
         if self.choices:
             return " | ".join(map(str, self.choices))
-        of = f" of the {self.unit}" if self.unit else ""
+        least = f", at least {self.least:g}" if self.unit and self.least > 1 else ""
+        of = f" of the {self.unit}{least}" if self.unit else ""
         return f"{self.low:g} to {self.high:g}{of}{', log' if self.log else ''}"
 
 
 def searched(
-    low: float, high: float, *, log: bool = False, unit: Unit = "", model: bool = False
+    low: float,
+    high: float,
+    *,
+    log: bool = False,
+    unit: Unit = "",
+    model: bool = False,
+    least: float = 1.0,
 ) -> JsonDict:
     """A range for `Field(json_schema_extra=...)`; see `Range`."""
-    found: JsonDict = {"low": low, "high": high, "log": log, "unit": unit, "model": model}
+    found: JsonDict = {
+        "low": low, "high": high, "log": log, "unit": unit, "model": model, "least": least,
+    }  # fmt: skip
     return {_KEY: found}
 
 

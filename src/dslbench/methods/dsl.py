@@ -45,7 +45,8 @@ class DSLOptions(RandomPruningOptions):
         ge=1,
         description="iterations between explorations; none: as published, in runs too short for 40 "
         "explorations a 40th of the run, at least 20",
-        json_schema_extra=searched(1 / 400, 1 / 20, log=True, unit="iterations"),
+        # An exploration takes a step's place: at an interval of a few, little is ever trained.
+        json_schema_extra=searched(1 / 400, 1 / 20, log=True, unit="iterations", least=10),
     )
     decay: Literal["cosine", "linear", "none"] = Field(
         default="cosine", description="how the update ratio falls (paper, Table 4)"
