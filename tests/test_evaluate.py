@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -17,7 +19,7 @@ from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.evaluation import evaluate as ev
 from dslbench.evaluation import metrics
-from dslbench.evaluation.ranking import Ranker, _OnDevice, _Screen, tie_priority, top_k
+from dslbench.evaluation.ranking import Ranker, _Lists, _OnDevice, _Screen, tie_priority, top_k
 from dslbench.ops.scores import ProductScorer
 from helpers import make_interactions
 
@@ -47,7 +49,8 @@ def test_ranking_equals_the_slow_version(seed: int, levels: int, m: int) -> None
         return torch.from_numpy(scores)[ids].clone()
 
     ranker = Ranker(scorer, data.train, 10, seed=seed)
-    for rank in (ranker, _OnDevice(ranker, scorer, torch.device("cpu"))):
+    lists = _Lists(ranker.k, data.train, tie_priority(data.train.shape[1], seed))
+    for rank in (ranker, _OnDevice(lists, scorer, torch.device("cpu"))):
         check_ranking(rank(users), scores, data.train, tie_priority(m, seed), min(10, m))
 
 
@@ -79,9 +82,9 @@ def test_screening_by_rounded_products_changes_nothing(
     table = np.clip(base + rng.integers(-spread, spread + 1, (m, d)), -largest, largest)
     tensors = [torch.from_numpy(x.astype(np.float32)) for x in (vectors * scale, table)]
     scorer = ProductScorer(lambda users, items: users @ items.T, *tensors)
-    ranker = Ranker(scorer, data.train, 10, seed=seed)
-    found = _Screen(ranker, scorer)(np.arange(12))
-    check_ranking(found, vectors @ table.T, data.train, tie_priority(m, seed), ranker.k)
+    lists = _Lists(min(10, m), data.train, tie_priority(m, seed))
+    found = _Screen(lists, scorer, 12)(np.arange(12))
+    check_ranking(found, vectors @ table.T, data.train, lists.priority, lists.k)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**-100, 2.0**-115])
@@ -94,7 +97,8 @@ def test_screening_allows_for_the_worst_rounding(scale: float) -> None:
     items[7, -1] = 0.01
     tensors = [torch.from_numpy(x.astype(np.float32)) for x in (vectors, items / scale)]
     scorer = ProductScorer(lambda users, items: users @ items.T, *tensors)
-    found, _ = _Screen(Ranker(scorer, pairs_to_csr([], [], (1, 768)), 10), scorer)(np.arange(1))
+    lists = _Lists(10, pairs_to_csr([], [], (1, 768)), tie_priority(768, 0))
+    found, _ = _Screen(lists, scorer, 1)(np.arange(1))
     assert found[0, 0] == 7
 
 
@@ -108,9 +112,26 @@ def test_products_of_what_is_not_finite_are_not_screened() -> None:
 
 def test_what_is_no_number_is_ranked_nowhere_on_a_device() -> None:
     scores = torch.tensor([[torch.nan, 1.0, torch.nan, 3.0, torch.nan, torch.inf]])
-    ranker = Ranker(lambda ids: scores.clone(), pairs_to_csr([], [], (1, 6)), 2)
-    found, tied = _OnDevice(ranker, lambda ids: scores.clone(), torch.device("cpu"))(np.arange(1))
+    lists = _Lists(2, pairs_to_csr([], [], (1, 6)), tie_priority(6, 0))
+    found, tied = _OnDevice(lists, lambda ids: scores.clone(), torch.device("cpu"))(np.arange(1))
     assert found.tolist() == [[5, 3]] and not tied[0]
+
+
+@pytest.mark.parametrize("by_products", [True, False])
+def test_a_scorer_is_gone_with_its_ranking(by_products: bool) -> None:
+    """In a cycle it would wait for the collector, which counts objects and not their gigabytes."""
+    users, items = torch.randn(3, 8), torch.randn(50, 8)
+    scorer: Any = ProductScorer(lambda u, i: u @ i.T, users, items)
+    if not by_products:
+        scorer = partial(lambda x, ids: x[ids], torch.randn(3, 50))
+    alive = weakref.ref(scorer)
+    gc.disable()
+    try:
+        Ranker(scorer, pairs_to_csr([], [], (3, 50)), 5)(np.arange(3))
+        del scorer
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_items_may_lie_in_any_layout() -> None:
@@ -118,19 +139,17 @@ def test_items_may_lie_in_any_layout() -> None:
     users, items = torch.randn(30, 8), torch.randn(8, 50).t()
     assert not items.is_contiguous()
     scorer = ProductScorer(lambda users, items: users @ items.T, users, items)
-    ranker = Ranker(scorer, pairs_to_csr([], [], (30, 50)), 5)
-    found, _ = _Screen(ranker, scorer)(np.arange(30))
+    lists = _Lists(5, pairs_to_csr([], [], (30, 50)), tie_priority(50, 0))
+    found, _ = _Screen(lists, scorer, 30)(np.arange(30))
     assert np.array_equal(found, (users @ items.T).topk(5).indices.numpy())
 
 
-def test_screening_in_several_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screening_in_several_blocks_is_the_same() -> None:
     data, rng = make_interactions(90, 50), np.random.default_rng(1)
     tensors = [torch.from_numpy(rng.standard_normal((n, 9), dtype=np.float32)) for n in (90, 50)]
     scorer = ProductScorer(lambda users, items: users @ items.T, *tensors)
-    ranker = Ranker(scorer, data.train, 7)
-    whole = _Screen(ranker, scorer)(np.arange(90))
-    monkeypatch.setattr("dslbench.evaluation.ranking.BLOCK_BYTES", 1)
-    parts = _Screen(ranker, scorer)(np.arange(90))
+    lists = _Lists(7, data.train, tie_priority(50, 0))
+    whole, parts = (_Screen(lists, scorer, block)(np.arange(90)) for block in (90, 7))
     assert all((a == b).all() for a, b in zip(whole, parts, strict=True))
 
 

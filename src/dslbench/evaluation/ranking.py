@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -47,6 +48,26 @@ def tie_priority(n_items: int, seed: int) -> npt.NDArray[np.int32]:
     return Streams(seed).fresh("ties").permutation(n_items).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class _Lists:
+    """Which lists are made: their length, what is left out (N, M), and the order of equal scores (M,)."""
+
+    k: int
+    seen: sparse.csr_matrix
+    priority: npt.NDArray[np.int32]
+
+    def run(self, kernel: Callable[..., None], users: Ids, *block: Any) -> Ranked:
+        """What a kernel finds for users in its block of scores."""
+        items = np.empty((len(users), self.k + 1), dtype=np.int32)
+        ranked = np.empty((len(users), self.k + 1), dtype=np.float32)
+        tied = np.empty(len(users), dtype=bool)
+        run_rows(
+            kernel, even_bounds(len(users), int(self.seen.shape[1])), *block, users, self.priority,
+            self.seen.indptr, self.seen.indices, items, ranked, tied,
+        )  # fmt: skip
+        return items[:, : self.k], tied
+
+
 class Ranker:
     """Ranks all unseen items for users.
 
@@ -76,19 +97,21 @@ class Ranker:
         if k < 1:
             raise UsageError(f"k is {k}, not a number of items", "k is at least 1")
         n_items = int(seen.shape[1])
-        self.k, self.seen, self.device = min(k, n_items), seen, device
-        self.priority = tie_priority(n_items, seed)
-        self._scorer = scorer
+        self.k = min(k, n_items)
         self.users_at_once = users_per_block(n_items)
-        self._rank: Callable[[Ids], Ranked] = self.by_all_scores
+        # Nothing here knows this object: in a cycle a scorer of gigabytes would outlive its ranking.
+        lists = _Lists(self.k, seen, tie_priority(n_items, seed))
+        self._rank: Callable[[Ids], Ranked]
         if device is not None and device.type != "cpu":
-            self._rank = _OnDevice(self, scorer, device)
+            self._rank = _OnDevice(lists, scorer, device)
             self.users_at_once *= 4
         elif isinstance(scorer, ProductScorer) and multiplies_bfloat16() and _fits(scorer):
-            self._rank = _Screen(self, scorer)
             self.users_at_once *= 2
+            self._rank = _Screen(lists, scorer, self.users_at_once)
         elif isinstance(scorer, ProductScorer) and isinstance(scorer.items, CodedRows):
-            self._rank = _Blocks(self, scorer)
+            self._rank = _Blocks(lists, scorer, self.users_at_once)
+        else:
+            self._rank = _AllScores(lists, scorer)
         self.most_at_once = self.users_at_once * (16 if isinstance(self._rank, _Blocks) else 1)
 
     def __call__(self, users: Ids) -> Ranked:
@@ -99,32 +122,28 @@ class Ranker:
         """
         return self._rank(users)
 
-    def by_all_scores(self, users: Ids) -> Ranked:
-        """What a call finds, from scores of all items."""
-        scores = self._scorer(torch.from_numpy(users))
-        return self.run(kernels.rank_rows, users, scores.cpu().numpy())
 
-    def run(self, kernel: Callable[..., None], users: Ids, *block: Any) -> Ranked:
-        """What a kernel finds for users in its block of scores."""
-        items = np.empty((len(users), self.k + 1), dtype=np.int32)
-        ranked = np.empty((len(users), self.k + 1), dtype=np.float32)
-        tied = np.empty(len(users), dtype=bool)
-        run_rows(
-            kernel, even_bounds(len(users), int(self.seen.shape[1])), *block, users, self.priority,
-            self.seen.indptr, self.seen.indices, items, ranked, tied,
-        )  # fmt: skip
-        return items[:, : self.k], tied
+@dataclass(frozen=True)
+class _AllScores:
+    """Ranks by scores of all items."""
+
+    lists: _Lists
+    scorer: Scorer
+
+    def __call__(self, users: Ids) -> Ranked:
+        scores = self.scorer(torch.from_numpy(users))
+        return self.lists.run(kernels.rank_rows, users, scores.cpu().numpy())
 
 
 class _OnDevice:
     """Ranks in torch, where the scorer computes."""
 
-    def __init__(self, ranker: Ranker, scorer: Scorer, device: torch.device) -> None:
-        self._k, self._scorer, self._device = ranker.k, scorer, device
-        self._lengths = np.diff(ranker.seen.indptr)
+    def __init__(self, lists: _Lists, scorer: Scorer, device: torch.device) -> None:
+        self._k, self._scorer, self._device = lists.k, scorer, device
+        self._lengths = np.diff(lists.seen.indptr)
         self._starts, self._seen, priority = (
             torch.from_numpy(x).to(device, torch.int64)
-            for x in (ranker.seen.indptr, ranker.seen.indices, ranker.priority)
+            for x in (lists.seen.indptr, lists.seen.indices, lists.priority)
         )
         self._order = len(priority) - priority
 
@@ -207,12 +226,12 @@ def _fits(scorer: ProductScorer) -> bool:
 class _Blocks:
     """Ranks by products, a block of users after the other; coded items are decoded once for all of them."""
 
-    def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
-        self._ranker, self._scorer = ranker, scorer
+    def __init__(self, lists: _Lists, scorer: ProductScorer, block: int) -> None:
+        self._lists, self._scorer, self._block = lists, scorer, block
         self._items = scorer.items
 
     def __call__(self, users: Ids) -> Ranked:
-        block = self._ranker.users_at_once
+        block = self._block
         starts = range(0, max(1, len(users)), block)
         items = self._items
         if isinstance(items, CodedRows) and len(starts) > 1:
@@ -227,7 +246,7 @@ class _Blocks:
     @torch.no_grad()
     def _some(self, users: Ids, items: Tensor | CodedRows) -> Ranked:
         scores = self._scorer.scores(self._scorer.vectors(torch.from_numpy(users)), items)
-        return self._ranker.run(kernels.rank_rows, users, scores.numpy())
+        return self._lists.run(kernels.rank_rows, users, scores.numpy())
 
 
 class _Screen(_Blocks):
@@ -240,8 +259,8 @@ class _Screen(_Blocks):
     order.
     """
 
-    def __init__(self, ranker: Ranker, scorer: ProductScorer) -> None:
-        super().__init__(ranker, scorer)
+    def __init__(self, lists: _Lists, scorer: ProductScorer, block: int) -> None:
+        super().__init__(lists, scorer, block)
         self._table: Any
         if isinstance(items := scorer.items, Tensor):
             items = items.contiguous()
@@ -266,10 +285,10 @@ class _Screen(_Blocks):
     def _some(self, users: Ids, items: Tensor | CodedRows) -> Ranked:
         if isinstance(items, CodedRows) and len(users) <= FEW_USERS:
             # To decode all items for one product takes longer than all exact scores.
-            return self._ranker.by_all_scores(users)
+            return _AllScores(self._lists, self._scorer)(users)
         vectors = self._scorer.vectors(torch.from_numpy(users))
         products = self._scorer.scores(vectors.to(torch.bfloat16), items)
-        return self._ranker.run(
+        return self._lists.run(
             kernels.screen_rows, users, products.view(torch.int16).numpy(), self._margins(vectors).numpy(),
             vectors.numpy(), self._table,
         )  # fmt: skip
