@@ -29,12 +29,12 @@ Record = dict[str, Any]
 Make = Callable[[RunSpec], Record]
 Validate = Callable[[Record, Sequence[str]], list[dict[str, Any]]]
 
-# Methods with their sparsity and settings, the cheap and promising first.
+# Methods with their sparsity and settings, the cheap and promising first, those of several trainings last.
 WAYS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
     ("pq", 0.0, ()), ("svd", 0.5, ()), ("magprune", 0.5, ()), ("svd", 0.75, ()),
     ("omp", 0.5, ()), ("lsq", 0.0, ("lsq.precision=int3",)), ("mde", 0.5, ()), ("narrow", 0.5, ()),
     ("dsl", 0.5, ()), ("omp", 0.8, ()), ("lsq", 0.0, ("lsq.precision=int2",)), ("mde", 0.75, ()),
-    ("narrow", 0.75, ()), ("dsl", 0.8, ()),
+    ("narrow", 0.75, ()), ("dsl", 0.8, ()), ("wr", 0.5, ()), ("lth_mrs", 0.5, ()),
 )  # fmt: skip
 SURE = 1.96  # of a 95 % interval
 LEAST_USERS = 10  # of whom an interval can be made
