@@ -26,7 +26,8 @@ class Range:
         whole: whether they are whole numbers.
         unit: what the ends are shares of: the run's iterations; empty: they are values.
         model: whether the setting makes another model, and not only another training.
-        least: no end lies below it, however small the unit.
+        least: no end lies below it, however small the unit: at an interval of a step or two DSL explores
+            and never trains.
         choices: values in place of a range.
     """
 

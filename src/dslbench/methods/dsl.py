@@ -45,7 +45,6 @@ class DSLOptions(RandomPruningOptions):
         ge=1,
         description="iterations between explorations; none: as published, in runs too short for 40 "
         "explorations a 40th of the run, at least 20",
-        # An exploration takes a step's place: at an interval of a few, little is ever trained.
         json_schema_extra=searched(1 / 400, 1 / 20, log=True, unit="iterations", least=10),
     )
     decay: Literal["cosine", "linear", "none"] = Field(
