@@ -13,6 +13,7 @@ from scipy import sparse
 from dslbench import data as datasets
 from dslbench import registry
 from dslbench.errors import RunError, UsageError
+from dslbench.ops.threads import even_bounds
 from dslbench.references._models import SparseWeights, largest
 from dslbench.references.base import climb
 from dslbench.references.ease import EASE, EASEOptions, ease
@@ -236,6 +237,19 @@ def test_slim_is_optimal(l1: float, l2: float) -> None:
     assert np.diag(w).max() == 0 and (w >= 0).all() and (w > 0).any()
     assert np.abs(gradient[off & (w > 0)]).max() < 1e-4
     assert gradient[off & (w == 0)].min() > -1e-4
+
+
+def test_slim_is_the_same_however_its_items_are_dealt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an item's descent is left for the next: weights come, and go again, in it."""
+    train, found = datasets.load("toy").train, []
+    for parts in (1, 7):
+        monkeypatch.setattr(
+            "dslbench.references.slim.even_bounds",
+            lambda m, _, parts=parts: even_bounds(m, parts=parts),
+        )
+        model: Any = SLIM.fit(train, SLIMOptions(l1=0.1, l2=10), 0)
+        found.append(dense(model.matrix))
+    assert np.array_equal(*found)
 
 
 def test_fs_slim_has_weights_of_the_most_similar_only() -> None:

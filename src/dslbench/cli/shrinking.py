@@ -49,7 +49,10 @@ def goal_of(within: str | None, to: str | None, *, confident: bool = False) -> G
     if to is not None and confident:
         raise UsageError("--confident is of what may be lost, not of --to", "--within 1%")
     if to is not None:
-        return Goal(most=equal_bytes.parse(to)[0])
+        most, is_share = equal_bytes.parse(to, "--to")
+        if most <= 1 and not is_share:
+            raise UsageError(f"no model takes {to}", "--to 2MiB")
+        return Goal(most=most)
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", within or "1%")
     share = float(match[1]) / (100 if match[2] else 1) if match else 1.0
     if share >= 1:

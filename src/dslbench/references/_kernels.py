@@ -125,10 +125,9 @@ def descend(  # type: ignore[no-untyped-def]
                 whole = False
         for a in range(i_ptr[j], i_ptr[j + 1]):
             left[i_ind[a]] = 0
-        for s in range(n):
-            if w[s] > 0:
-                for a in range(i_ptr[items[s]], i_ptr[items[s] + 1]):
-                    left[i_ind[a]] = 0
+        for s in range(n):  # of those with no weight in the end, too: theirs may have come and gone
+            for a in range(i_ptr[items[s]], i_ptr[items[s] + 1]):
+                left[i_ind[a]] = 0
         live = 0
         for s in range(n):
             live += w[s] > 0

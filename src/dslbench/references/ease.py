@@ -128,6 +128,8 @@ def _from_users(train: sparse.csr_matrix, l2: float) -> Float32:
         q = of_items @ (of_items[rows] @ inverse).T
         left[rows] = 1 - q[rows].diagonal()
         b[rows] = q.T
+    if not (left > 0).all():  # an item that one user alone has, at next to no lambda
+        raise _singular(l2)
     for start in range(0, m, _BLOCK):
         b[start : start + _BLOCK] /= left
     np.fill_diagonal(b, 0)

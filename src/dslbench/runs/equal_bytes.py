@@ -62,7 +62,7 @@ class Way:
         return f"{', '.join(what)}: {self.nbytes:,} of {self.target:,} bytes expected"
 
 
-def parse(text: str) -> tuple[float, bool]:
+def parse(text: str, option: str = "--bytes") -> tuple[float, bool]:
     """A size that somebody wrote, and whether it is a share of dense: `0.133`, `13.3%`, `2MiB`, `500000B`.
 
     Raises `UsageError` for what is neither.
@@ -74,11 +74,11 @@ def parse(text: str) -> tuple[float, bool]:
         value, unit = value / 100, ""
     if unit not in _UNITS or not 0 < value < 1e15:
         raise UsageError(
-            f"--bytes '{text}' is no size", "--bytes 0.133 (of dense), or --bytes 2MiB"
+            f"{option} '{text}' is no size", f"{option} 0.133 (of dense), or {option} 2MiB"
         )
     if unit == "" and value > 1:
         raise UsageError(
-            f"--bytes {text} is more than all of dense's bytes", f"for a size: --bytes {text}B"
+            f"{option} {text} is more than all of dense's bytes", f"for a size: {option} {text}B"
         )
     return value * _UNITS[unit], unit == ""
 

@@ -206,7 +206,7 @@ def check_reachable(dense: RunSpec, goal: Goal) -> None:
     if least > most:
         raise UsageError(
             f"no model here takes {most:,.0f} bytes or fewer: the least is about {least:,} ({name})",
-            f"--to {least}, or a smaller --set embedding_size",
+            f"--to {least}B, or a smaller --set embedding_size",
         )
 
 

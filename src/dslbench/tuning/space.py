@@ -44,7 +44,8 @@ def space_of(
         elif not own:
             words = f"nothing: {spec.method} has no setting to search, and its training is dense's"
     fixed = {setting.partition("=")[0].strip() for setting in settings}
-    return {key: one.within(iterations) for key, one in found.items() if key not in fixed}, words
+    ranges = {key: one.within(iterations) for key, one in found.items() if key not in fixed}
+    return {key: one for key, one in ranges.items() if one.choices or one.low != one.high}, words
 
 
 def values_of(spec: RunSpec, space: Mapping[str, Range]) -> dict[str, Any]:
