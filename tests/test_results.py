@@ -291,6 +291,32 @@ def test_more_parameters_than_asked_for(results: Path) -> None:
     assert "are more than sparsity 0.5 leaves" in reasons(results)[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bytes": 1}, "1 bytes at int4 are fewer than its values take"),
+        (
+            {"quality": {"recall@20": 1e11}},
+            "recall@20 100000000000.0 at int4 is not between 0 and 1",
+        ),
+    ],
+)
+def test_rounded_rows_are_possible_ones(results: Path, change: dict[str, Any], reason: str) -> None:
+    def spoiled(found: dict[str, Any]) -> None:
+        row = next(r for r in found["record"]["stored"] if r["precision"] == "int4")
+        row |= change | (
+            {"quality": row["quality"] | change["quality"]} if "quality" in change else {}
+        )
+
+    spoil(results, spoiled)
+    assert reason in reasons(results)[0]
+
+
+def test_a_width_that_is_no_number_is_named(results: Path) -> None:
+    spoil(results, lambda found: found["record"]["spec"]["hyper"].update(embedding_size=None))
+    assert len(reasons(results)) == 1
+
+
 def test_a_changed_digit_is_found_by_the_index(results: Path) -> None:
     def everywhere(found: dict[str, Any]) -> None:  # so that all sums are right
         for quality in (found["record"]["quality"], found["record"]["stored"][0]["quality"]):

@@ -14,12 +14,13 @@ from dslbench.data.entries import catalog
 from dslbench.data.pinned import pinned_digests
 from dslbench.data.protocols import PROTOCOLS, resolve
 from dslbench.errors import DslbenchError, reason_of
-from dslbench.evaluation.metrics import METRICS
+from dslbench.evaluation.metrics import METRICS, in_group
 from dslbench.runs.record import Record, check_described
 from dslbench.runs.results import folder as files
 from dslbench.runs.results.command import spec_of
 from dslbench.runs.results.submission import read
 from dslbench.spec import RunSpec, current_versions
+from dslbench.tables.stored import BITS
 
 Found = Mapping[str, Any]
 _PARTS = ("train", "valid", "test")
@@ -147,6 +148,18 @@ def _check_versions(record: Found) -> None:
             raise ValueError(f"version {number} of '{part}' is not known, {now[part]} is today's")
 
 
+def _check_row(row: Found, parameters: int) -> None:
+    """A model at a precision: what could not be is named."""
+    precision, nbytes = row["precision"], row["bytes"]
+    least = parameters * BITS[precision] / 8 if precision in BITS else 1
+    if nbytes is not None and nbytes < least:
+        raise ValueError(f"{nbytes:,} bytes at {precision} are fewer than its values take")
+    for name in in_group("quality"):
+        value = (row["quality"] or {}).get(name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} {value!r} at {precision} is not between 0 and 1")
+
+
 def _check_budget(record: Found, spec: RunSpec) -> None:
     budget, stored = record["budget"], record.get("stored")
     tables, dense = budget.get("tables"), budget.get("dense_table_params")
@@ -164,13 +177,18 @@ def _check_budget(record: Found, spec: RunSpec) -> None:
         raise ValueError("the quality of the model as trained is not that of its record")
     if len({row["precision"] for row in stored}) < len(stored):
         raise ValueError("a precision is there twice")
+    width = spec.hyper.get("embedding_size", 0)
+    if not isinstance(width, int):
+        raise ValueError(f"embedding_size {width!r} is no whole number")
     # Whole rows are what AutoEmb and ESAPN come near with; `natural` is free.
-    most = dense - math.floor(spec.sparsity * dense) + spec.hyper.get("embedding_size", 0)
+    most = dense - math.floor(spec.sparsity * dense) + width
     if spec.sparsity and spec.variant != "natural" and budget["table_params"] > most:
         raise ValueError(
             f"{budget['table_params']:,} parameters of {dense:,} are more than sparsity "
             f"{spec.sparsity:g} leaves"
         )
+    for row in stored:
+        _check_row(row, budget["table_params"])
 
 
 def _check_bill(cost: Found) -> None:
