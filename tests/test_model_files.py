@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load, save
 
 from dslbench import artefact
 from dslbench.errors import DataError, DslbenchError
 from dslbench.runs.assemble import rebuild
 from dslbench.tables.stored import Csr
+from model_file_helpers import joined, parts
 
 
 def trained(method: str, backbone: str = "lightgcn") -> bytes:
@@ -45,17 +44,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         "rows": trained("autoemb"),
         "dense": trained("dense", "neumf"),
     }
-
-
-def parts(content: bytes) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    size = int.from_bytes(content[:8], "little")
-    about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["dslbench"])
-    del about["crc32"]  # what is joined again is as a file before it was: read for what it says
-    return dict(load(content)), about
-
-
-def joined(arrays: dict[str, np.ndarray[Any, Any]], about: Any) -> bytes:
-    return bytes(save(arrays, metadata={"dslbench": json.dumps(about)}))
 
 
 def refused(content: bytes, path: Path) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import typer
 
+from dslbench.cli.datasets import check_has_validation
 from dslbench.cli.exporting import exported
 from dslbench.cli.runner import Where, dataset_or_default, judge_missing, make
-from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.output import deliver, say, warn, write
 from dslbench.report import command, shrunk
@@ -134,7 +134,7 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
         return whole
     say("timing a few steps ...")
     expected = making.estimate_seconds(
-        stock.take_stock([whole], True, warn, has_validation), where.device
+        stock.take_stock([whole], True, warn, check_has_validation), where.device
     )
     each = (expected or 0.0) / whole.epochs
     needed = whole.epochs if wish.epochs is not None else 1
@@ -149,14 +149,6 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     if wish.epochs is not None or not expected or expected <= _DENSE_SHARE * wish.seconds:
         return whole
     return spec(max(1, int(whole.epochs * _DENSE_SHARE * wish.seconds / expected)))
-
-
-def has_validation(data: Interactions) -> None:
-    """Raise `UsageError` for data that have nothing to choose on: before anything is trained."""
-    if not data.valid.nnz:
-        raise UsageError(
-            f"protocol {data.protocol} has no validation part to choose on", "--protocol default"
-        )
 
 
 def made(spec: RunSpec, where: Where) -> dict[str, Any]:

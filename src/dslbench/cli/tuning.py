@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from dslbench import home, presets, registry
-from dslbench.cli.datasets import say_what_was_read
+from dslbench.cli.datasets import check_has_validation, say_what_was_read
 from dslbench.cli.runner import Where, dataset_or_default
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
@@ -160,10 +160,7 @@ class _Trials:
 def _check_and_say(data: Interactions) -> None:
     """Say what own data were taken for; raise `UsageError` for data that have nothing to choose on."""
     say_what_was_read(data)
-    if not data.valid.nnz:
-        raise UsageError(
-            f"protocol {data.protocol} has no validation part to choose on", "--protocol default"
-        )
+    check_has_validation(data)
 
 
 def _diverged(run_id: str) -> bool:

@@ -30,9 +30,8 @@ def labelled(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     known = names(records)
     found = []
     for record in records:
-        if not record["data"].get(
-            "content_digest"
-        ):  # to look up a preset for own data is to read them
+        # To look up a preset for own data is to read them.
+        if not record["data"].get("content_digest"):
             state = presets.state_of(record["spec"])
             record = {**record, "spec": {**record["spec"], "preset": state}}
         label = known.get(record["data"].get("content_digest") or "")
