@@ -229,21 +229,26 @@ def state_of(spec: Mapping[str, Any]) -> str:
     """
     name = str(spec["preset"])
     try:
+        kind = registry.backbone(spec["backbone"]).hyper_type
         known = states(spec["backbone"], name)
-        follows = registry.backbone(spec["backbone"]).hyper_type.follows_epochs
-        added = registry.backbone(spec["backbone"]).hyper_type.added
-        for state in known if len(known) > 1 else []:
-            found = find(
-                spec["backbone"], spec["dataset"], "dense", state, protocol=spec["protocol"]
-            )
-            values = added | found.hyper
-            has = added | spec["hyper"] | {"epochs": spec["full_epochs"]}
-            given = {*spec["changed_hyper"], *follows}
+        if len(known) == 1:
+            return name
+        has = kind.added | spec["hyper"] | {"epochs": spec["full_epochs"]}
+        given = {*spec["changed_hyper"], *kind.follows_epochs}
+        for state in known:
+            values = _in_full(spec["backbone"], spec["dataset"], spec["protocol"], state)
             if all(has.get(key) == value for key, value in values.items() if key not in given):
                 return state
     except DslbenchError:
         pass
     return name
+
+
+@cache
+def _in_full(backbone: str, dataset: str, protocol: str, name: str) -> dict[str, Any]:
+    """A recipe's values, with those that came later; many records ask for the same few."""
+    found = find(backbone, dataset, "dense", name, protocol=protocol)
+    return registry.backbone(backbone).hyper_type.added | found.hyper
 
 
 def is_earlier(name: str) -> bool:
