@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cli_helpers import run
 from dslbench import data
 from dslbench.report.naming import is_called, labelled, names
-from dslbench.runs import plan
+from dslbench.runs import plan, stock, store
 from dslbench.spec import RunSpec, resolve
 from own_helpers import grid, write
 
@@ -30,6 +32,48 @@ def test_a_run_is_known_by_content_not_by_path(tmp_path: Path) -> None:
     assert spec(str(first)).identity(one) == spec(str(second)).identity(other)
     changed = data.load(str(write(tmp_path, "o.csv", grid(users="abd")))).digests
     assert spec(str(first)).identity(one) != spec(str(first)).identity(changed)
+
+
+def test_a_stored_run_follows_its_data_to_another_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs_in_this_process: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    rows = "".join(f"u{u},i{i}\n" for u in range(20) for i in rng.choice(12, 8, replace=False))
+    first = write(tmp_path, "orders.csv", "user,item\n" + rows)
+    usual = ["train", "--backbone", "lightgcn", "--epochs", "1", "--set", "embedding_size=8"]
+    code, _, err = run(*usual, "--dataset", "orders.csv")
+    assert code == 0, err
+    first.rename(write(tmp_path / "moved", "again.csv", ""))
+    moved = ["--dataset", "moved/again.csv", "--export", "model.safetensors"]
+    code, _, err = run(*usual, *moved, "--precision", "int3")
+    assert code == 0 and "1 stored, 0 to make" in err, err
+    [found] = store.read_all(pytest.fail)
+    assert found["spec"]["dataset"] == "moved/again.csv"
+    assert "int3" in {row["precision"] for row in found["stored"]}
+    code, out, err = run("recommend", "--model", "model.safetensors", "--user", "u3", "--k", "3")
+    assert code == 0 and len(out.splitlines()) == 4, err
+
+
+@pytest.mark.parametrize(
+    ("items", "command", "said"),
+    [
+        ("w", ["train"], "leaves no test pairs in 'few'"),
+        ("w", ["compare", "--method", "ease"], "leaves no test pairs in 'few'"),
+        ("wx", ["compare"], "leaves no validation pairs in 'few': its users have too few items"),
+        ("wx", ["tune"], "leaves no validation pairs in 'few' to choose on"),
+        ("wx", ["shrink"], "leaves no validation pairs in 'few' to choose on"),
+    ],
+)
+def test_data_that_no_run_could_be_judged_on_are_refused_before_any(
+    items: str, command: list[str], said: str, tmp_path: Path, no_trials: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, "few.csv", grid(items=items))
+    monkeypatch.setattr(stock.WantedRun, "trainings", property(lambda _: pytest.fail("planned")))
+    code, out, err = run(*command, "--backbone", "lightgcn", "--dataset", str(path))
+    assert code == 3 and out == "" and said in err and "default" not in err, err
 
 
 def test_published_data_sets_are_known_by_name() -> None:

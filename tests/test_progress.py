@@ -23,7 +23,7 @@ def heard(
         dataset="toy", backbone="lightgcn", method=method, sparsity=0.5, seed=0, epochs=10
     )
     out = io.StringIO()
-    quiet = progress.Quiet(Console(file=out, width=200), total=1)
+    quiet = progress.Quiet(Console(file=out, width=200), part=progress.Part(total=1))
     quiet.begin(0, spec)
     quiet.event(0, {"event": "start", "phases": phases})
     for events in epochs:

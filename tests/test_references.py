@@ -28,6 +28,7 @@ from dslbench.report.references import beside
 from dslbench.report.relative import setting_of
 from dslbench.runs import fitting, plan, store
 from dslbench.runs.assemble import make_lab
+from dslbench.runs.worker import fit
 from dslbench.runs.worker.fit import Ranked, make_reference
 from dslbench.spec import RunSpec, resolve
 from helpers import make_interactions
@@ -404,6 +405,7 @@ def test_a_stored_reference_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = {"tfidf": (False,), "normalised": (False,), "shrink": (0,)}
     monkeypatch.setattr(ItemKNN, "grid", {"k": (10, 20, 40)} | fixed)
     monkeypatch.setattr(ItemKNN, "usual", ItemKNN.usual | {"k": 20})
+    monkeypatch.setattr(fit, "_PATIENCE", 0.0)
     made = make_reference(spec("itemknn"), events.append)
     kept = store.read(made["id"])
     assert kept == made
@@ -413,6 +415,8 @@ def test_a_stored_reference_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept["diagnostics"]["chosen"] == {k: v for k, v in best.items() if k != "recall@20"}
     assert kept["diagnostics"]["at_edge"] == (["k"] if best["k"] in (10, 40) else [])
     assert bool(kept["diagnostics"]["at_edge"]) == any("edge" in e.get("text", "") for e in events)
+    said = [e["text"] for e in events if e.get("text", "").startswith("search: ")]
+    assert len(said) == len(tried) and "of at most 3 points" in said[0] and "k=20, " in said[0]
     phases = kept["cost"]["measured"]["phases"]
     assert [(p["phase"], p["steps"]) for p in phases] == [("search", len(tried)), ("fit", 1)]
     assert kept["budget"]["table_bytes"] == kept["stored"][0]["bytes"]

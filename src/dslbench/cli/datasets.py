@@ -294,14 +294,6 @@ def _verified(row: DatasetStatus) -> str:
     return "own data" if row.own else "no" if row.on_disk else "-"
 
 
-def check_has_validation(loaded: Interactions) -> None:
-    """Raise `UsageError` for data that have nothing to choose on."""
-    if not loaded.valid.nnz:
-        raise UsageError(
-            f"protocol {loaded.protocol} has no validation part to choose on", "--protocol default"
-        )
-
-
 def say_what_was_read(loaded: Interactions) -> None:
     """What a file of the user's own was taken for; an imported one was told of when it came."""
     if loaded.source.get("how") == "path":

@@ -13,6 +13,7 @@ import typer
 
 from dslbench import data, registry
 from dslbench.cli.datasets import say_what_was_read
+from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.output import console, deliver, result, say, warn
 from dslbench.report import build, command
@@ -36,7 +37,8 @@ from dslbench.runs import (
     stock,
     store,
 )
-from dslbench.runs.assemble import choose_device
+from dslbench.runs.assemble import check_parts, choose_device
+from dslbench.runs.progress import Part
 from dslbench.runs.schedule import LOOK_AGAIN
 from dslbench.spec import RunSpec
 from dslbench.tables.stored import check_precision
@@ -214,18 +216,20 @@ def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> li
 
 def make(
     specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True,
-    expect: bool = True, precisions: Sequence[str] = (),
+    expect: bool = True, precisions: Sequence[str] = (), part: Part | None = None,
 ) -> list[Record]:  # fmt: skip
     """Make the runs that are missing and return the records of all, in order.
 
     Where some fail, `show` prints the table of the others before the error. `expect` times a few steps
-    before, and says how long it will take.
+    before, and says how long it will take. Runs that are a `part` of something larger are not announced.
     """
     where.check()
     if not dry_run:
         store.put_back_replaced()
         claims.tidy_stored_runs()
-    planned = stock.take_stock(specs, force, warn, say_what_was_read)
+    planned = stock.take_stock(specs, force, warn, _look_at)
+    if not dry_run:
+        stock.follow_data(planned, warn)
     missing = [run for run in planned if not run.done]
     if (why := where.shares_nothing()) is not None:
         if sum(sharing.left(missing)) < sum(run.trainings for run in missing):
@@ -250,7 +254,8 @@ def make(
         if expect and trained:
             said.append(_expected(missing, where))
         summary += f" ({', '.join(said)})"
-    say(summary)
+    if part is None:
+        say(summary)
     if len(missing) > 1 and not dry_run:
         rows = dict.fromkeys(run.spec.method for run in missing)
         say(f"in this order: {', '.join(rows)}; Ctrl-C keeps what is done and prints its table")
@@ -259,7 +264,7 @@ def make(
             result(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
         return []
     try:
-        failed_ones = making.make_missing(missing, where.open, console(), warn)
+        failed_ones = making.make_missing(missing, where.open, console(), warn, part)
     except KeyboardInterrupt:
         made = _stored(planned)
         if show and (shown := [store.read(run.id) for run in made if run.asked]):
@@ -281,6 +286,12 @@ def make(
         )
     judge_missing([store.read(run.id) for run in planned if run.asked], precisions, where)
     return [store.read(run.id) for run in planned if run.asked]
+
+
+def _look_at(loaded: Interactions) -> None:
+    """Say what own data were taken for; raise `DataError` where no run could be judged on data."""
+    say_what_was_read(loaded)
+    check_parts(loaded)
 
 
 def _trainings(missing: Sequence[stock.WantedRun]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import typer
 
-from dslbench.cli.datasets import check_has_validation
 from dslbench.cli.exporting import exported
 from dslbench.cli.runner import Where, dataset_or_default, judge_missing, make
 from dslbench.errors import RunError, UsageError
@@ -20,6 +19,8 @@ from dslbench.report import command, shrunk
 from dslbench.report.columns import seconds as duration
 from dslbench.report.formats import render
 from dslbench.runs import equal_bytes, local, making, stock, store
+from dslbench.runs.assemble import check_has_validation
+from dslbench.runs.progress import Part
 from dslbench.runs.shrinking import Answer, Goal, search
 from dslbench.spec import RunSpec, resolve
 from dslbench.words import number
@@ -153,7 +154,10 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
 
 def made(spec: RunSpec, where: Where) -> dict[str, Any]:
     """The record of a run, which is made if it is missing."""
-    (record,) = make([spec], where=where, force=False, dry_run=False, show=False, expect=False)
+    (record,) = make(
+        [spec], where=where, force=False, dry_run=False, show=False, expect=False,
+        part=Part(tells=False),
+    )  # fmt: skip
     return record
 
 

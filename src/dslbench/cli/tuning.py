@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from dslbench import home, presets, registry
-from dslbench.cli.datasets import check_has_validation, say_what_was_read
+from dslbench import home, paths, presets, registry
+from dslbench.cli.datasets import say_what_was_read
 from dslbench.cli.runner import Where, dataset_or_default
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
@@ -23,6 +24,8 @@ from dslbench.report import command, tuned
 from dslbench.report.columns import seconds as duration
 from dslbench.report.formats import render
 from dslbench.runs import claims, failures, making, plan, stock, store
+from dslbench.runs.assemble import check_has_validation
+from dslbench.runs.progress import Part
 from dslbench.spec import RunSpec, check_length, check_used
 from dslbench.tuning import campaign
 from dslbench.tuning.campaign import Result, Setting
@@ -54,6 +57,11 @@ def tune(
     where.check()
     named = list(methods or registry.usual_methods())
     for method in named:
+        if registry.is_reference(method):
+            raise UsageError(
+                f"{method} is a reference, which chooses its settings on validation by itself",
+                f"dslbench train --method {method}",
+            )
         registry.check_name("method", method)
         if methods:  # asked for by name: what makes no sense is an error before anything is made
             setting.run(method, {})
@@ -72,12 +80,21 @@ def tune(
         raise typer.Exit(130) from None
     for line in result.left_out:
         say(f"left out: {line}")
+    say(trials.told())
     return result
 
 
 def deliver_result(result: Result, target: Path, *, as_json: bool) -> None:
     """Write the preset file, and print what was found."""
-    write(target, preset_of(result).text().encode())
+    content = preset_of(result).text().encode()
+    if paths.kind(target) == "file" and paths.read_bytes(target) != content:
+        kept = next(
+            path for n in count(1)
+            if not (path := target.with_name(f"{target.stem}-{n}{target.suffix}")).exists()
+        )  # fmt: skip
+        target.rename(kept)
+        say(f"what was there is kept: {kept}")
+    write(target, content)
     if as_json:
         deliver(json.dumps(tuned.plain(result), indent=1) + "\n")
         return
@@ -99,6 +116,9 @@ def before_comparing(chosen: plan.Chosen, trials: int, where: Where) -> plan.Cho
     check_installed()
     if chosen.backbone is None or len(chosen.sparsity or ()) > 1:
         raise UsageError("--tune is of one --backbone at one --sparsity", "dslbench tune")
+    asked = chosen.method and [m for m in chosen.method if not registry.is_reference(m)]
+    if chosen.method and not asked:
+        raise UsageError("references choose their settings by themselves", "leave --tune out")
     dataset = dataset_or_default(chosen.dataset)
     sparsity = chosen.sparsity[0] if chosen.sparsity else 0.5
     setting = Setting(
@@ -106,7 +126,7 @@ def before_comparing(chosen: plan.Chosen, trials: int, where: Where) -> plan.Cho
         scale=chosen.scale, protocol=chosen.protocol or "default",
         settings=tuple(chosen.settings), search=Search(trials, 1000),
     )  # fmt: skip
-    result = tune(setting, chosen.method, where, epochs=chosen.epochs, scale=chosen.scale)
+    result = tune(setting, asked, where, epochs=chosen.epochs, scale=chosen.scale)
     content = preset_of(result).text().encode()
     with home.storing("what was chosen", home.home() / "presets", len(content)):
         target = presets.keep(file_name(chosen.backbone, dataset), content)
@@ -125,6 +145,7 @@ class _Trials:
     def __init__(self, where: Where) -> None:
         self._where = where
         self._digests: stock.Digests = {}
+        self._total = self._settled = self._read = 0
 
     def announce(self, setting: Setting, methods: Sequence[str]) -> None:
         """Say how much it will be."""
@@ -135,6 +156,7 @@ class _Trials:
                 specs.append(setting.run(method, {}))
             except UsageError:
                 continue
+        self._total = len(specs) * trials
         planned = self._planned(specs)
         said = f"{number(len(specs), 'method')}, {number(trials, 'trial')} each"
         if any(not run.done for run in planned):
@@ -149,9 +171,19 @@ class _Trials:
         """What each comes to; what is stored, or is known to diverge, is not made again."""
         planned = self._planned(specs)
         missing = [run for run in planned if not run.done and not _diverged(run.id)]
-        making.make_missing(missing, self._where.open, console(), warn)
+        made = sum(run.asked for run in missing)
+        self._read += len(specs) - made
+        before = self._settled + len(specs) - made
+        part = Part(before, max(self._total, before + len(missing)))
+        making.make_missing(missing, self._where.open, console(), warn, part)
+        self._settled += len(specs)
         ids = {json.dumps(run.spec.decisive()): run.id for run in planned}
         return [_outcome(ids[json.dumps(spec.decisive())]) for spec in specs]
+
+    def told(self) -> str:
+        """How many trials there were, and how many of them were stored before."""
+        made = self._settled - self._read
+        return f"{number(self._settled, 'trial')}: {self._read} stored before, {made} made"
 
     def _planned(self, specs: Sequence[RunSpec]) -> list[stock.WantedRun]:
         return stock.take_stock(specs, False, warn, _check_and_say, self._digests)

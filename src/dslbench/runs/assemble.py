@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -32,24 +32,34 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_parts(spec: RunSpec, data: Interactions) -> None:
-    """Raise `DataError` or `UsageError` where the data lack a part that the run's protocol needs."""
-    if data.test.nnz == 0 and spec.judged_on == "test":
+def check_parts(data: Interactions, judged_on: Literal["test", "valid"] = "test") -> None:
+    """Raise `DataError` or `UsageError` where data lack a part that a run on them needs."""
+    if judged_on == "valid":
+        check_has_validation(data)
+    elif not data.test.nnz:
         raise DataError(
-            f"protocol {spec.protocol} leaves no test pairs in '{spec.dataset}'",
+            f"protocol {data.protocol} leaves no test pairs in '{data.name}'",
             "choose another --protocol, or data with more items per user",
         )
-    if data.valid.nnz == 0 and spec.judged_on == "valid":
-        raise UsageError(
-            f"protocol {spec.protocol} has no validation part of '{spec.dataset}' to choose on",
-            "--protocol default",
-        )
-    if data.valid.nnz == 0 and spec.protocol != "paper":
+    elif not data.valid.nnz and data.protocol != "paper":
         raise DataError(
-            f"protocol {spec.protocol} leaves no validation pairs in '{spec.dataset}': "
+            f"protocol {data.protocol} leaves no validation pairs in '{data.name}': "
             "its users have too few items",
             "--protocol paper selects on test, and says so",
         )
+
+
+def check_has_validation(data: Interactions) -> None:
+    """Raise `UsageError` or `DataError` for data that have nothing to choose on."""
+    if data.valid.nnz:
+        return
+    if data.protocol == "paper":
+        raise UsageError("protocol paper has no validation part to choose on", "--protocol default")
+    raise DataError(
+        f"protocol {data.protocol} leaves no validation pairs in '{data.name}' to choose on: "
+        "its users have too few items",
+        "data with more items per user, or with a file of validation pairs",
+    )
 
 
 def make_lab(
@@ -66,7 +76,7 @@ def make_lab(
             f"{spec.backbone} cannot score users it was not trained on, as protocol strong asks",
             "--protocol default",
         )
-    check_parts(spec, data)
+    check_parts(data, spec.judged_on)
     full, dense = full_hyper(spec), spec.teacher
     return Lab(
         data, backbone, sized_hyper(spec), epochs=spec.epochs, seed=spec.seed, device=device, emit=emit,

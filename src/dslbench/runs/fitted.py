@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -32,6 +33,8 @@ def model_of(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel:
     packed = artefact.from_bytes(
         store.model_bytes(record["id"]), f"the model of run {record['id']}"
     )
+    # Data of one's own may lie elsewhere by now; the record knows.
+    packed = replace(packed, spec=packed.spec | {"dataset": record["spec"]["dataset"]})
     if precision != "fp32":
         with _rounding(precision):
             packed = rounded(packed, precision, record["budget"])

@@ -10,7 +10,7 @@ from dslbench.runs import sharing
 from dslbench.runs.claims import Claims
 from dslbench.runs.durations import estimate_seconds
 from dslbench.runs.local import Executor
-from dslbench.runs.progress import progress
+from dslbench.runs.progress import Part, progress
 from dslbench.runs.schedule import Schedule
 from dslbench.runs.stock import WantedRun
 
@@ -22,8 +22,13 @@ def make_missing(
     open_executor: Callable[[], Executor],
     console: Console,
     warn: Callable[[str], None],
+    part: Part | None = None,
 ) -> list[str]:
-    """Make the runs; returns one line for each that failed. See `Schedule.run`."""
+    """Make the runs; returns one line for each that failed. See `Schedule.run`.
+
+    Args:
+        part: what they are of; None: they are all.
+    """
     if not missing:
         return []
     for run in missing:
@@ -31,7 +36,8 @@ def make_missing(
             sharing.remove(run.shares)
     executor = open_executor()
     try:
-        with Claims(warn) as claims, progress(console, len(missing)) as show:
+        of = part or Part(total=len(missing))
+        with Claims(warn) as claims, progress(console, of) as show:
             return Schedule(missing, executor, claims, show, warn).run()
     finally:
         executor.close()

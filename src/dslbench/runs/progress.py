@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -28,11 +29,25 @@ Event = dict[str, Any]
 PATIENCE = 30.0
 
 
+@dataclass(frozen=True)
+class Part:
+    """Runs as a part of something larger.
+
+    Attributes:
+        before, total: runs before these, and in all; with a total of 0 runs are not counted.
+        tells: whether what a run comes to on test may be said: not while something is still to be chosen.
+    """
+
+    before: int = 0
+    total: int = 0
+    tells: bool = True
+
+
 class Quiet:
     """Progress for logs and pipes: a line where a run begins, now and then where it is, and where it ends."""
 
-    def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total, self._begun = console, total, 0
+    def __init__(self, console: Console, part: Part) -> None:
+        self._console, self._part, self._begun = console, part, part.before
         self._courses: dict[int, _Course] = {}
 
     def say(self, text: str) -> None:
@@ -43,7 +58,8 @@ class Quiet:
         """A run begins."""
         self._begun += 1
         self._courses[slot] = _Course(spec)
-        self.say(f"[{self._begun}/{self._total}] {spec.title} ...")
+        count = f"[{self._begun}/{self._part.total}] " if self._part.total else ""
+        self.say(f"{count}{spec.title} ...")
 
     def event(self, slot: int, event: Event) -> None:
         """Something happened in a slot's run."""
@@ -63,7 +79,7 @@ class Quiet:
     ) -> None:
         """A run is settled: one of a slot, or one that was not begun here."""
         where = "    by another process: " if elsewhere else "    "
-        self.say(where + outcome(run_id, spec, failed))
+        self.say(where + outcome(run_id, spec, failed, tells=self._part.tells))
 
     def leave(self, slot: int, spec: RunSpec, why: str) -> None:
         """A slot's run is given up, and not settled."""
@@ -74,16 +90,18 @@ class Quiet:
 class Live(Quiet):
     """Progress for terminals: all runs, and a bar for each that is being made."""
 
-    def __init__(self, console: Console, total: int) -> None:
-        super().__init__(console, total)
+    def __init__(self, console: Console, part: Part) -> None:
+        super().__init__(console, part)
         self.bars = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
             TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
             console=console, transient=True,
         )  # fmt: skip
-        self._all = self.bars.add_task("all runs", total=total, note="")
+        self._all = self.bars.add_task(
+            "all runs", total=part.total or None, visible=part.total > 0, note=""
+        )
         self._slots: dict[int, _Bar] = {}
-        self._ended = 0
+        self._ended = part.before
 
     def begin(self, slot: int, spec: RunSpec) -> None:
         self._slots[slot] = _Bar(self.bars, spec)
@@ -195,12 +213,18 @@ class _Bar:
         )
 
 
-def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
-    """What became of a run, in one line."""
+def outcome(run_id: str, spec: RunSpec, failed: str | None, *, tells: bool = True) -> str:
+    """What became of a run, in one line.
+
+    Args:
+        tells: whether with its quality on test.
+    """
     if failed:
         return f"{spec.title}: FAILED: {failed}"
     record = store.read(run_id)
     seconds = record["cost"]["measured"]["train_seconds"]
+    if not tells and spec.judged_on == "test":
+        return f"{spec.title}: trained {seconds:.0f} s"
     reached = METRICS[SELECTION].show(record["quality"][SELECTION])
     if spec.is_reference:
         chosen = (record.get("diagnostics") or {}).get("chosen") or {}
@@ -214,11 +238,11 @@ def outcome(run_id: str, spec: RunSpec, failed: str | None) -> str:
 
 
 @contextmanager
-def progress(console: Console, total: int) -> Iterator[Quiet]:
+def progress(console: Console, part: Part) -> Iterator[Quiet]:
     """The progress that suits the console."""
     if not console.is_terminal:
-        yield Quiet(console, total)
+        yield Quiet(console, part)
         return
-    live = Live(console, total)
+    live = Live(console, part)
     with live.bars:
         yield live

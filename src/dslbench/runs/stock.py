@@ -9,7 +9,7 @@ from functools import cache
 from dslbench import artefact, registry
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DslbenchError
-from dslbench.runs import failures, sharing, store
+from dslbench.runs import claims, failures, sharing, store
 from dslbench.runs.assemble import data_of
 from dslbench.spec import RunSpec
 
@@ -110,3 +110,18 @@ def take_stock(
         )
         for run in planned.values()
     ]  # fmt: skip
+
+
+def follow_data(planned: Sequence[WantedRun], warn: Callable[[str], None]) -> None:
+    """Tell stored runs of data of one's own where these lie now: they may have been moved, or copied."""
+    moved = [
+        run for run in planned
+        if run.done and store.read(run.id)["spec"]["dataset"] != run.spec.dataset
+    ]  # fmt: skip
+    if moved:
+        with claims.Claims(warn) as held:
+            for run in moved:
+                if (
+                    held.take(run.id) is not None
+                ):  # else somebody is at it, and the next command notes it
+                    store.lies_at(run.id, run.spec.dataset)

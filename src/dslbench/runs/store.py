@@ -79,8 +79,22 @@ def change(record: Mapping[str, Any], users: Mapping[str, npt.NDArray[Any]]) -> 
     np.savez_compressed(values, **dict(users))  # type: ignore[arg-type]
     with home.storing(f"run {record['id']}", home.runs_dir(), len(values.getvalue())):
         home.write_atomic(folder(record["id"]) / "users.npz", values.getvalue())
-        text = json.dumps(record, indent=1, allow_nan=False)
-        home.write_atomic(folder(record["id"]) / "run.json", text.encode())
+        _replace(record)
+
+
+def lies_at(run_id: str, dataset: str) -> None:
+    """Note where the data of a stored run were found now: the same data of one's own may be at another path.
+
+    Raises as `save` does. For the holder of the run's claim.
+    """
+    record = read(run_id)
+    with home.storing(f"run {run_id}", home.runs_dir(), 1):
+        _replace(record | {"spec": record["spec"] | {"dataset": dataset}})
+
+
+def _replace(record: Mapping[str, Any]) -> None:
+    text = json.dumps(record, indent=1, allow_nan=False)
+    home.write_atomic(folder(record["id"]) / "run.json", text.encode())
 
 
 def put(run_id: str, files: Mapping[str, bytes]) -> None:

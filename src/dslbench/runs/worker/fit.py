@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from dslbench.spec import RunSpec
 
 # Users on whom the MACs of a ranking are counted where there are more, evenly spaced.
 _USERS_COUNTED = 512
+_PATIENCE = 10.0  # seconds between two lines of progress
 # Values beyond which a model is not judged at other precisions: rounding takes a copy of them all.
 _MOST_ROUNDED = 50_000_000
 
@@ -71,18 +73,25 @@ def make_reference(spec: RunSpec, emit: Any) -> dict[str, Any]:
     """
     started, energy = datetime.now(UTC), measured.Energy()
     data = datasets.load(spec.dataset, protocol=spec.protocol)
-    check_parts(spec, data)
+    check_parts(data)
     check_fits(spec, data.train)
     kind, options = registry.reference(spec.method), spec.method_options
     emit({"event": "start", "phases": ["fit"]})
     grid = kind.searched(options) if data.valid.nnz else {}
-    search = _Search(kind, options, data, spec.seed)
+
+    def note(text: str) -> None:
+        emit({"event": "note", "text": text})
+
+    points = math.prod(len(choices) for choices in grid.values())
+    search = _Search(kind, options, data, spec.seed, note, points)
     found = climb(grid, {key: kind.usual[key] for key in grid}, search.value) if grid else None
     point = found.point if found else {key: kind.usual[key] for key in kind.searched(options)}
     edges = kind.at_edge(grid, point) if found else []
     for key in edges:
-        emit({"event": "note", "text": f"{spec.title}: {edge_note(kind, grid, point, key)}"})
+        note(f"{spec.title}: {edge_note(kind, grid, point, key)}")
     chosen = kind.filled(options, point)
+    if search.tried and (each := search.seconds / len(search.tried)) >= _PATIENCE:
+        note(f"fit at the best of {len(search.tried)} points, about {each:.0f} s")
     began = time.perf_counter()
     model = kind.fit(data.train, chosen, spec.seed)
     fit_seconds = time.perf_counter() - began
@@ -175,10 +184,19 @@ def edge_note(kind: type[Reference], grid: dict[str, Any], point: Point, key: st
 
 
 class _Search:
-    """Fits at points of a grid, judged on validation, and what they cost."""
+    """Fits at points of a grid, judged on validation, and what they cost.
 
-    def __init__(self, kind: type[Reference], options: Any, data: Interactions, seed: int) -> None:
+    Args:
+        note: takes a line of progress, of which there is one every `_PATIENCE` seconds at most.
+        points: how many the grid has.
+    """
+
+    def __init__(
+        self, kind: type[Reference], options: Any, data: Interactions, seed: int,
+        note: Callable[[str], None], points: int,
+    ) -> None:  # fmt: skip
         self._kind, self._options, self._data, self._seed = kind, options, data, seed
+        self._note, self._points, self._said = note, points, time.perf_counter()
         self.tried: list[tuple[Point, float]] = []
         self.seconds = self.eval_seconds = 0.0
         self.macs: int | None = 0
@@ -196,6 +214,14 @@ class _Search:
         self.eval_seconds += time.perf_counter() - fitted
         self.macs = _sum([self.macs, self._kind.train_macs(self._data.train, options)])
         self.tried.append((point, found))
+        ended = time.perf_counter()
+        if ended - self._said >= _PATIENCE:
+            self._said = ended
+            at = ", ".join(f"{key}={value:g}" for key, value in point.items())
+            self._note(
+                f"search: {len(self.tried)} of at most {self._points} points tried; {at}: "
+                f"{SELECTION} {found:.4f} on validation, {ended - began:.0f} s"
+            )
         return found
 
 
