@@ -55,6 +55,23 @@ def test_types_are_seen_from_outside(tmp_path: Path) -> None:
     assert 'incompatible type "int"; expected "str | None"' in out
 
 
+def test_arguments_of_a_wrong_type_are_refused_in_one_line() -> None:
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (ds.shrink, {"backbone": "lightgcn", "time": 5}, "shrink: time: "),
+        (ds.shrink, {"backbone": "lightgcn", "within": "few"}, "no share of dense's quality"),
+        (ds.train, {"backbone": "lightgcn", "settings": ["lr=1"]}, "train: settings: "),
+        (ds.train, {"backbone": "lightgcn", "settings": {"lr": object()}}, "a setting's value"),
+        (ds.compare, {"backbone": "lightgcn", "methods": "dsl"}, "compare: methods: "),
+        (ds.load, {"name": 3}, "load: name: "), (ds.table, {"name": 3}, "table: name: "),
+    ]  # fmt: skip
+    for function, arguments, said in wrong:
+        with pytest.raises(UsageError, match=said) as caught:
+            function(**arguments)
+        assert "\n" not in caught.value.message
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        ds.train("lightgcn", method_="dsl")  # type: ignore[call-arg]
+
+
 def test_a_run_its_model_and_frames(runs_in_this_process: None, tmp_path: Path) -> None:
     run = ds.train("lightgcn", method="dsl", sparsity=0.5, **SMALL)
     assert run.quality["recall@20"] == run.record["quality"]["recall@20"]

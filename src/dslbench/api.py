@@ -13,17 +13,19 @@ again. Errors are `dslbench.errors.DslbenchError`, with the line that the comman
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import typer
+from pydantic import ValidationError, validate_call
 
 from dslbench import artefact, home, registry
 from dslbench import data as datasets
@@ -43,8 +45,33 @@ from dslbench.runs.shrinking import Answer, Tried, search
 from dslbench.serving import Id, LeaveOut, Recommender
 from dslbench.spec import RunSpec, check_length, check_used, resolve
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Settings = Mapping[str, Any]
 Array = npt.NDArray[np.float32]
+
+
+def _checked(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, which raises `UsageError` in one line for an argument of a wrong type."""
+    checked: Callable[..., T] = validate_call(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        given = signature(function).bind(
+            *args, **kwargs
+        )  # none that there is not: a TypeError, as always
+        try:
+            found = checked(**given.arguments)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(
+                f"{function.__name__}: {first['loc'][0]}: {first['msg'].lower()} "
+                f"(got {first['input']!r})",
+                f"help(dslbench.{function.__name__})",
+            ) from None
+        return found
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -198,11 +225,13 @@ class Shrunk:
         return pd.DataFrame(rows).sort_values(["bytes", "loss"], ignore_index=True)
 
 
+@_checked
 def load(name: str | Path, *, protocol: str = "default") -> Interactions:
     """A verified, split data set: train, valid and test as CSR; see `dslbench.data.load`."""
     return datasets.load(str(name), protocol=protocol)
 
 
+@_checked
 def train(
     backbone: str | None = None, *, dataset: str | Path | None = None, method: str = "dense",
     sparsity: float = 0.5, seed: int = 0, epochs: int | None = None, scale: str | None = None,
@@ -232,6 +261,7 @@ def train(
     return Run(record)
 
 
+@_checked
 def compare(
     backbone: str, *, methods: Sequence[str] | None = None, dataset: str | Path | None = None,
     sparsity: float | Sequence[float] = 0.5, seeds: int = 1, epochs: int | None = None,
@@ -265,6 +295,7 @@ def compare(
     return _frame(records)
 
 
+@_checked
 def table(
     name: str | None = None, *, dataset: str | None = None, backbone: str | None = None,
     method: str | None = None, protocol: str | None = None, scale: str | None = None,
@@ -286,21 +317,22 @@ def table(
     return pd.concat([_of_model(one) for one in command.tables(name, records)], ignore_index=True)
 
 
+@_checked
 def shrink(
-    backbone: str, *, dataset: str | Path | None = None, within: float | None = None,
+    backbone: str, *, dataset: str | Path | None = None, within: float | str | None = None,
     to: str | float | None = None, confident: bool = False, time: str = "2h", epochs: int | None = None,
     settings: Settings | None = None, protocol: str = "default", seed: int = 0, device: str = "auto",
 ) -> Shrunk:  # fmt: skip
     """Find the smallest stored model that is as good as dense; as `dslbench shrink`, without its page.
 
     Args:
-        within: the share of dense's quality on validation that may be lost; None: 0.01.
+        within: the share of dense's quality on validation that may be lost (0.01, "1%"); None: 0.01.
         to: in its place: a share of dense's bytes, or a size ("2MiB").
         confident: at the worse end of the 95 % interval, too.
         time: how long it may take: "30m", "2h".
     """
     goal = shrinking.goal_of(
-        None if within is None else f"{100 * within:f}%",
+        f"{100 * within:f}%" if isinstance(within, float | int) else within,
         None if to is None else str(to),
         confident=confident,
     )
@@ -325,8 +357,11 @@ def _name(dataset: str | Path | None) -> str:
 def _settings(settings: Settings | None) -> list[str]:
     """As `--set` takes them; raises `UsageError` for a value that is none."""
     try:
-        return [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    except TypeError as error:
+        return [
+            f"{key}={json.dumps(value, default=lambda one: one.item())}"  # numpy's numbers
+            for key, value in (settings or {}).items()
+        ]
+    except (TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"a setting's value is none: {error}", "settings={'lr': 0.01}") from None
 
 

@@ -366,6 +366,10 @@ def _validated(model: type[BaseModel], values: Mapping[str, Any], owner: str) ->
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or owner
+        if first["type"] == "missing":
+            raise UsageError(
+                f"the preset has no {where} of {owner}", f"--set {where}=..."
+            ) from None
         raise UsageError(
             f"setting '{where}' of {owner}: {first['msg'].lower()} (got {first['input']!r})",
             f"dslbench list settings {owner}",

@@ -203,10 +203,24 @@ def select(
     chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
     why = f" ({len(unreadable)} could not be read, see above)" if unreadable else ""
     what = "no stored runs" if source is None else f"no runs in {source}"
-    raise UsageError(
-        what + (f" of {' and '.join(chosen)}" if chosen else "") + why,
-        "make some: dslbench compare --backbone lightgcn --sparsity 0.5",
-    )
+    hint = "make some: dslbench compare --backbone lightgcn --sparsity 0.5"
+    for key, value in wanted.items():
+        fitting = [
+            r for r in found
+            if value in (None, r["spec"][key])
+            or (key == "dataset" and naming.is_called(r, str(value), known))
+        ]  # fmt: skip
+        if found and not fitting:
+            there = sorted({_called(r, key, known) for r in found})
+            hint = f"there are some of {', '.join(there)}"
+        found = fitting
+    raise UsageError(what + (f" of {' and '.join(chosen)}" if chosen else "") + why, hint)
+
+
+def _called(record: Record, key: str, known: Mapping[str, str]) -> str:
+    """What a value of a run's spec is called by; a data set of one's own by its name."""
+    digest = record["data"].get("content_digest") if key == "dataset" else None
+    return known[digest] if digest else str(record["spec"][key])
 
 
 def tables(name: str, records: Sequence[Record], *, stats: bool = False) -> list[TableModel]:
