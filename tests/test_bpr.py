@@ -121,3 +121,24 @@ def test_cost_of_shared_negatives_is_that_of_their_scores() -> None:
         parts += [PairScores().macs(users[[b]], negatives[[j]]) for b in block for j in block]
     found = BprLoss().macs(rows, rows.detach(), 5, 0.1, torch.zeros(5, 3, dtype=torch.bool))
     assert found[:2] == tuple(sum(part) for part in zip(*parts, strict=True))[:2]
+
+
+@pytest.mark.parametrize("count", [40, 199, 256])
+def test_the_number_of_threads_moves_no_bit_of_shared_negatives(count: int) -> None:
+    """The block at the end is a product by itself, which torch divides among its threads."""
+    torch.manual_seed(count)
+    rows, own, known = torch.randn(3 * count, 64), torch.randn(3 * count, 64), torch.rand(count, 64)
+    known = (known < 0.1).index_put(
+        (torch.arange(count), torch.arange(count) % 64), torch.tensor(False)
+    )
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        rows.grad = own.grad = None
+        loss, losses = BprLoss()(rows.requires_grad_(), own.requires_grad_(), count, 1e-3, known)
+        loss.backward()
+        assert torch.get_num_threads() == threads
+        assert rows.grad is not None and own.grad is not None
+        found.append((losses, rows.grad.clone(), own.grad.clone()))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

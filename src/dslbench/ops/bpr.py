@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -148,7 +150,25 @@ class _SharedBprLoss(torch.autograd.Function):
         return on_rows, on_own, None, None, None
 
 
-def _blocks(count: int, n: int) -> list[tuple[slice, int]]:
-    """Examples with the size of their blocks: all whole blocks at once, and the smaller one at the end."""
+def _blocks(count: int, n: int) -> Iterator[tuple[slice, int]]:
+    """Examples with the size of their blocks: all whole blocks at once, and the smaller one at the end.
+
+    Whole blocks go to torch's threads one by one. That at the end is one product alone, which torch would divide, and
+    sum in an order that depends on the number of threads: it is one thread's.
+    """
     whole = count // n * n
-    return [(slice(a, b), min(n, b - a)) for a, b in ((0, whole), (whole, count)) if a < b]
+    if whole:
+        yield slice(0, whole), n
+    if whole < count:
+        with _one_thread():
+            yield slice(whole, count), count - whole
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
