@@ -23,6 +23,7 @@ from dslbench.runs.results import check as checking
 from dslbench.runs.results import folder as files
 from dslbench.runs.results.command import command_of, spec_of
 from dslbench.runs.results.submission import curve, read, submission
+from dslbench.runs.worker.fit import make_reference
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import resolve
 from dslbench.versions import SHARED
@@ -157,6 +158,43 @@ def test_the_command_of_a_reference_and_what_is_not_published(published: Path) -
     found["record"]["spec"]["judged_on"] = "valid"
     with pytest.raises(ValueError, match="a trial of tune"):
         checking.check_submission(found)
+
+
+def test_references_are_published_beside_methods(results: Path) -> None:
+    for name in ("popularity", "sansa"):
+        make_reference(
+            resolve(dataset="toy", backbone="", method=name, sparsity=0, seed=0), lambda event: None
+        )
+    code, _, err = run("results", "add", "--dataset", "toy", "--to", str(results))
+    assert code == 0 and "cannot be published" not in err, err
+    code, out, err = run("results", "check", str(results))
+    assert code == 0 and out.startswith("5 records checked"), out
+    code, out, _ = run("report", "--records", str(results), "--table", "bytes")
+    assert code == 0 and "SANSA, int8" in out and "Item popularity" in out
+    code, out, err = run("report", "--records", str(results), "--method", "sansa")
+    assert code == 0 and "SANSA" in out and "popularity" not in out, err
+    [sansa] = (
+        read(results / n) for n in files.files(results) if "sansa" in (results / n).read_text()
+    )
+    code, out, err = run("results", "rerun", sansa["record"]["id"], "--records", str(results))
+    assert code == 0 and "to the last bit" in out, err
+    for path, value, said in (
+        (("budget", "table_params"), 10**9, "parameters of its tables"),
+        (("stored", 1, "bytes"), 5, "5 bytes at fp16"),
+        (("cost", "counted", "exact", "train_macs"), 7, "MACs of its phases"),
+    ):  # fmt: skip
+        found = json.loads(json.dumps(sansa))
+        set_(*path, value)(found)
+        with pytest.raises(ValueError, match=said):
+            checking.check_submission(found)
+    huge = json.loads(json.dumps(sansa))
+    huge["record"]["budget"] |= {"table_params": 800**2 + 1, "total_params": 800**2 + 1}
+    huge["record"]["budget"]["tables"][0]["parameters"] = 800**2 + 1
+    for row in huge["record"]["stored"]:
+        row["bytes"] = huge["record"]["budget"]["tables"][0]["bytes"] = 10**8
+    huge["record"]["budget"]["table_bytes"] = 10**8
+    with pytest.raises(ValueError, match="a full matrix of items has 640,000"):
+        checking.check_submission(huge)
 
 
 def test_the_command_of_epochs_that_were_chosen_by_cost() -> None:

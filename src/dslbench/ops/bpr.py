@@ -153,8 +153,8 @@ class _SharedBprLoss(torch.autograd.Function):
 def _blocks(count: int, n: int) -> Iterator[tuple[slice, int]]:
     """Examples with the size of their blocks: all whole blocks at once, and the smaller one at the end.
 
-    Whole blocks go to torch's threads one by one. That at the end is one product alone, which torch would divide, and
-    sum in an order that depends on the number of threads: it is one thread's.
+    Whole blocks go to torch's threads one by one. That at the end is a product alone, which torch would
+    divide, and sum in an order that depends on the number of threads: it is one thread's.
     """
     whole = count // n * n
     if whole:
