@@ -62,6 +62,10 @@ def test_arguments_of_a_wrong_type_are_refused_in_one_line() -> None:
         (ds.train, {"backbone": "lightgcn", "settings": ["lr=1"]}, "train: settings: "),
         (ds.train, {"backbone": "lightgcn", "settings": {"lr": object()}}, "a setting's value"),
         (ds.compare, {"backbone": "lightgcn", "methods": "dsl"}, "compare: methods: "),
+        (ds.train, {"backbone": "lightgcn", "epochs": True}, "train: epochs: "),
+        (ds.train, {"backbone": "lightgcn", "epochs": "1"}, "train: epochs: "),
+        (ds.train, {"dataset": pd.DataFrame({"user": range(99)})}, "train: dataset: "),
+        (ds.shrink, {"backbone": "lightgcn", "within": 1}, "--within 100%"),
         (ds.load, {"name": 3}, "load: name: "), (ds.table, {"name": 3}, "table: name: "),
     ]  # fmt: skip
     for function, arguments, said in wrong:
@@ -70,6 +74,17 @@ def test_arguments_of_a_wrong_type_are_refused_in_one_line() -> None:
         assert "\n" not in caught.value.message
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         ds.train("lightgcn", method_="dsl")  # type: ignore[call-arg]
+
+
+def test_what_numpy_and_pandas_hold_is_taken(runs_in_this_process: None) -> None:
+    usual: dict[str, Any] = {"dataset": "toy", "epochs": np.int64(1)}
+    sets: list[Any] = [{"dense"}, {"dense": 1}.keys(), np.array(["dense"]), pd.Index(["dense"])]
+    found = [
+        ds.compare("lightgcn", methods=one, settings={"embedding_size": np.int32(4)}, **usual)
+        for one in sets
+    ]
+    assert {tuple(frame["id"]) for frame in found} == {tuple(found[0]["id"])}
+    assert len(ds.compare("lightgcn", methods=["rp"], sparsity=np.array([0.5, 0.8]), **usual)) == 2
 
 
 def test_a_run_its_model_and_frames(runs_in_this_process: None, tmp_path: Path) -> None:

@@ -123,21 +123,33 @@ def test_cost_of_shared_negatives_is_that_of_their_scores() -> None:
     assert found[:2] == tuple(sum(part) for part in zip(*parts, strict=True))[:2]
 
 
-@pytest.mark.parametrize("count", [40, 199, 256])
-def test_the_number_of_threads_moves_no_bit_of_shared_negatives(count: int) -> None:
-    """The block at the end is a product by itself, which torch divides among its threads."""
+@pytest.mark.parametrize(
+    ("count", "n", "threads"),
+    [
+        (199, 64, 2),
+        (2048, 50, 2),
+        (4010, 10, 2),
+        (1496, 64, 3),
+        (2000, 64, 3),
+        (1253, 64, 4),
+        (1500, 64, 5),
+    ],
+)
+def test_the_number_of_threads_moves_no_bit_of_shared_negatives(
+    count: int, n: int, threads: int
+) -> None:
+    """torch divides the product at the end of a batch, and functions of entries within a vector."""
     torch.manual_seed(count)
-    rows, own, known = torch.randn(3 * count, 64), torch.randn(3 * count, 64), torch.rand(count, 64)
-    known = (known < 0.1).index_put(
-        (torch.arange(count), torch.arange(count) % 64), torch.tensor(False)
-    )
+    rows, own = (torch.randn(3 * count, 64, requires_grad=True) for _ in range(2))
+    known = torch.rand(count, n) < 0.1
+    known[torch.arange(count), torch.arange(count) % n] = False  # one's own is never known
     found, before = [], torch.get_num_threads()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
+    for number in (1, threads):
+        torch.set_num_threads(number)
         rows.grad = own.grad = None
-        loss, losses = BprLoss()(rows.requires_grad_(), own.requires_grad_(), count, 1e-3, known)
+        loss, losses = BprLoss()(rows, own, count, 1e-3, known)
         loss.backward()
-        assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == number
         assert rows.grad is not None and own.grad is not None
         found.append((losses, rows.grad.clone(), own.grad.clone()))
     torch.set_num_threads(before)

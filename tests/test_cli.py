@@ -152,11 +152,11 @@ def test_report_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "no").write_text("a file, not a folder")
     code, _, err = run("report", "--output", str(target))
     assert code == 2 and "cannot write" in err
-    asked, there = RUNS[0]["spec"], ", ".join(sorted({r["spec"]["dataset"] for r in RUNS}))
+    asked, there = RUNS[0]["spec"], " or ".join(sorted({r["spec"]["dataset"] for r in RUNS}))
     code, _, err = run("report", "--backbone", asked["backbone"], "--dataset", "nosuch")
-    assert code == 2 and f"there are some of {there}\n" in err, err
+    assert code == 2 and f"try: --dataset {there}\n" in err, err
     code, _, err = run("report", "--dataset", asked["dataset"], "--backbone", "nosuch")
-    assert code == 2 and asked["backbone"] in err.partition("there are some of ")[2], err
+    assert code == 2 and asked["backbone"] in err.partition("try: --backbone ")[2], err
     code, out, err = run("report", "--table", "9")
     assert code == 2 and "no table '9'" in err and out == ""
     code, out, err = run("report", "--table", "4")

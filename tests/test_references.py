@@ -405,7 +405,7 @@ def test_a_stored_reference_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = {"tfidf": (False,), "normalised": (False,), "shrink": (0,)}
     monkeypatch.setattr(ItemKNN, "grid", {"k": (10, 20, 40)} | fixed)
     monkeypatch.setattr(ItemKNN, "usual", ItemKNN.usual | {"k": 20})
-    monkeypatch.setattr(fit, "_PATIENCE", 0.0)
+    monkeypatch.setattr(fit, "_SAY_EVERY", 0.0)
     made = make_reference(spec("itemknn"), events.append)
     kept = store.read(made["id"])
     assert kept == made

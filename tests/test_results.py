@@ -180,20 +180,23 @@ def test_references_are_published_beside_methods(results: Path) -> None:
     assert code == 0 and "to the last bit" in out, err
     for path, value, said in (
         (("budget", "table_params"), 10**9, "parameters of its tables"),
+        (("budget", "achieved_sparsity"), 0.99, "a reference has no achieved_sparsity"),
+        (("budget", "total_params"), 10**12, "parameters of the model"),
         (("stored", 1, "bytes"), 5, "5 bytes at fp16"),
         (("cost", "counted", "exact", "train_macs"), 7, "MACs of its phases"),
+        (("selection", "on"), None, "its selection is not that of a grid"),
+        (("selection", "epoch"), 7, "its selection is not that of a grid"),
+        (("diagnostics", "chosen"), {"l2": -1.0}, "what it chose is not of its grid"),
     ):  # fmt: skip
         found = json.loads(json.dumps(sansa))
         set_(*path, value)(found)
         with pytest.raises(ValueError, match=said):
             checking.check_submission(found)
     huge = json.loads(json.dumps(sansa))
-    huge["record"]["budget"] |= {"table_params": 800**2 + 1, "total_params": 800**2 + 1}
-    huge["record"]["budget"]["tables"][0]["parameters"] = 800**2 + 1
-    for row in huge["record"]["stored"]:
-        row["bytes"] = huge["record"]["budget"]["tables"][0]["bytes"] = 10**8
-    huge["record"]["budget"]["table_bytes"] = 10**8
-    with pytest.raises(ValueError, match="a full matrix of items has 640,000"):
+    budget = huge["record"]["budget"]
+    budget |= {"table_params": 800**2 + 1, "total_params": 800**2 + 1}
+    budget["tables"][0]["parameters"] = 800**2 + 1
+    with pytest.raises(ValueError, match="800 items have at most 640,000"):
         checking.check_submission(huge)
 
 
@@ -276,6 +279,12 @@ def set_(*path: Any) -> Change:
     return change
 
 
+def _without_macs(found: dict[str, Any]) -> None:
+    exact = found["record"]["cost"]["counted"]["exact"]
+    for part in (exact, *exact["phases"]):
+        part["train_macs"] = None
+
+
 BAD: dict[str, tuple[Change, str]] = {
     "a digit": (_digit, "the quality of the model as trained is not that of its record"),
     "unknown data": (set_("spec", "dataset", "netflix"), "data set 'netflix' is not of the catalogue"),
@@ -290,6 +299,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "budget": (set_("budget", "table_params", 7), "parameters of its tables"),
     "bytes": (set_("stored", 0, "bytes", 7), "bytes as trained"),
     "macs": (set_("cost", "counted", "exact", "train_macs", 7), "MACs of its phases"),
+    "no macs": (_without_macs, "MACs of its phases"),
     "seconds": (set_("cost", "measured", "train_seconds", 7.5), "seconds of its phases"),
     "id": (set_("id", "0123456789ab"), "its id is 0123456789ab, but its spec, data and versions make"),
     "seed": (set_("spec", "seed", 5), "its command makes another run: 'seed' differs"),

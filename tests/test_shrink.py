@@ -185,6 +185,8 @@ def test_from_a_command_to_a_model_and_its_evidence(
     monkeypatch.chdir(tmp_path)
     code, out, err = run("shrink", *SMALL, "--within", "2%", "--with-seen", "--json")
     assert code == 0, err
+    assert "seed 0: trained" in err and "next: " in err
+    assert "recall@20" not in err and "to make" not in err  # nothing of test while it is searched
     answer = json.loads(out)
     chosen, dense = answer["chosen"], answer["dense"]
     assert (
@@ -228,5 +230,5 @@ def test_an_interruption_keeps_the_best(
 
     monkeypatch.setattr(command, "made", interrupted)
     code, out, err = run("shrink", *SMALL, "--within", "5%")
-    assert code == 130 and "what was found by now is written" in err
+    assert code == 130 and "what was found by now is judged on test and written" in err
     assert "Baseline, " in out and Path("shrunk.safetensors").is_file()

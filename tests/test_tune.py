@@ -299,6 +299,7 @@ def test_from_a_command_to_a_table(
     assert seen and set(seen) == {0}  # the test part is in no trial's hands
     monkeypatch.setattr(datasets, "load", load)
     assert "Baseline" in out and "RP" in out and "Tuned on validation: toy" in out
+    assert [f"[{n}/6] " in err for n in range(1, 8)] == [True] * 6 + [False], err
     records = store.read_all(pytest.fail)
     assert len(records) == 6
     for record in records:
@@ -312,7 +313,7 @@ def test_from_a_command_to_a_table(
     before = Path("lightgcn-toy.toml").read_text()
     code, out, err = run(*args, "--json")
     assert code == 0 and Path("lightgcn-toy.toml").read_text() == before
-    assert len(store.read_all(pytest.fail)) == 6 and "6 trials: 6 stored before, 0 made" in err
+    assert len(store.read_all(pytest.fail)) == 6 and "6 runs: 6 known before, 0 made" in err
     answer = json.loads(out)
     assert [t["how"] for t in answer["methods"]["rp"]["trials"]].count("published") == 1
     # another choice does not take the first one's place

@@ -13,7 +13,8 @@ again. Errors are `dslbench.errors.DslbenchError`, with the line that the comman
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import typer
-from pydantic import ValidationError, validate_call
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from dslbench import artefact, home, registry
 from dslbench import data as datasets
@@ -52,26 +53,37 @@ Array = npt.NDArray[np.float32]
 
 
 def _checked(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, which raises `UsageError` in one line for an argument of a wrong type."""
-    checked: Callable[..., T] = validate_call(function)
+    """The function, which raises `UsageError` in one line for an argument of a wrong type.
+
+    Sets, arrays and numbers of numpy or pandas go as lists and numbers of Python.
+    """
+    checked: Callable[..., T] = validate_call(config=ConfigDict(strict=True))(function)
+    known = signature(function)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = signature(function).bind(
+        given = known.bind(
             *args, **kwargs
-        )  # none that there is not: a TypeError, as always
+        ).arguments  # raises TypeError for a name that there is not
         try:
-            found = checked(**given.arguments)
+            return checked(**{name: _plain(value) for name, value in given.items()})
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(
                 f"{function.__name__}: {first['loc'][0]}: {first['msg'].lower()} "
-                f"(got {first['input']!r})",
+                f"(got {' '.join(reprlib.repr(first['input']).split())})",
                 f"help(dslbench.{function.__name__})",
             ) from None
-        return found
 
     return call
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | pd.Index | pd.Series):
+        return value.tolist()
+    return list(value) if isinstance(value, Set) else value
 
 
 @dataclass(frozen=True)
@@ -320,7 +332,7 @@ def table(
 @_checked
 def shrink(
     backbone: str, *, dataset: str | Path | None = None, within: float | str | None = None,
-    to: str | float | None = None, confident: bool = False, time: str = "2h", epochs: int | None = None,
+    to: str | int | float | None = None, confident: bool = False, time: str = "2h", epochs: int | None = None,
     settings: Settings | None = None, protocol: str = "default", seed: int = 0, device: str = "auto",
 ) -> Shrunk:  # fmt: skip
     """Find the smallest stored model that is as good as dense; as `dslbench shrink`, without its page.
@@ -331,11 +343,8 @@ def shrink(
         confident: at the worse end of the 95 % interval, too.
         time: how long it may take: "30m", "2h".
     """
-    goal = shrinking.goal_of(
-        f"{100 * within:f}%" if isinstance(within, float | int) else within,
-        None if to is None else str(to),
-        confident=confident,
-    )
+    share = f"{100 * within:.10g}%" if isinstance(within, float | int) else within
+    goal = shrinking.goal_of(share, None if to is None else str(to), confident=confident)
     wish = shrinking.Wish(
         dataset=_name(dataset), backbone=backbone, epochs=epochs, settings=tuple(_settings(settings)),
         protocol=protocol, seed=seed, goal=goal, seconds=shrinking.seconds_of(time),
@@ -357,11 +366,8 @@ def _name(dataset: str | Path | None) -> str:
 def _settings(settings: Settings | None) -> list[str]:
     """As `--set` takes them; raises `UsageError` for a value that is none."""
     try:
-        return [
-            f"{key}={json.dumps(value, default=lambda one: one.item())}"  # numpy's numbers
-            for key, value in (settings or {}).items()
-        ]
-    except (TypeError, ValueError, AttributeError) as error:
+        return [f"{key}={json.dumps(_plain(value))}" for key, value in (settings or {}).items()]
+    except (TypeError, ValueError) as error:
         raise UsageError(f"a setting's value is none: {error}", "settings={'lr': 0.01}") from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -39,7 +38,6 @@ from dslbench.runs import (
 )
 from dslbench.runs.assemble import check_parts, choose_device
 from dslbench.runs.progress import Part
-from dslbench.runs.schedule import LOOK_AGAIN
 from dslbench.spec import RunSpec
 from dslbench.tables.stored import check_precision
 from dslbench.words import number
@@ -229,7 +227,7 @@ def make(
         claims.tidy_stored_runs()
     planned = stock.take_stock(specs, force, warn, _look_at)
     if not dry_run:
-        stock.follow_data(planned, warn)
+        stock.follow_data(planned, warn, say)
     missing = [run for run in planned if not run.done]
     if (why := where.shares_nothing()) is not None:
         if sum(sharing.left(missing)) < sum(run.trainings for run in missing):
@@ -266,6 +264,8 @@ def make(
     try:
         failed_ones = making.make_missing(missing, where.open, console(), warn, part)
     except KeyboardInterrupt:
+        if part is not None:
+            raise typer.Exit(130) from None
         made = _stored(planned)
         if show and (shown := [store.read(run.id) for run in made if run.asked]):
             print_table("terminal", "3", shown)
@@ -335,9 +335,7 @@ def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: W
                 f"{title}: an older version made it, without bytes", "--force makes it anew"
             )
         with claims.Claims(warn) as held:
-            while (claim := held.take(old["id"])) is None:
-                say(f"waiting for {title}: {held.holder(old['id'])}")
-                time.sleep(LOOK_AGAIN)
+            claim = held.wait_for(old["id"], title, say)
             try:  # another process may have judged it meanwhile
                 known = {row["precision"] for row in store.read(old["id"])["stored"]}
                 missing = [name for name in missing if name not in known]

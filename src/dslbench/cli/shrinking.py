@@ -91,7 +91,9 @@ def shrink(
     except (KeyboardInterrupt, typer.Exit):
         if not answers:
             raise
-        say("interrupted: what was found by now is written; the same command goes on")
+        say(
+            "interrupted: what was found by now is judged on test and written; the same command goes on"
+        )
         code = 130
     (found,) = answers
     tested = {
@@ -156,7 +158,7 @@ def made(spec: RunSpec, where: Where) -> dict[str, Any]:
     """The record of a run, which is made if it is missing."""
     (record,) = make(
         [spec], where=where, force=False, dry_run=False, show=False, expect=False,
-        part=Part(tells=False),
+        part=Part(tells_test=False),
     )  # fmt: skip
     return record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -29,6 +30,7 @@ from dslbench.runs.progress import Part
 from dslbench.spec import RunSpec, check_length, check_used
 from dslbench.tuning import campaign
 from dslbench.tuning.campaign import Result, Setting
+from dslbench.tuning.space import space_of
 from dslbench.tuning.study import Outcome, Search, check_installed
 from dslbench.words import number
 
@@ -60,7 +62,7 @@ def tune(
         if registry.is_reference(method):
             raise UsageError(
                 f"{method} is a reference, which chooses its settings on validation by itself",
-                f"dslbench train --method {method}",
+                f"dslbench train --method {method} --dataset '{setting.dataset}'",
             )
         registry.check_name("method", method)
         if methods:  # asked for by name: what makes no sense is an error before anything is made
@@ -87,13 +89,7 @@ def tune(
 def deliver_result(result: Result, target: Path, *, as_json: bool) -> None:
     """Write the preset file, and print what was found."""
     content = preset_of(result).text().encode()
-    if paths.kind(target) == "file" and paths.read_bytes(target) != content:
-        kept = next(
-            path for n in count(1)
-            if not (path := target.with_name(f"{target.stem}-{n}{target.suffix}")).exists()
-        )  # fmt: skip
-        target.rename(kept)
-        say(f"what was there is kept: {kept}")
+    _keep_other(target.resolve() if target.is_symlink() else target, content)
     write(target, content)
     if as_json:
         deliver(json.dumps(tuned.plain(result), indent=1) + "\n")
@@ -101,7 +97,21 @@ def deliver_result(result: Result, target: Path, *, as_json: bool) -> None:
     width, color = command.looks(to_file=False)
     deliver(render.tables("terminal", tuned.tables(result), width=width, color=color))
     say(f"to use it: dslbench compare --backbone {result.setting.backbone} --dataset "
-        f"'{result.setting.dataset}' --set preset={target}")  # fmt: skip
+        f"'{result.setting.dataset}' --set {shlex.quote(f'preset={target}')}")  # fmt: skip
+
+
+def _keep_other(path: Path, content: bytes) -> None:
+    """Give a file that has other content another name: what was tuned before may have taken days."""
+    if paths.kind(path) != "file" or paths.read_bytes(path) == content:
+        return
+    others = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
+    try:
+        kept = path.rename(next(other for other in others if not other.exists()))
+    except OSError as error:
+        raise UsageError(
+            f"cannot keep what is in {path}: {error.strerror}", "name another --output"
+        ) from None
+    say(f"what was there is kept: {kept}")
 
 
 def preset_of(result: Result) -> PresetFile:
@@ -145,7 +155,8 @@ class _Trials:
     def __init__(self, where: Where) -> None:
         self._where = where
         self._digests: stock.Digests = {}
-        self._total = self._settled = self._read = 0
+        self._total: int | None = None
+        self._settled = self._known = 0
 
     def announce(self, setting: Setting, methods: Sequence[str]) -> None:
         """Say how much it will be."""
@@ -156,7 +167,8 @@ class _Trials:
                 specs.append(setting.run(method, {}))
             except UsageError:
                 continue
-        self._total = len(specs) * trials
+        if setting.search.pruner == "none":  # else some have shorter runs before theirs
+            self._total = sum(self._most(setting, spec) for spec in specs)
         planned = self._planned(specs)
         said = f"{number(len(specs), 'method')}, {number(trials, 'trial')} each"
         if any(not run.done for run in planned):
@@ -171,19 +183,25 @@ class _Trials:
         """What each comes to; what is stored, or is known to diverge, is not made again."""
         planned = self._planned(specs)
         missing = [run for run in planned if not run.done and not _diverged(run.id)]
-        made = sum(run.asked for run in missing)
-        self._read += len(specs) - made
-        before = self._settled + len(specs) - made
-        part = Part(before, max(self._total, before + len(missing)))
-        making.make_missing(missing, self._where.open, console(), warn, part)
-        self._settled += len(specs)
+        before = self._settled + len(planned) - len(missing)
+        total = None if self._total is None else max(self._total, before + len(missing))
+        making.make_missing(missing, self._where.open, console(), warn, Part(before, total))
+        self._settled += len(planned)
+        self._known += len(planned) - len(missing)
         ids = {json.dumps(run.spec.decisive()): run.id for run in planned}
         return [_outcome(ids[json.dumps(spec.decisive())]) for spec in specs]
 
     def told(self) -> str:
-        """How many trials there were, and how many of them were stored before."""
-        made = self._settled - self._read
-        return f"{number(self._settled, 'trial')}: {self._read} stored before, {made} made"
+        """How many runs there were, and how many of them before."""
+        made = self._settled - self._known
+        return f"{number(self._settled, 'run')}: {self._known} known before, {made} made"
+
+    @staticmethod
+    def _most(setting: Setting, published: RunSpec) -> int:
+        """Trials of a method at most: with nothing to search as published, and at dense's choice."""
+        space, _ = space_of(published, setting.keys, setting.settings, 0)
+        few = 1 if published.method == "dense" else 2
+        return setting.search.trials if space else min(few, setting.search.trials)
 
     def _planned(self, specs: Sequence[RunSpec]) -> list[stock.WantedRun]:
         return stock.take_stock(specs, False, warn, _check_and_say, self._digests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from dslbench.ops.base import Macs, Op, product_macs
 from dslbench.ops.bpr_kernels import bpr_gradients, bpr_losses
 from dslbench.ops.scores import PairScores
 from dslbench.ops.threads import SMALL, Bounds, even_bounds, run_rows
+
+# Entries that torch gives a thread at least, and that its loops take at once: two vectors of AVX-512.
+_SHARE, _VECTORS = 1 << 15, 32
 
 
 class BprLoss(Op):
@@ -118,9 +121,10 @@ class _SharedBprLoss(torch.autograd.Function):
             margins = torch.bmm(u, j.mT).view(-1, n).sub_(liked[part, None])
             left_out = known[part, :n]
             counted = (n - left_out.sum(dim=1)).to(rows.dtype)
-            each = torch.nn.functional.softplus(margins).masked_fill_(left_out, 0.0)
-            losses[part] = each.sum(dim=1) / counted
-            slopes[part, :n] = margins.sigmoid_().masked_fill_(left_out, 0.0).div_(counted[:, None])
+            with _whole_vectors(margins.numel()):
+                each, margins = torch.nn.functional.softplus(margins), margins.sigmoid_()
+            losses[part] = each.masked_fill_(left_out, 0.0).sum(dim=1) / counted
+            slopes[part, :n] = margins.masked_fill_(left_out, 0.0).div_(counted[:, None])
         ctx.save_for_backward(rows, own, slopes)
         ctx.count, ctx.reg = count, reg
         ctx.mark_non_differentiable(losses)
@@ -153,15 +157,14 @@ class _SharedBprLoss(torch.autograd.Function):
 def _blocks(count: int, n: int) -> Iterator[tuple[slice, int]]:
     """Examples with the size of their blocks: all whole blocks at once, and the smaller one at the end.
 
-    Whole blocks go to torch's threads one by one. That at the end is a product alone, which torch would
-    divide, and sum in an order that depends on the number of threads: it is one thread's.
+    Several blocks go to torch's threads one by one. A product that is alone torch would divide, and sum in
+    an order that depends on the number of threads: it is one thread's.
     """
     whole = count // n * n
-    if whole:
-        yield slice(0, whole), n
-    if whole < count:
-        with _one_thread():
-            yield slice(whole, count), count - whole
+    for first, last, size in ((0, whole, n), (whole, count, count - whole)):
+        if first < last:
+            with _one_thread() if last - first == size else nullcontext():
+                yield slice(first, last), size
 
 
 @contextmanager
@@ -172,3 +175,12 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _whole_vectors(entries: int) -> AbstractContextManager[None]:
+    """For functions of so many entries: on one thread, unless torch gives its threads whole vectors each.
+
+    What is left of a vector at the end of a thread's share is computed in another way than the rest.
+    """
+    threads = min(torch.get_num_threads(), -(-entries // _SHARE))
+    return _one_thread() if entries % (threads * _VECTORS) else nullcontext()

@@ -183,12 +183,17 @@ def select(
         warn(text)
 
     found = stored(source, bad)
-    known = naming.names(found)
-    dataset = wanted.pop("dataset", None)
-    records = [r for r in found if all(v in (None, r["spec"][k]) for k, v in wanted.items())]
-    if dataset is not None:
-        records = [r for r in records if naming.is_called(r, dataset, known)]
-        wanted = {"dataset": dataset, **wanted}
+    records, hint = found, "make some: dslbench compare --backbone lightgcn --sparsity 0.5"
+    for key, value in wanted.items():
+        if value is None or not records:
+            continue
+        fitting = (
+            naming.called(records, value) if key == "dataset"
+            else [r for r in records if r["spec"][key] == value]
+        )  # fmt: skip
+        if not fitting:
+            hint = _there_are(key, records)
+        records = fitting
     if records and with_references:
         data, chosen_ids = {data_of(r) for r in records}, {r["id"] for r in records}
         more = [r for r in found if references.is_reference(r) and data_of(r) in data]
@@ -203,24 +208,18 @@ def select(
     chosen = [f"{key} '{value}'" for key, value in wanted.items() if value]
     why = f" ({len(unreadable)} could not be read, see above)" if unreadable else ""
     what = "no stored runs" if source is None else f"no runs in {source}"
-    hint = "make some: dslbench compare --backbone lightgcn --sparsity 0.5"
-    for key, value in wanted.items():
-        fitting = [
-            r for r in found
-            if value in (None, r["spec"][key])
-            or (key == "dataset" and naming.is_called(r, str(value), known))
-        ]  # fmt: skip
-        if found and not fitting:
-            there = sorted({_called(r, key, known) for r in found})
-            hint = f"there are some of {', '.join(there)}"
-        found = fitting
     raise UsageError(what + (f" of {' and '.join(chosen)}" if chosen else "") + why, hint)
 
 
-def _called(record: Record, key: str, known: Mapping[str, str]) -> str:
-    """What a value of a run's spec is called by; a data set of one's own by its name."""
-    digest = record["data"].get("content_digest") if key == "dataset" else None
-    return known[digest] if digest else str(record["spec"][key])
+def _there_are(key: str, records: Sequence[Record]) -> str:
+    """Which values of a spec's key runs have, as a hint."""
+    known = naming.names(records)
+    there = {
+        naming.name_of(r, known) if key == "dataset" else str(r["spec"][key])
+        for r in records
+        if key != "backbone" or not references.is_reference(r)
+    }
+    return f"--{key} {' or '.join(sorted(there))}" if there else f"leave --{key} out"
 
 
 def tables(name: str, records: Sequence[Record], *, stats: bool = False) -> list[TableModel]:

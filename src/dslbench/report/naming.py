@@ -45,8 +45,24 @@ def labelled(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def is_called(record: Mapping[str, Any], wanted: str, known: Mapping[str, str]) -> bool:
-    """Whether a record is of a data set that is asked for by name, label or path."""
-    label = known.get(record["data"].get("content_digest") or "")
-    own = (label, record["data"]["name"]) if label is not None else ()
-    return wanted in (record["spec"]["dataset"], *own)
+def called(records: Sequence[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:
+    """Those of a data set that is asked for by name, label or path.
+
+    Data of one's own are what they hold: with one run of a name or path all of the same data are meant.
+    """
+    known = names(records)
+
+    def digest(record: Mapping[str, Any]) -> str | None:
+        found: str | None = record["data"].get("content_digest")
+        return found
+
+    meant = {
+        digest(r) for r in records
+        if wanted in (r["spec"]["dataset"], r["data"]["name"], known.get(digest(r) or ""))
+    } - {None}  # fmt: skip
+    return [r for r in records if digest(r) in meant or wanted == r["spec"]["dataset"]]
+
+
+def name_of(record: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    """What a run's data set is called, where `known` has the names of one's own."""
+    return known.get(record["data"].get("content_digest") or "") or str(record["spec"]["dataset"])

@@ -28,6 +28,7 @@ BEAT = 10.0  # seconds between two heartbeats
 # Seconds without one after which a holder is given up; longer than a network file system may show
 # a file's old content (NFS: a minute).
 PATIENCE = 120.0
+LOOK_AGAIN = 1.0  # seconds until a run that another process holds is looked at again
 
 
 class Claim:
@@ -105,6 +106,16 @@ class Claims:
         self._thread.join()
         for claim in self._own:
             claim.release()
+
+    def wait_for(self, run_id: str, title: str, say: Callable[[str], None]) -> Claim:
+        """Claim a run as soon as no other process holds it; says once who does. Raises as `take` does."""
+        claim = self.take(run_id)
+        if claim is None:
+            say(f"waiting for {title}: {self.holder(run_id)}")
+        while claim is None:
+            time.sleep(LOOK_AGAIN)
+            claim = self.take(run_id)
+        return claim
 
     def take(self, run_id: str) -> Claim | None:
         """Claim a run; None where another process holds it.

@@ -34,13 +34,13 @@ class Part:
     """Runs as a part of something larger.
 
     Attributes:
-        before, total: runs before these, and in all; with a total of 0 runs are not counted.
-        tells: whether what a run comes to on test may be said: not while something is still to be chosen.
+        before, total: runs before these, and in all; None: nobody knows, and runs are not numbered.
+        tells_test: whether what a run comes to on test may be said: not while something is to be chosen.
     """
 
     before: int = 0
-    total: int = 0
-    tells: bool = True
+    total: int | None = None
+    tells_test: bool = True
 
 
 class Quiet:
@@ -79,7 +79,7 @@ class Quiet:
     ) -> None:
         """A run is settled: one of a slot, or one that was not begun here."""
         where = "    by another process: " if elsewhere else "    "
-        self.say(where + outcome(run_id, spec, failed, tells=self._part.tells))
+        self.say(where + outcome(run_id, spec, failed, tells_test=self._part.tells_test))
 
     def leave(self, slot: int, spec: RunSpec, why: str) -> None:
         """A slot's run is given up, and not settled."""
@@ -98,7 +98,7 @@ class Live(Quiet):
             console=console, transient=True,
         )  # fmt: skip
         self._all = self.bars.add_task(
-            "all runs", total=part.total or None, visible=part.total > 0, note=""
+            "all runs", total=part.total, visible=part.total is not None, note=""
         )
         self._slots: dict[int, _Bar] = {}
         self._ended = part.before
@@ -213,17 +213,17 @@ class _Bar:
         )
 
 
-def outcome(run_id: str, spec: RunSpec, failed: str | None, *, tells: bool = True) -> str:
+def outcome(run_id: str, spec: RunSpec, failed: str | None, *, tells_test: bool = True) -> str:
     """What became of a run, in one line.
 
     Args:
-        tells: whether with its quality on test.
+        tells_test: whether with its quality on test.
     """
     if failed:
         return f"{spec.title}: FAILED: {failed}"
     record = store.read(run_id)
     seconds = record["cost"]["measured"]["train_seconds"]
-    if not tells and spec.judged_on == "test":
+    if not tells_test and spec.judged_on == "test":
         return f"{spec.title}: trained {seconds:.0f} s"
     reached = METRICS[SELECTION].show(record["quality"][SELECTION])
     if spec.is_reference:

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 
 from dslbench.errors import DslbenchError, RunError, StoreError
 from dslbench.runs import checkpoint, failures, sharing, store
-from dslbench.runs.claims import Claim, Claims
+from dslbench.runs.claims import LOOK_AGAIN, Claim, Claims
 from dslbench.runs.events import Listeners
 from dslbench.runs.local import CancelledError, Event, Executor
 from dslbench.runs.progress import Quiet
 from dslbench.runs.stock import WantedRun
 from dslbench.words import number
-
-LOOK_AGAIN = 1.0  # seconds until a run that another process holds is looked at again
 
 
 @dataclass

@@ -176,12 +176,7 @@ def search(
                 f"{name_of(spec)}: it takes about {expected:.0f} s, and {max(0, left):.0f} s are left"
             )
             continue
-        takes = (
-            f"at most about {expected:.0f} s of training"
-            if expected >= 1
-            else "no time to speak of"
-        )
-        say(f"next: {name_of(spec)}, {takes}")
+        say(f"next: {name_of(spec)}, at most about {expected:.1f} s of training")
         try:
             record = make(spec)
             own = record["stored"][0]["precision"]

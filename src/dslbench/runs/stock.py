@@ -8,6 +8,7 @@ from functools import cache
 
 from dslbench import artefact, registry
 from dslbench.data.interactions import Interactions
+from dslbench.data.loading import locate
 from dslbench.errors import DslbenchError
 from dslbench.runs import claims, failures, sharing, store
 from dslbench.runs.assemble import data_of
@@ -112,7 +113,9 @@ def take_stock(
     ]  # fmt: skip
 
 
-def follow_data(planned: Sequence[WantedRun], warn: Callable[[str], None]) -> None:
+def follow_data(
+    planned: Sequence[WantedRun], warn: Callable[[str], None], say: Callable[[str], None]
+) -> None:
     """Tell stored runs of data of one's own where these lie now: they may have been moved, or copied."""
     moved = [
         run for run in planned
@@ -121,7 +124,6 @@ def follow_data(planned: Sequence[WantedRun], warn: Callable[[str], None]) -> No
     if moved:
         with claims.Claims(warn) as held:
             for run in moved:
-                if (
-                    held.take(run.id) is not None
-                ):  # else somebody is at it, and the next command notes it
-                    store.lies_at(run.id, run.spec.dataset)
+                held.wait_for(run.id, run.spec.title, say)
+                entry, _ = locate(run.spec.dataset)
+                store.lies_at(run.id, run.spec.dataset, entry.name)

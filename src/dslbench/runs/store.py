@@ -82,14 +82,16 @@ def change(record: Mapping[str, Any], users: Mapping[str, npt.NDArray[Any]]) -> 
         _replace(record)
 
 
-def lies_at(run_id: str, dataset: str) -> None:
-    """Note where the data of a stored run were found now: the same data of one's own may be at another path.
+def lies_at(run_id: str, dataset: str, name: str) -> None:
+    """Note where the data of a stored run were found now, and their name there.
 
-    Raises as `save` does. For the holder of the run's claim.
+    Data of one's own may be moved, or copied, and are the same. Raises as `save` does. For the holder of the
+    run's claim.
     """
     record = read(run_id)
+    spec, data = record["spec"] | {"dataset": dataset}, record["data"] | {"name": name}
     with home.storing(f"run {run_id}", home.runs_dir(), 1):
-        _replace(record | {"spec": record["spec"] | {"dataset": dataset}})
+        _replace(record | {"spec": spec, "data": data})
 
 
 def _replace(record: Mapping[str, Any]) -> None:

@@ -101,12 +101,12 @@ def check_submission(found: Found) -> None:
     _check_versions(record)
     _check_stored(record)
     if spec.is_reference:
-        _check_size_of_reference(record)
+        _check_reference(record, spec)
     else:
         _check_budget(record, spec)
     for row in record["stored"]:
         _check_row(row, record["budget"]["table_params"])
-    _check_bill(record["cost"])
+    _check_bill(record["cost"], may_be_unknown=spec.is_reference)
     _check_identity(found, spec)
 
 
@@ -183,11 +183,25 @@ def _check_stored(record: Found) -> None:
         raise ValueError("a precision is there twice")
 
 
-def _check_size_of_reference(record: Found) -> None:
-    """What is stored is of items: a full matrix of them, or vectors, at most as many as items."""
-    most, found = record["data"]["items"] ** 2, record["budget"]["table_params"]
+def _check_reference(record: Found, spec: RunSpec) -> None:
+    """No larger than a full matrix of items, or as many vectors as its options say; chosen as it says."""
+    budget, items = record["budget"], record["data"]["items"]
+    of_dense = ("dense_table_params", "dense_table_bytes", "achieved_sparsity")
+    if strange := [key for key in of_dense if budget.get(key) is not None]:
+        raise ValueError(f"a reference has no {strange[0]}")
+    _same("parameters of the model", budget["table_params"], budget["total_params"])
+    widths = [value for value in spec.options.values() if isinstance(value, int)]
+    most, found = items * max([items, *widths]), budget["table_params"]
     if not 0 < found <= most:
-        raise ValueError(f"{found:,} values, where a full matrix of items has {most:,}")
+        raise ValueError(f"{found:,} values, where {items:,} items have at most {most:,}")
+    chosen = record.get("diagnostics") or {}
+    grid, point = chosen.get("grid", {}), chosen.get("chosen")
+    if (record["selection"]["on"] == "valid") != bool(grid) or record["selection"][
+        "epoch"
+    ] is not None:
+        raise ValueError("its selection is not that of a grid")
+    if point is None or any(point.get(key) not in choices for key, choices in grid.items()):
+        raise ValueError("what it chose is not of its grid")
 
 
 def _check_budget(record: Found, spec: RunSpec) -> None:
@@ -209,7 +223,8 @@ def _check_budget(record: Found, spec: RunSpec) -> None:
         )
 
 
-def _check_bill(cost: Found) -> None:
+def _check_bill(cost: Found, *, may_be_unknown: bool) -> None:
+    """Phases add up. Args: may_be_unknown: whether MACs may be missing, as those of some references."""
     exact, measured = cost["counted"].get("exact") or {}, cost["measured"]
     counted, timed = exact.get("phases"), measured.get("phases")
     if not counted or not timed:
@@ -217,7 +232,7 @@ def _check_bill(cost: Found) -> None:
     if [p["phase"] for p in counted] != [p["phase"] for p in timed]:
         raise ValueError("its counted and measured phases are not the same")
     macs = _sum(counted, "train_macs"), exact.get("train_macs")
-    if macs != (None, None):  # those of some references cannot be counted
+    if not may_be_unknown or macs != (None, None):
         _same("MACs of its phases", *macs)
     _same("seconds of its phases", _sum(timed, "train_seconds"), measured.get("train_seconds"))
 

@@ -29,7 +29,7 @@ from dslbench.spec import RunSpec
 
 # Users on whom the MACs of a ranking are counted where there are more, evenly spaced.
 _USERS_COUNTED = 512
-_PATIENCE = 10.0  # seconds between two lines of progress
+_SAY_EVERY = 10.0  # seconds between two lines of progress
 # Values beyond which a model is not judged at other precisions: rounding takes a copy of them all.
 _MOST_ROUNDED = 50_000_000
 
@@ -90,7 +90,7 @@ def make_reference(spec: RunSpec, emit: Any) -> dict[str, Any]:
     for key in edges:
         note(f"{spec.title}: {edge_note(kind, grid, point, key)}")
     chosen = kind.filled(options, point)
-    if search.tried and (each := search.seconds / len(search.tried)) >= _PATIENCE:
+    if search.tried and (each := search.seconds / len(search.tried)) >= _SAY_EVERY:
         note(f"fit at the best of {len(search.tried)} points, about {each:.0f} s")
     began = time.perf_counter()
     model = kind.fit(data.train, chosen, spec.seed)
@@ -187,7 +187,7 @@ class _Search:
     """Fits at points of a grid, judged on validation, and what they cost.
 
     Args:
-        note: takes a line of progress, of which there is one every `_PATIENCE` seconds at most.
+        note: takes a line of progress, of which there is one every `_SAY_EVERY` seconds at most.
         points: how many the grid has.
     """
 
@@ -215,7 +215,7 @@ class _Search:
         self.macs = _sum([self.macs, self._kind.train_macs(self._data.train, options)])
         self.tried.append((point, found))
         ended = time.perf_counter()
-        if ended - self._said >= _PATIENCE:
+        if ended - self._said >= _SAY_EVERY:
             self._said = ended
             at = ", ".join(f"{key}={value:g}" for key, value in point.items())
             self._note(
