@@ -216,6 +216,11 @@ def resolve(
         raise UnsuitableError(
             f"{method} on {backbone} makes no sense: {backbone_type.refuses[method]}"
         )
+    if protocol == "strong" and not backbone_type.folds_in:
+        raise UnsuitableError(
+            f"{backbone} cannot score users it was not trained on, as protocol strong asks",
+            "--protocol default",
+        )
     preset = str(own.pop("preset", "")) or None
     found = presets.find(backbone, dataset, method, preset, protocol=protocol)
     values = found.hyper
