@@ -17,12 +17,15 @@ from dslbench.report.pareto import front
 from dslbench.report.relative import setting_of
 from dslbench.report.statistics import holm, p_cell, paired_t, per_user
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, cell, group, mean
-from dslbench.words import percent
+from dslbench.words import number, percent
 
 BYTES = COLUMNS["bytes"]
 LARGEST_LOSS, SIGNIFICANT = 0.01, 0.05
 FEW_METHODS = 6  # whose points a figure tells apart by their marks
 Precisions = Mapping[str, Sequence[str]]
+
+
+WORTH_DRAWING = 0.7  # of the best quality: what lies below would press the others together
 
 
 @dataclass(frozen=True)
@@ -195,10 +198,14 @@ def figure(records: Sequence[Record]) -> list[FigureModel]:
         found = points(part)
         if len(found) < 2:
             continue
-        on_front = front([point.place for point in found])
+        best = max(point.place[1] for point in found if point.place)
+        drawn = [point for point in found if point.place and point.place[1] >= WORTH_DRAWING * best]
+        panel = _panel(drawn, front([point.place for point in drawn]))
+        said = answer(found, dense_of(part))
+        if poor := len(found) - len(drawn):
+            said += f" Not drawn: {number(poor, 'row')} below {percent(WORTH_DRAWING)} of the best."
         title = f"What a byte buys: {setting(part[0])}"
-        panel = _panel(found, on_front)
-        figures.append(FigureModel(title, [panel], footer(part, answer(found, dense_of(part)))))
+        figures.append(FigureModel(title, [panel], footer(part, said)))
     if not figures:
         raise UsageError(
             "the bytes figure needs runs that were judged at two or more precisions",

@@ -13,6 +13,7 @@ const FAMILIES = [...new Set(DATA.rows.map((row) => row.family))].sort((a, b) =>
 const RADIUS = 5;
 const APART = 11; // centres of marks that can be told apart, in pixels
 const MOST = 60;
+const WORTH = 0.7; // of the best quality, what is drawn
 
 function shape(family, r = RADIUS) {
   const mark = SHAPES[FAMILIES.indexOf(family) % SHAPES.length](r);
@@ -93,12 +94,14 @@ function drawChart(points, xKey, yIndex, open) {
     $("chart-note").textContent = "";
     return front;
   }
+  const best = Math.max(...known.map(y));
+  const worth = known.filter((p) => y(p) >= WORTH * best);
   const box = { left: 52, right: width - 16, top: 16, bottom: height - 42 };
-  const [xLow, xHigh] = widened(known.map(x), axis.unit !== "share" || spans(known.map(x)));
-  const log = axis.unit !== "share" || spans(known.map(x));
+  const [xLow, xHigh] = widened(worth.map(x), axis.unit !== "share" || spans(worth.map(x)));
+  const log = axis.unit !== "share" || spans(worth.map(x));
   const to = log ? Math.log : (value) => value;
-  const ordered = [...known].sort((a, b) => front.has(b) - front.has(a) || y(b) - y(a) || x(a) - x(b));
-  let marks = [], place, yRange = widened(known.map(y), false);
+  const ordered = [...worth].sort((a, b) => front.has(b) - front.has(a) || y(b) - y(a) || x(a) - x(b));
+  let marks = [], place, yRange = widened(worth.map(y), false);
   for (let look = 0; look < 2; look++) { // again with the height for those that are drawn
     const [yLow, yHigh] = yRange;
     place = (p) => [
@@ -114,18 +117,20 @@ function drawChart(points, xKey, yIndex, open) {
     if (look === 0) yRange = widened(marks.map((mark) => y(mark.point)), false);
   }
   drawAxes(chart, box, axis, [xLow, xHigh, log, to], yRange, DATA.quality[yIndex].label);
-  const line = [...front].sort((a, b) => x(a) - x(b)).map(place);
+  const line = worth.filter((p) => front.has(p)).sort((a, b) => x(a) - x(b)).map(place);
   chart.append(drawn("path", { class: "front", d: `M${line.map((spot) => spot.join(" ")).join("L")}` }));
   marks.sort((a, b) => a.left - b.left);
   const labels = drawn("g", { "aria-hidden": "true" });
   chart.append(labels);
   drawMarks(chart, marks, (point) => describe(point, axis, yIndex, front.has(point)), open);
   drawLabels(labels, marks, along(line), box, width);
-  const hidden = known.length - marks.length;
+  const hidden = worth.length - marks.length;
+  const poor = known.length - worth.length;
   const missing = points.length - known.length;
   $("chart-note").textContent = [
     "Filled and joined: on the front, nothing shown is as cheap and as good. Arrow keys go from mark to mark.",
     hidden ? `${hidden} more would lie on others or below, and are in the table only.` : "",
+    poor ? `So are ${poor} that come to less than ${100 * WORTH} % of the best.` : "",
     axis.trained ? "Of each row the model as trained: rounding it afterwards costs no training, and its serving was not timed." : "",
     missing && !axis.trained ? `${missing} rows lack one of the two numbers.` : "",
   ].filter(Boolean).join(" ");
