@@ -62,9 +62,8 @@ def _checked(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = known.bind(
-            *args, **kwargs
-        ).arguments  # raises TypeError for a name that there is not
+        # TypeError for a name that there is not, as everywhere.
+        given = known.bind(*args, **kwargs).arguments
         try:
             return checked(**{name: _plain(value) for name, value in given.items()})
         except ValidationError as error:

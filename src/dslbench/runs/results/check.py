@@ -196,9 +196,8 @@ def _check_reference(record: Found, spec: RunSpec) -> None:
         raise ValueError(f"{found:,} values, where {items:,} items have at most {most:,}")
     chosen = record.get("diagnostics") or {}
     grid, point = chosen.get("grid", {}), chosen.get("chosen")
-    if (record["selection"]["on"] == "valid") != bool(grid) or record["selection"][
-        "epoch"
-    ] is not None:
+    selection = record["selection"]
+    if (selection["on"] == "valid") != bool(grid) or selection["epoch"] is not None:
         raise ValueError("its selection is not that of a grid")
     if point is None or any(point.get(key) not in choices for key, choices in grid.items()):
         raise ValueError("what it chose is not of its grid")
@@ -224,7 +223,7 @@ def _check_budget(record: Found, spec: RunSpec) -> None:
 
 
 def _check_bill(cost: Found, *, may_be_unknown: bool) -> None:
-    """Phases add up. Args: may_be_unknown: whether MACs may be missing, as those of some references."""
+    """Phases add up; MACs of some references cannot be counted."""
     exact, measured = cost["counted"].get("exact") or {}, cost["measured"]
     counted, timed = exact.get("phases"), measured.get("phases")
     if not counted or not timed:
