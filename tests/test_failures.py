@@ -30,7 +30,7 @@ from dslbench.report import command
 from dslbench.runs import claims, failures, local, stock, store
 from dslbench.runs.claims import Claims
 from dslbench.runs.local import CancelledError, OnEvent
-from dslbench.runs.progress import Live, Quiet
+from dslbench.runs.progress import Live, Part, Quiet
 from dslbench.runs.schedule import Schedule
 from dslbench.runs.stock import WantedRun
 from dslbench.spec import RunSpec, resolve
@@ -95,7 +95,7 @@ def make(
     runs: list[WantedRun], executor: Scripted, show: Quiet | None = None, **patience: float
 ) -> tuple[list[str], str]:
     text = io.StringIO()
-    show = show or Quiet(Console(file=text, width=300), len(runs))
+    show = show or Quiet(Console(file=text, width=300), Part(total=len(runs)))
     with Claims(lambda line: None, **patience) as own:
         found = Schedule(runs, executor, own, show, lambda line: text.write(line)).run()
     return found, text.getvalue()
@@ -212,7 +212,7 @@ def test_students_wait_for_their_teacher_and_fail_with_it() -> None:
 def test_never_more_at_once_than_there_are_slots() -> None:
     runs = [WantedRun(spec(seed=n), f"r{n}", False) for n in range(7)]
     executor = Scripted(3, dict.fromkeys((r.id for r in runs), None))
-    live = Live(Console(file=io.StringIO(), force_terminal=True, width=100), len(runs))
+    live = Live(Console(file=io.StringIO(), force_terminal=True, width=100), Part(total=len(runs)))
     assert make(runs, executor, live)[0] == []
     assert executor.most == 3 and len(executor.order) == 7
     assert live.bars.tasks[0].completed == 7 and len(live.bars.tasks) == 1
@@ -246,7 +246,7 @@ def test_a_run_that_another_process_made_or_failed_is_not_made_again() -> None:
 
         other = threading.Thread(target=finish)
         schedule = Schedule(
-            runs, executor, ours, Quiet(Console(file=text, width=300), 3), pytest.fail
+            runs, executor, ours, Quiet(Console(file=text, width=300), Part(total=3)), pytest.fail
         )
         other.start()
         found = schedule.run()

@@ -22,7 +22,7 @@ from dslbench.errors import UsageError
 from dslbench.runs import claims, plan, sharing, stock, store
 from dslbench.runs.checkpoint import Checkpoints
 from dslbench.runs.claims import Claims
-from dslbench.runs.progress import Quiet
+from dslbench.runs.progress import Part, Quiet
 from dslbench.runs.schedule import Schedule
 from dslbench.runs.sharing import SharingKeeper, trainings_of
 from dslbench.runs.worker.train import train as train_run
@@ -302,7 +302,7 @@ def planned(*methods: str) -> list[stock.WantedRun]:
 def made_by(executor: Fake, runs: list[stock.WantedRun]) -> str:
     text = io.StringIO()
     with Claims(pytest.fail) as own:
-        show = Quiet(Console(file=text, width=300), len(runs))
+        show = Quiet(Console(file=text, width=300), Part(total=len(runs)))
         assert Schedule(runs, executor, own, show, pytest.fail).run() == []
     assert [path.name for path in claims.folder().iterdir()] == [".lock"]
     return text.getvalue()
