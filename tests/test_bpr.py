@@ -34,8 +34,11 @@ def test_loss_and_gradients_are_those_of_the_formula(
         loss = plain(rows, own, count, 0.3) if formula else BprLoss()(rows, own, count, 0.3)[0]
         (2.5 * loss).backward()
         found.append((loss.float(), rows.grad, own.grad))
+    # Large scores that cancel leave a margin of few digits, and with it a slope of as few.
+    of_margin = 2**-24 * size**2 * d
+    atol = 1e-5 * size + 2.5 / count * of_margin * size
     for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * size)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=atol)
     assert found[0][1] is not None and not found[0][1][3 * count :].any()
 
 
