@@ -12,12 +12,10 @@ def names(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """A name for each content digest: the data set's, with a part of the digest where others share it."""
     first: dict[str, str] = {}
     for record in records:
-        digest = record["data"].get("content_digest")
+        digest = _digest(record)
         if digest is not None:
             first.setdefault(digest, record["data"]["name"])
-    taken = [
-        record["spec"]["dataset"] for record in records if not record["data"].get("content_digest")
-    ]
+    taken = [record["spec"]["dataset"] for record in records if not _digest(record)]
     shared = [*first.values(), *dict.fromkeys(taken)]
     return {
         digest: name if shared.count(name) == 1 else f"{name}#{digest[:6]}"
@@ -31,10 +29,10 @@ def labelled(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for record in records:
         # To look up a preset for own data is to read them.
-        if not record["data"].get("content_digest"):
+        if not _digest(record):
             state = presets.state_of(record["spec"])
             record = {**record, "spec": {**record["spec"], "preset": state}}
-        label = known.get(record["data"].get("content_digest") or "")
+        label = known.get(_digest(record) or "")
         if label is not None:
             record = {
                 **record,
@@ -51,18 +49,19 @@ def called(records: Sequence[Mapping[str, Any]], wanted: str) -> list[Mapping[st
     Data of one's own are what they hold: with one run of a name or path all of the same data are meant.
     """
     known = names(records)
-
-    def digest(record: Mapping[str, Any]) -> str | None:
-        found: str | None = record["data"].get("content_digest")
-        return found
-
     meant = {
-        digest(r) for r in records
-        if wanted in (r["spec"]["dataset"], r["data"]["name"], known.get(digest(r) or ""))
+        _digest(r) for r in records
+        if wanted in (r["spec"]["dataset"], r["data"]["name"], known.get(_digest(r) or ""))
     } - {None}  # fmt: skip
-    return [r for r in records if digest(r) in meant or wanted == r["spec"]["dataset"]]
+    return [r for r in records if _digest(r) in meant or wanted == r["spec"]["dataset"]]
 
 
 def name_of(record: Mapping[str, Any], known: Mapping[str, str]) -> str:
     """What a run's data set is called, where `known` has the names of one's own."""
-    return known.get(record["data"].get("content_digest") or "") or str(record["spec"]["dataset"])
+    return known.get(_digest(record) or "") or str(record["spec"]["dataset"])
+
+
+def _digest(record: Mapping[str, Any]) -> str | None:
+    """Of the content of data of one's own."""
+    found: str | None = record["data"].get("content_digest")
+    return found

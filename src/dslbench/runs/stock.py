@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from dslbench import artefact, registry
+from dslbench.data.entries import catalog
 from dslbench.data.interactions import Interactions
 from dslbench.data.loading import locate
 from dslbench.errors import DslbenchError
@@ -117,10 +118,9 @@ def follow_data(
     planned: Sequence[WantedRun], warn: Callable[[str], None], say: Callable[[str], None]
 ) -> None:
     """Tell stored runs of data of one's own where these lie now: they may have been moved, or copied."""
-    moved = [
-        run for run in planned
-        if run.done and store.read(run.id)["spec"]["dataset"] != run.spec.dataset
-    ]  # fmt: skip
+    # The id of a run on the catalogue's data has their name: only one's own can have another.
+    own = [run for run in planned if run.done and run.spec.dataset not in catalog()]
+    moved = [run for run in own if store.read(run.id)["spec"]["dataset"] != run.spec.dataset]
     if moved:
         with claims.Claims(warn) as held:
             for run in moved:
