@@ -148,6 +148,38 @@ def test_what_cannot_be_smaller_is_not_trained() -> None:
     assert len(made.asked) < 1 + len(WAYS)
 
 
+def test_what_lost_too_much_where_it_was_larger_is_not_trained() -> None:
+    made = Made(dense=1.0, narrow=0.98, lsq=0.9)
+    left_out = made.found(Goal(within=0.01)).left_out
+    assert made.asked.count("narrow") == made.asked.count("lsq") == 1
+    assert "Narrow 75%: it lost 2.0% at the least where it was larger" in left_out
+    made = Made(dense=1.0, narrow=0.998)
+    made.found(Goal(within=0.01))
+    assert made.asked.count("narrow") == 2
+    made = Made(dense=1.0, narrow=0.98)
+    made.found(Goal(most=0.2))  # the best of so many bytes may be of a method that loses
+    assert made.asked.count("narrow") == 2
+    for method in {name for name, _, _ in WAYS}:
+        sparsities = [sparsity for name, sparsity, _ in WAYS if name == method]
+        assert sparsities == sorted(sparsities)
+
+
+@pytest.mark.parametrize(("left", "tried"), [(0.97, False), (0.985, True)])
+def test_what_only_a_dear_rounding_makes_smaller_is_not_trained(
+    left: float, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LEFT, "int3", left)
+    made = Made(dense=1.0, mde=0.996, narrow=1.0)
+    found = made.found(Goal(within=0.01))
+    assert ("narrow" in made.asked) is tried
+    said = (
+        "Narrow 50%: it is smaller than what was found at int3, int2 only, where rounding cost "
+        "every model 3.0% or more"
+    )
+    assert (said in found.left_out) is not tried
+    assert "lsq" in made.asked  # it learns to be rounded
+
+
 def test_time_failures_and_protocols() -> None:
     made = Made(dense=1.0)
     found = made.found(Goal(within=0.0), seconds=5)

@@ -2,7 +2,9 @@
 
 Everything is chosen on validation. The dense run comes first; then what costs a ranking and no training (its
 rounding, factors, codes, pruning), then trainings, in order of promise, as far as the time goes. Each way is
-tried at every precision, and left out where its smallest form is no smaller than what has been found.
+tried at every precision, and left out where nothing of it can be the answer: where its smallest form is no
+smaller than what has been found, where the same method lost too much where it was larger, or where it would
+be smaller only at a precision whose rounding cost every model too much.
 """
 
 from __future__ import annotations
@@ -29,13 +31,16 @@ Record = dict[str, Any]
 Make = Callable[[RunSpec], Record]
 Validate = Callable[[Record, Sequence[str]], list[dict[str, Any]]]
 
-# Methods with their sparsity and settings, the cheap and promising first, those of several trainings last.
+# Methods with their sparsity and settings, the cheap and promising first, those of several trainings last;
+# of one method, the larger first.
 WAYS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
     ("pq", 0.0, ()), ("svd", 0.5, ()), ("magprune", 0.5, ()), ("svd", 0.75, ()),
     ("omp", 0.5, ()), ("lsq", 0.0, ("lsq.precision=int3",)), ("mde", 0.5, ()), ("narrow", 0.5, ()),
     ("dsl", 0.5, ()), ("omp", 0.8, ()), ("lsq", 0.0, ("lsq.precision=int2",)), ("mde", 0.75, ()),
-    ("narrow", 0.75, ()), ("dsl", 0.8, ()), ("wr", 0.5, ()), ("lth_mrs", 0.5, ()),
+    ("narrow", 0.75, ()), ("dsl", 0.8, ()), ("lth_mrs", 0.5, ()), ("wr", 0.5, ()),
 )  # fmt: skip
+# What a model may be better than dense before it is rounded, as a share: more has not been seen.
+BETTER = 0.01
 SURE = 1.96  # of a 95 % interval
 LEAST_USERS = 10  # of whom an interval can be made
 
@@ -200,7 +205,7 @@ def check_reachable(dense: RunSpec, goal: Goal) -> None:
     for method, sparsity, settings in (("dense", 0.0, ()), *WAYS):
         try:
             spec = like(dense, method, sparsity, settings)
-            sizes.append((_least(spec, tables), name_of(spec)))
+            sizes.append((min(_sizes(spec, tables).values()), name_of(spec)))
         except DslbenchError:  # it makes no sense here
             continue
     least, name = min(sizes)
@@ -211,11 +216,13 @@ def check_reachable(dense: RunSpec, goal: Goal) -> None:
         )
 
 
-def _least(spec: RunSpec, tables: dict[str, TableSpec]) -> int:
-    """Bytes of a run's tables at the fewest bits."""
+def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
+    """Bytes of a run's tables at each precision; of a form that has but one, under its method's name."""
     kind = registry.method(spec.method)
-    method = kind(spec.method_options, spec.sparsity)
-    return method.stored_size(tables, full_hyper(spec), "int2" if kind.has_precisions else None)
+    method, full = kind(spec.method_options, spec.sparsity), full_hyper(spec)
+    if not kind.has_precisions:
+        return {spec.method: method.stored_size(tables, full, None)}
+    return {precision: method.stored_size(tables, full, precision) for precision in BITS}
 
 
 def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) -> RunSpec:
@@ -245,15 +252,44 @@ def command(spec: RunSpec) -> str:
 def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     """Why a way cannot beat what was found; None where it may."""
     try:
-        least = _least(spec, tables_of(spec))
+        sizes = _sizes(spec, tables_of(spec))
     except DslbenchError as error:
         return error.message
+    least, within = min(sizes.values()), found.goal.within
+    if within is None:
+        too_large = least > found.most
+        return f"its least, {least:,} bytes, is more than {found.most:,.0f}" if too_large else None
+    larger = [one for one in found.tried if one.spec.method == spec.method]
+    if larger and not any(found.fits(one) for one in larger):
+        loss = min(one.loss for one in larger)
+        return f"it lost {loss:.1%} at the least where it was larger"
     best = found.chosen
-    if found.goal.within is not None and best is not None and least >= best.nbytes:
+    if best is None:
+        return None
+    smaller = [precision for precision, nbytes in sizes.items() if nbytes < best.nbytes]
+    if not smaller:
         return f"its least, {least:,} bytes, is no smaller than what was found"
-    if found.goal.within is None and least > found.most:
-        return f"its least, {least:,} bytes, is more than {found.most:,.0f}"
+    if spec.options.get("precision") in smaller:  # it learns to be rounded
+        return None
+    rounding = _rounding(found)
+    if all(rounding.get(precision, 0.0) > within + BETTER for precision in smaller):
+        loss = min(rounding[precision] for precision in smaller)
+        return (
+            f"it is smaller than what was found at {', '.join(smaller)} only, where rounding cost "
+            f"every model {loss:.1%} or more"
+        )
     return None
+
+
+def _rounding(found: Answer) -> dict[str, float]:
+    """The least that each precision has cost a model, as a share of its own quality at fp32."""
+    whole = {one.run: one.quality for one in found.tried if one.precision == "fp32"}
+    least: dict[str, float] = {}
+    for one in found.tried:
+        if whole.get(one.run):
+            cost = 1 - one.quality / whole[one.run]
+            least[one.precision] = min(cost, least.get(one.precision, cost))
+    return least
 
 
 def _tried(spec: RunSpec, record: Record, model: dict[str, Any], whole: Any) -> Tried:
