@@ -19,7 +19,7 @@ from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import UsageError
 from dslbench.evaluation import evaluate as ev
 from dslbench.evaluation import metrics
-from dslbench.evaluation.ranking import Ranker, _Lists, _OnDevice, _Screen, tie_priority, top_k
+from dslbench.evaluation.ranking import Ranker, _Lists, _OnDevice, _Screen, tie_priority
 from dslbench.ops.scores import ProductScorer
 from helpers import make_interactions
 
@@ -285,5 +285,3 @@ def test_a_list_of_no_items_is_refused(k: int) -> None:
 
     with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
         Ranker(scorer, data.seen_before_test, k)
-    with pytest.raises(UsageError, match=f"k is {k}, not a number of items"):
-        top_k(scorer, data.seen_before_test, [0, 1], k)

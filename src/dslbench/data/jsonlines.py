@@ -49,13 +49,8 @@ def read_records(text: Text, entry: DatasetEntry) -> Raw:
     )
 
 
-def records_of(text: Text) -> list[dict[str, Any]]:
-    """The objects of a file. Raises DataError with the line that is none."""
-    return _records(text)[0]
-
-
 def objects(text: Text) -> list[tuple[int | None, dict[str, Any]]]:
-    """The objects of a file with their lines, None in an array."""
+    """The objects of a file with their lines, None in an array; raises `DataError` for what is none."""
     records, lines = _records(text)
     return list(zip(lines, records, strict=True))
 

@@ -16,7 +16,6 @@ from dslbench.errors import DataError
 # From 1973 on, and before 2100: no rating and no count is as large.
 _FIRST, _LAST = 1e8, 4.2e9
 _UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-UNIT_NAMES = tuple(_UNITS)
 _ISO = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?( ?(Z|UTC|[+-]\d\d(:?\d\d)?))?)?"
 )

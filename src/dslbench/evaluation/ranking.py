@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -292,15 +292,3 @@ class _Screen(_Blocks):
             kernels.screen_rows, users, products.view(torch.int16).numpy(), self._margins(vectors).numpy(),
             vectors.numpy(), self._table,
         )  # fmt: skip
-
-
-def top_k(scorer: Scorer, seen: sparse.csr_matrix, users: Sequence[int], k: int) -> list[list[int]]:
-    """The k best items of each user, best first, those in `seen` (N, M) left out.
-
-    Raises `UsageError` for a user the model does not know, or a k below 1.
-    """
-    ids = np.asarray(users, dtype=np.int64)
-    if len(ids) and not (ids.min() >= 0 and ids.max() < seen.shape[0]):
-        raise UsageError(f"users are numbered 0 to {seen.shape[0] - 1}")
-    items, _ = Ranker(scorer, seen, k)(ids)
-    return [row[row >= 0].tolist() for row in items]

@@ -61,11 +61,6 @@ class LowPrecisionTable(Table):
         self.grid.masked_fill_(self.grid == 0, 2.0**-20)  # rows of zeros
         self.kept.copy_((values / self.grid.unsqueeze(1)).round())
 
-    def forget(self) -> None:
-        """Start the optimiser's state anew."""
-        for state in (self.first, self.second, self.first_scale, self.second_scale):
-            state.zero_()
-
     def full(self) -> Tensor:
         """(n, d); where gradients are recorded, one tensor for all calls of a step."""
         if not (self.training and torch.is_grad_enabled()):
