@@ -98,8 +98,12 @@ class Answer:
     def fits(self, one: Tried) -> bool:
         """Whether a model is what was asked for."""
         if self.goal.within is not None:
-            return (one.interval[1] if self.goal.confident else one.loss) <= self.goal.within
+            return self.lost(one) <= self.goal.within
         return one.nbytes <= self.most
+
+    def lost(self, one: Tried) -> float:
+        """What of dense's quality a model counts as having lost, as a share."""
+        return one.interval[1] if self.goal.confident else one.loss
 
     @property
     def certain(self) -> bool | None:
@@ -261,8 +265,9 @@ def _hopeless(found: Answer, spec: RunSpec) -> str | None:
         return f"its least, {least:,} bytes, is more than {found.most:,.0f}" if too_large else None
     larger = [one for one in found.tried if one.spec.method == spec.method]
     if larger and not any(found.fits(one) for one in larger):
-        loss = min(one.loss for one in larger)
-        return f"it lost {loss:.1%} at the least where it was larger"
+        loss = min(map(found.lost, larger))
+        lost = "may have lost" if found.goal.confident else "lost"
+        return f"where it was larger it {lost} {loss:.1%}"
     best = found.chosen
     if best is None:
         return None
