@@ -24,7 +24,7 @@ from dslbench.evaluation.ranking import Ranker
 from dslbench.methods._student import compare_sizes, entities, learning_users
 from dslbench.methods.rkd import RankingDistillation, discrepancy, top_lists
 from dslbench.methods.tkd import Grouping, TopologyOptions
-from dslbench.ops.lookup import distinct
+from dslbench.ops.lookup import count_higher, distinct
 from dslbench.ops.topology import GroupTopologyDistance, MixedMaps, TopologyDistance
 from dslbench.runs import assemble, stock, store
 from dslbench.runs.assemble import rebuild
@@ -147,6 +147,18 @@ def test_discrepancy_weights_by_hand() -> None:
     expected = [[0.0, math.tanh(0.01 * (50 - 1)), math.tanh(0.01 * (100 - 2))]]
     assert_allclose(discrepancy(scores, others, 101, 0.01).numpy(), expected, rtol=1e-6)
     assert float(discrepancy(torch.tensor([[9.0, 9.0]]), others, 101, 0.1).sum()) == 0  # found
+
+
+@pytest.mark.parametrize("rows", [1, 3000])
+def test_higher_scores_are_counted_as_with_tensors(rows: int) -> None:
+    rng = np.random.default_rng(5)
+    scores, others = (
+        torch.from_numpy(rng.integers(-4, 5, (rows, n)).astype("f4")) for n in (7, 37)
+    )
+    scores[0, :3] = torch.tensor([math.inf, -math.inf, math.nan])
+    others[0, :3] = torch.tensor([math.inf, -math.inf, math.nan])
+    found = count_higher(scores, others)
+    assert torch.equal(found, (others.unsqueeze(1) > scores.unsqueeze(2)).sum(dim=2))
 
 
 def test_distinct_finds_each_items_place() -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 from dslbench.data.interactions import pairs_to_csr
 from dslbench.errors import DataError
 from dslbench.sampling import triples as sampling
-from dslbench.sampling.triples import TripleSampler
+from dslbench.sampling.triples import TripleSampler, draw_unseen
 from dslbench.seeds import Streams
 from helpers import make_interactions
 
@@ -59,6 +59,16 @@ def test_users_without_items_or_with_all_are_never_drawn() -> None:
     _, (users, _, negatives) = draw(train, epochs=20)
     assert set(users) == {2}
     assert set(negatives) == {0, 2}
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_several_unseen_items_of_each_are_those_of_repeated_users(dtype: type) -> None:
+    train = make_interactions(40, 25).train
+    users = np.random.default_rng(1).integers(40, size=500)
+    found = draw_unseen(train, users, np.random.default_rng(2), dtype, 9)
+    one_by_one = draw_unseen(train, users.repeat(9), np.random.default_rng(2), dtype)
+    assert found.dtype == dtype and (found == one_by_one).all()
+    assert not train.toarray()[users.repeat(9), found].any()
 
 
 @pytest.mark.parametrize("batch_size, n", [(64, 8), (30, 7), (5, 9)])

@@ -16,6 +16,7 @@ from dslbench.backbones.base import Backbone
 from dslbench.evaluation.ranking import Ranker
 from dslbench.methods._student import Student, learning_users
 from dslbench.methods.base import Options
+from dslbench.ops.lookup import count_higher
 from dslbench.ops.scores import Scorer
 from dslbench.ranges import searched
 from dslbench.sampling.triples import draw_unseen
@@ -144,10 +145,9 @@ class RankingDistillation(Student):
 
     def draw_others(self, users: Tensor) -> Tensor:
         """Random unseen items of each user, (B, |D|)."""
-        repeated = users.cpu().numpy().repeat(self.options.sampled)
-        rng = self.lab.streams["distillation"]
-        drawn = draw_unseen(self.lab.data.train, repeated, rng, np.int64)
-        return torch.from_numpy(drawn).view(len(users), self.options.sampled).to(users.device)
+        each, rng = self.options.sampled, self.lab.streams["distillation"]
+        drawn = draw_unseen(self.lab.data.train, users.cpu().numpy(), rng, np.int64, each)
+        return torch.from_numpy(drawn).view(len(users), each).to(users.device)
 
     def finished(self, model: Backbone) -> Backbone:
         """The model over ordinary tables: a projection is multiplied out, its teacher dropped."""
@@ -180,8 +180,7 @@ def discrepancy(scores: Tensor, others: Tensor, n_items: int, mu: float) -> Tens
 
     r_k = floor((M - 1) share) with the share of the others (B, D) that score higher than the item.
     """
-    higher = (others.unsqueeze(1) > scores.unsqueeze(2)).sum(dim=2)
     # In whole numbers: the share as a float may fall just below what it stands for.
-    ranks = higher * (n_items - 1) // others.shape[1]
+    ranks = count_higher(scores, others) * (n_items - 1) // others.shape[1]
     places = torch.arange(scores.shape[1], device=scores.device)
     return torch.tanh(mu * (ranks - places)).clamp(min=0)

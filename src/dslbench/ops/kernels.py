@@ -89,6 +89,23 @@ def known_pairs(lo, hi, indptr, indices, users, items, out):  # type: ignore[no-
 
 
 @kernel
+def known_of_each(lo, hi, indptr, indices, n_items, users, items, out):  # type: ignore[no-untyped-def]
+    """out[b, t] = whether items[b, t] is in the row of users[b] of a CSR matrix.
+
+    The row is marked, and each item asks its mark: no search, where a user has many items.
+    """
+    marks = np.zeros(n_items, dtype=np.bool_)
+    for b in range(lo, hi):
+        row = indices[indptr[users[b]] : indptr[users[b] + 1]]
+        for item in row:
+            marks[item] = True
+        for t in range(items.shape[1]):
+            out[b, t] = marks[items[b, t]]
+        for item in row:
+            marks[item] = False
+
+
+@kernel
 def known_in_blocks(  # type: ignore[no-untyped-def]
     lo, hi, indptr, indices, n_items, size, users, items, out
 ):
@@ -110,6 +127,18 @@ def known_in_blocks(  # type: ignore[no-untyped-def]
                     for t in range(first, end):
                         if items[t] == indices[at]:
                             out[b, t - first] = True
+
+
+@kernel
+def count_higher(lo, hi, scores, others, out):  # type: ignore[no-untyped-def]
+    """out[r, k] = how many of others[r] are above scores[r, k]."""
+    for r in range(lo, hi):
+        row = others[r]
+        for k in range(scores.shape[1]):
+            score, count = scores[r, k], np.int32(0)
+            for j in range(len(row)):  # as wide as the scores, or a vector holds half as many
+                count += np.int32(row[j] > score)
+            out[r, k] = count
 
 
 @kernel

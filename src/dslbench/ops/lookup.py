@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dslbench.ops import lookup_kernels
+from dslbench.ops import kernels, lookup_kernels
 from dslbench.ops.base import Macs, Op, live, live_by_row, trained
 from dslbench.ops.threads import balanced_bounds, even_bounds, run_rows
 
@@ -30,6 +30,21 @@ def distinct(items: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
     flags[items.reshape(-1)] = True
     places = flags.cumsum(0, dtype=torch.int32) - 1
     return flags.nonzero().squeeze(1), places[items]
+
+
+def count_higher(scores: Tensor, others: Tensor) -> Tensor:
+    """How many of each row's others (B, D) are above each of its scores (B, K); (B, K) int64.
+
+    Written with tensors it is (B, K, D) flags, 164 MB for 100 items of 16,384 users against 100 others.
+    """
+    if scores.device.type != "cpu":
+        return (others.unsqueeze(1) > scores.unsqueeze(2)).sum(dim=2)
+    counts = torch.empty(scores.shape, dtype=torch.int64)
+    run_rows(
+        kernels.count_higher, even_bounds(len(scores), scores.shape[1] * others.shape[1]),
+        scores.numpy(), others.numpy(), counts.numpy(),
+    )  # fmt: skip
+    return counts
 
 
 class LookupScores(Op):

@@ -51,28 +51,34 @@ def draw_unseen(
     users: npt.NDArray[np.integer],
     rng: np.random.Generator,
     dtype: type[Index],
+    each: int = 1,
 ) -> npt.NDArray[Index]:
-    """A uniform item for each of the users (K,) that is not in the user's training row.
+    """Uniform items for each of the users (K,) that are not in the user's training row, (K * each,).
 
     Each user must have such an item; those who got one of their own draw again.
     """
     n_items = int(train.shape[1])
-
-    def are_known(
-        users: npt.NDArray[np.integer], items: npt.NDArray[Index]
-    ) -> npt.NDArray[np.bool_]:
-        known = np.empty(len(users), dtype=bool)
+    drawn = rng.integers(n_items, size=len(users) * each, dtype=dtype)
+    known = np.empty(len(drawn), dtype=bool)
+    if each == 1:
         run_rows(
-            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices, users, items,
+            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices, users, drawn,
             known,
         )  # fmt: skip
-        return known
-
-    drawn = rng.integers(n_items, size=len(users), dtype=dtype)
-    again = np.flatnonzero(are_known(users, drawn))
+    else:
+        run_rows(
+            kernels.known_of_each, even_bounds(len(users), each), train.indptr, train.indices, n_items,
+            users, drawn.reshape(-1, each), known.reshape(-1, each),
+        )  # fmt: skip
+    again = np.flatnonzero(known)
     while len(again):
         drawn[again] = rng.integers(n_items, size=len(again), dtype=dtype)
-        again = again[are_known(users[again], drawn[again])]
+        known = np.empty(len(again), dtype=bool)
+        run_rows(
+            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices,
+            users[again // each], drawn[again], known,
+        )  # fmt: skip
+        again = again[known]
     return drawn
 
 
