@@ -18,7 +18,8 @@ from dslbench.cli import shrinking as command
 from dslbench.errors import DataError, RunError, UsageError
 from dslbench.report import shrunk
 from dslbench.runs import store
-from dslbench.runs.shrinking import WAYS, Answer, Goal, search
+from dslbench.runs.equal_bytes import tables_of
+from dslbench.runs.shrinking import WAYS, Answer, Goal, _sizes, like, search
 from dslbench.spec import RunSpec, resolve
 
 SMALL = ["--dataset", "toy", "--backbone", "lightgcn", "--epochs", "1", "--set", "embedding_size=8"]
@@ -152,18 +153,21 @@ def test_what_lost_too_much_where_it_was_larger_is_not_trained() -> None:
     made = Made(dense=1.0, narrow=0.98, lsq=0.9)
     left_out = made.found(Goal(within=0.01)).left_out
     assert made.asked.count("narrow") == made.asked.count("lsq") == 1
-    assert "Narrow 75%: where it was larger it lost 2.0%" in left_out
-    left_out = made.found(Goal(within=0.01, confident=True)).left_out
-    assert "Narrow 75%: where it was larger it may have lost 2.2%" in left_out
+    assert "Narrow 75%: Narrow 50%, fp32, which is larger, lost 2.0%" in left_out
+    unsure = Made(dense=1.0, narrow=0.9895)  # its interval reaches 1 %
+    unsure.found(Goal(within=0.01))
+    assert unsure.asked.count("narrow") == 2
     made = Made(dense=1.0, narrow=0.998)
     made.found(Goal(within=0.01))
     assert made.asked.count("narrow") == 2
     made = Made(dense=1.0, narrow=0.98)
     made.found(Goal(most=0.2))  # the best of so many bytes may be of a method that loses
     assert made.asked.count("narrow") == 2
-    for method in {name for name, _, _ in WAYS}:
-        sparsities = [sparsity for name, sparsity, _ in WAYS if name == method]
-        assert sparsities == sorted(sparsities)
+    sizes: dict[str, list[int]] = {}
+    for method, sparsity, settings in WAYS:
+        spec = like(DENSE, method, sparsity, settings)
+        sizes.setdefault(method, []).append(max(_sizes(spec, tables_of(spec)).values()))
+    assert all(found == sorted(found, reverse=True) for found in sizes.values())
 
 
 @pytest.mark.parametrize(("left", "tried"), [(0.97, False), (0.985, True)])
@@ -175,7 +179,7 @@ def test_what_only_a_dear_rounding_makes_smaller_is_not_trained(
     found = made.found(Goal(within=0.01))
     assert ("narrow" in made.asked) is tried
     said = (
-        "Narrow 50%: it is smaller than what was found at int3, int2 only, where rounding cost "
+        "Narrow 50%: it is smaller than what was found at int3, int2 only, where rounding had cost "
         "every model 3.0% or more"
     )
     assert (said in found.left_out) is not tried
@@ -202,6 +206,9 @@ def test_time_failures_and_protocols() -> None:
         (["--within", "1%", "--to", "0.1"], "exclude each other"), (["--to", "0"], "is no size"),
         (["--time", "5"], "is no duration"), (["--time", "0s"], "is no duration"),
         (["--export", "/"], "cannot write /"), (["--evidence", "page.pdf"], "pdf"),
+        (["--within", ""], "no share"), (["--to", "200%"], "--to 50%"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--export", "a.md", "--evidence", "./a.md"], "name one file"),
     ],
 )  # fmt: skip
 def test_bad_input(
@@ -211,6 +218,21 @@ def test_bad_input(
     code, out, err = run("shrink", *SMALL, *args)
     assert code == 2 and out == "" and said in err and "Traceback" not in err, err
     assert list(tmp_path.glob("shrunk*")) == []
+
+
+@pytest.mark.parametrize("dataset", ["orders.csv", "mine"])
+@pytest.mark.parametrize("option", ["--export", "--evidence"])
+def test_data_are_not_written_over(
+    dataset: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for path in (Path("orders.csv"), Path("mine/orders.csv")):
+        path.write_text("u,i\n1,2\n")
+    target = "mine/orders.csv" if dataset == "mine" else "./orders.csv"
+    code, _, err = run("shrink", *SMALL[2:], "--dataset", dataset, option, target)
+    assert code == 2 and "is the data that is read" in err
+    assert Path(target).read_text() == "u,i\n1,2\n"
 
 
 def test_from_a_command_to_a_model_and_its_evidence(
@@ -233,6 +255,9 @@ def test_from_a_command_to_a_model_and_its_evidence(
     assert sum(table.nbytes for table in packed.tables.values()) == chosen["bytes"]
     page = Path("shrunk.md").read_text()
     assert answer["answer"].split(":")[0] in page and "Test was looked at once" in page
+    on_test = chosen["quality"]["recall@20"] / dense["quality"]["recall@20"] - 1
+    assert f", {on_test:+.1%} on test" in answer["answer"]
+    assert answer["ended"] and "interrupted" not in page
     assert "Seeds: 0 (one run per row" in page
     code, out, _ = run("recommend", "--model", "shrunk.safetensors", "--user", "5", "--k", "3")
     assert code == 0 and len(out.splitlines()) == 4
@@ -257,12 +282,16 @@ def test_an_interruption_keeps_the_best(
     monkeypatch.chdir(tmp_path)
     made = command.made
 
-    def interrupted(spec: RunSpec, where: Any) -> dict[str, Any]:
+    def interrupted(spec: RunSpec, where: Any, *, first: bool) -> dict[str, Any]:
         if spec.method != "dense":
             raise typer.Exit(130)
-        return made(spec, where)
+        return made(spec, where, first=first)
 
     monkeypatch.setattr(command, "made", interrupted)
     code, out, err = run("shrink", *SMALL, "--within", "5%")
     assert code == 130 and "what was found by now is judged on test and written" in err
     assert "Baseline, " in out and Path("shrunk.safetensors").is_file()
+    page = Path("shrunk.md").read_text()
+    assert "The search was interrupted" in page
+    for name in ("SVD 50%", "LSQ (precision=int2)", "WR 50%"):
+        assert f"Left out: {name}: interrupted before it was tried." in page

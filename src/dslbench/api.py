@@ -42,7 +42,7 @@ from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.tables import TableModel
 from dslbench.runs import fitted, plan, store
 from dslbench.runs.assemble import rebuild, trained_on
-from dslbench.runs.shrinking import Answer, Tried, search
+from dslbench.runs.shrinking import Answer, Tried
 from dslbench.serving import Id, LeaveOut, Recommender
 from dslbench.spec import RunSpec, check_length, check_used, resolve
 
@@ -350,12 +350,7 @@ def shrink(
     )  # fmt: skip
     where = Where(device)
     with _interrupted():
-        found = search(
-            shrinking.dense_of(wish, where), goal, lambda spec: shrinking.made(spec, where),
-            lambda record, precisions: shrinking.validated(record, precisions, where),
-            seconds=wish.seconds, say=say, answer=lambda answer: None,
-        )  # fmt: skip
-    return Shrunk(found)
+        return Shrunk(shrinking.searched(wish, where, lambda answer: None))
 
 
 def _name(dataset: str | Path | None) -> str:

@@ -150,10 +150,13 @@ def put(path: Path, content: bytes) -> None:
 
 
 def check_apart(path: Path | None, read: Path, what: str) -> None:
-    """Raise `UsageError` where a file that is to be written is one that is read."""
+    """Raise `UsageError` where a file that is to be written is one that is read, or of a folder that is."""
     with contextlib.suppress(OSError):
-        if path is not None and path.exists() and path.samefile(read):
-            raise UsageError(f"{path} is the {what} that is read", "name another --output")
+        if path is None or not path.exists():
+            return
+        target, source = path.resolve(), read.resolve()
+        if path.samefile(read) or (read.is_dir() and source in target.parents):
+            raise UsageError(f"{path} is the {what} that is read", "name another file to write")
 
 
 def check_writable(path: Path) -> None:

@@ -16,7 +16,7 @@ from dslbench import paths
 from dslbench.data import library
 from dslbench.data.entries import DatasetEntry, catalog
 from dslbench.errors import DataError, UsageError, did_you_mean, printable
-from dslbench.output import console, deliver, result, say, warn
+from dslbench.output import check_apart, console, deliver, result, say, warn
 
 if TYPE_CHECKING:
     from dslbench.data.fetch import Advance
@@ -292,6 +292,15 @@ def _verified(row: DatasetStatus) -> str:
     if row.verified:
         return "yes"
     return "own data" if row.own else "no" if row.on_disk else "-"
+
+
+def check_not_data(dataset: str | None, *targets: Path | None) -> None:
+    """Raise `UsageError` where a file that is to be written is one of the user's data."""
+    from dslbench.data.loading import looks_like_path
+
+    if dataset is not None and looks_like_path(dataset):
+        for path in targets:
+            check_apart(path, Path(dataset), "data")
 
 
 def say_what_was_read(loaded: Interactions) -> None:

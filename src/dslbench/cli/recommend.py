@@ -71,9 +71,11 @@ def recommend(
             f"--leave-out is {' or '.join(_LEFT_OUT)}", did_you_mean(leave_out, _LEFT_OUT)
         )
     check_apart(output, model, "model")
+    from dslbench.cli.datasets import check_not_data
     from dslbench.cli.progress import progress
     from dslbench.serving import Recommender
 
+    check_not_data(dataset, output)
     known = Recommender.load(model, dataset)
     if known.has_seen:
         say(f"what users have seen is that of {known.source}")

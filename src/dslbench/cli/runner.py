@@ -225,7 +225,8 @@ def make(
     if not dry_run:
         store.put_back_replaced()
         claims.tidy_stored_runs()
-    planned = stock.take_stock(specs, force, warn, _look_at)
+    first = part is None or not part.before
+    planned = stock.take_stock(specs, force, warn, _look_at if first else check_parts)
     if not dry_run:
         stock.follow_data(planned, warn, say)
     missing = [run for run in planned if not run.done]

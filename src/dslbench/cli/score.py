@@ -29,6 +29,7 @@ def score(
 ) -> None:
     """Judge lists of recommendations that any tool made, on a data set's test part."""
     from dslbench import data as datasets
+    from dslbench.cli.datasets import check_not_data
     from dslbench.cli.runner import dataset_or_default
     from dslbench.data.ranked import read_ranked
     from dslbench.report import command
@@ -37,6 +38,7 @@ def score(
 
     render.check_format(format_)
     check_apart(output, lists, "file of lists")
+    check_not_data(dataset, output)
     name = dataset_or_default(dataset)
     data = datasets.load(name, protocol=protocol)
     users, items = (

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dslbench.cli import options
+from dslbench.errors import UsageError
 from dslbench.output import check_writable
 
 
@@ -67,12 +68,16 @@ def shrink(
     then, and the same command goes on.
     """
     from dslbench.cli import shrinking
+    from dslbench.cli.datasets import check_not_data
     from dslbench.cli.runner import Where
 
     goal = shrinking.goal_of(within, to, confident=confident)
     seconds = shrinking.seconds_of(time_)
     for path in (export, evidence):
         check_writable(path)
+    check_not_data(dataset, export, evidence)
+    if export.resolve() == evidence.resolve():
+        raise UsageError("--export and --evidence name one file", "name two")
     shrinking.shrink(
         shrinking.Wish(
             dataset=dataset, backbone=backbone, epochs=epochs, settings=tuple(set_ or ()), protocol=protocol,

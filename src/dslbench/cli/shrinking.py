@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def goal_of(within: str | None, to: str | None, *, confident: bool = False) -> G
         if most <= 1 and not is_share:
             raise UsageError(f"no model takes {to}", "--to 2MiB")
         return Goal(most=most)
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", within or "1%")
+    within = "1%" if within is None else within
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", within)
     share = float(match[1]) / (100 if match[2] else 1) if match else 1.0
     if share >= 1:
         raise UsageError(f"--within {within} is no share of dense's quality", "--within 1%")
@@ -75,19 +77,10 @@ def shrink(
 ) -> None:
     """Search, and write what was found; on an interruption, what was found by then."""
     format_name = command.chosen_format(None, evidence, figure=False)
-    dense = dense_of(wish, where)
-    say(
-        f"dense: {dense.title}, {dense.epochs} of {dense.full_epochs} epochs; then what is "
-        f"made of it, then other trainings, {duration(wish.seconds)} in all"
-    )
     answers: list[Answer] = []
     code = 0
     try:
-        search(
-            dense, wish.goal, lambda spec: made(spec, where),
-            lambda record, precisions: validated(record, precisions, where),
-            seconds=wish.seconds, say=say, answer=answers.append,
-        )  # fmt: skip
+        searched(wish, where, answers.append)
     except (KeyboardInterrupt, typer.Exit):
         if not answers:
             raise
@@ -122,6 +115,21 @@ def shrink(
         raise RunError("nothing that was tried fits", "more --time, or a goal that asks for less")
 
 
+def searched(wish: Wish, where: Where, answer: Callable[[Answer], None]) -> Answer:
+    """What was found; `answer` has it as soon as there is one, and keeps what comes."""
+    where.check()
+    dense = dense_of(wish, where)
+    say(
+        f"dense: {dense.title}, {dense.epochs} of {dense.full_epochs} epochs; then what is "
+        f"made of it, then other trainings, {duration(wish.seconds)} in all"
+    )
+    return search(
+        dense, wish.goal, lambda spec: made(spec, where, first=spec is dense),
+        lambda record, precisions: validated(record, precisions, where),
+        seconds=wish.seconds, say=say, answer=answer,
+    )  # fmt: skip
+
+
 def dense_of(wish: Wish, where: Where) -> RunSpec:
     """The dense run, for as many epochs as were asked for, or as the time has room for."""
 
@@ -154,11 +162,11 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     return spec(max(1, int(whole.epochs * _DENSE_SHARE * wish.seconds / expected)))
 
 
-def made(spec: RunSpec, where: Where) -> dict[str, Any]:
-    """The record of a run, which is made if it is missing."""
+def made(spec: RunSpec, where: Where, *, first: bool) -> dict[str, Any]:
+    """The record of a run, which is made if it is missing; what data were taken for is said at the first."""
     (record,) = make(
         [spec], where=where, force=False, dry_run=False, show=False, expect=False,
-        part=Part(tells_test=False),
+        part=Part(before=0 if first else 1, tells_test=False),
     )  # fmt: skip
     return record
 

@@ -60,6 +60,7 @@ def train(
 ) -> None:
     """Train one model with one method and store the run."""
     from dslbench import registry
+    from dslbench.cli.datasets import check_not_data
     from dslbench.cli.exporting import exported
     from dslbench.cli.runner import Where, dataset_or_default, make, print_table
     from dslbench.runs import store
@@ -97,6 +98,7 @@ def train(
         raise UsageError("--with-seen is of an exported model", "add --export FILE")
     if export is not None:
         check_writable(export)
+        check_not_data(dataset, export)
     if reference:
         those_that_fit([spec], lambda run_id: not fresh and store.has(run_id, warn), asked=[method])
     extra = () if precision == "fp32" else (precision,)

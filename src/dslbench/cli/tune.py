@@ -75,6 +75,7 @@ def tune(
     time, and the same command goes on with the same trials. `--set preset=FILE` uses what was found.
     """
     from dslbench.cli import tuning
+    from dslbench.cli.datasets import check_not_data
     from dslbench.cli.runner import Where, dataset_or_default
     from dslbench.tuning.campaign import Setting
     from dslbench.tuning.study import Search, check_installed
@@ -83,6 +84,7 @@ def tune(
     name = dataset_or_default(dataset)
     target = output or Path(tuning.file_name(backbone, name))
     check_writable(target)
+    check_not_data(name, target)
     setting = Setting(
         dataset=name, backbone=backbone, sparsity=sparsity, epochs=epochs, scale=scale,
         protocol=protocol, settings=tuple(set_ or ()),

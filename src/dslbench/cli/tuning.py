@@ -17,7 +17,7 @@ from dslbench import home, paths, presets, registry
 from dslbench.cli.datasets import say_what_was_read
 from dslbench.cli.runner import Where, dataset_or_default
 from dslbench.data.interactions import Interactions
-from dslbench.errors import UsageError
+from dslbench.errors import UnsuitableError, UsageError
 from dslbench.evaluation.metrics import SELECTION
 from dslbench.output import console, deliver, say, warn, write
 from dslbench.presets import PresetFile
@@ -65,8 +65,12 @@ def tune(
                 f"dslbench train --method {method} --dataset '{setting.dataset}'",
             )
         registry.check_name("method", method)
-        if methods:  # asked for by name: what makes no sense is an error before anything is made
+    for method in dict.fromkeys(["dense", *named]):
+        try:
             setting.run(method, {})
+        except UnsuitableError:
+            if methods:  # asked for by name: an error before anything is made
+                raise
     check_used(setting.settings, ["dense", *named])
     store.put_back_replaced()
     claims.tidy_stored_runs()

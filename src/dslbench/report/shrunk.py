@@ -17,8 +17,14 @@ from dslbench.words import percent
 Latency = Mapping[str, Mapping[str, float] | None] | None
 
 
-def sentence(found: Answer) -> str:
-    """What was chosen, or that nothing was."""
+Tested = Mapping[tuple[str, str], tuple[Record, Latency]]
+
+
+INTERRUPTED = "The search was interrupted: not all was tried; the same command goes on."
+
+
+def sentence(found: Answer, tested: Tested | None = None) -> str:
+    """What was chosen and, where that is known, what it is on test; or that nothing was chosen."""
     chosen, goal = found.chosen, found.goal
     wanted = (
         f"within {percent(goal.within)} of dense"
@@ -33,6 +39,8 @@ def sentence(found: Answer) -> str:
         f"{chosen.name}: {size(chosen.nbytes)} in place of {size(found.dense.nbytes)} ({share:.3f}), "
         f"{_change(chosen)} of dense's {METRICS[SELECTION].label} on validation"
     )
+    if tested and (on_test := _of_dense_on_test(found, tested)) is not None:
+        said += f", {on_test - 1:+.1%} on test"
     if found.certain is False:
         said += (
             f". The users of one run cannot tell that it is {wanted}: the interval reaches "
@@ -48,9 +56,23 @@ def sentence(found: Answer) -> str:
     return said + "."
 
 
-def tables(
-    found: Answer, tested: Mapping[tuple[str, str], tuple[Record, Latency]]
-) -> list[TableModel]:
+def _of_dense_on_test(found: Answer, tested: Tested) -> float | None:
+    """What was chosen has of dense's quality on test, as a share; None where that is not known."""
+    if found.chosen is None:
+        return None
+    dense, chosen = (
+        _on_test(tested[one.run, one.precision][0], one.precision)
+        for one in (found.dense, found.chosen)
+    )
+    return chosen / dense if dense and chosen is not None else None
+
+
+def _on_test(record: Record, precision: str) -> float | None:
+    at = at_precision(record, precision)
+    return None if at is None else COLUMNS[SELECTION].value(at)
+
+
+def tables(found: Answer, tested: Tested) -> list[TableModel]:
     """What is kept, on test; and all that was tried, on validation.
 
     Args:
@@ -62,21 +84,27 @@ def tables(
     head = TableModel(
         f"The answer, on test: {setting(records[0])}",
         ["Model", "Bytes", "of dense", *(METRICS[name].label for name in in_group("compared")),
-         "Top 20, 1 user", "Top 20, 1,024 users"], [],
+         "vs dense", "Top 20, 1 user", "Top 20, 1,024 users"], [],
     )  # fmt: skip
+    on_test = _of_dense_on_test(found, tested)
     for one in shown:
         record, latency = tested[one.run, one.precision]
         at = at_precision(record, one.precision)
         head.rows.append([
             Cell(one.name), *_sizes(one, found),
             *(_quality(at, name) for name in in_group("compared")),
+            Cell(MISSING) if one is found.dense or on_test is None
+            else Cell(f"{on_test - 1:+.1%}", value=on_test - 1),
             *(_latency(latency, users) for users in ("1", "1024")),
         ])  # fmt: skip
     head.footer = footer(
         records,
-        sentence(found),
-        "Test was looked at once, for these rows; all choices were made on validation. Bytes are counted, "
-        "of the tables of users and items on disk; quality and times are measured, of the model as stored.",
+        sentence(found, tested),
+        *(() if found.ended else (INTERRUPTED,)),
+        "Test was looked at once, for these rows; all choices were made on validation, where what is chosen "
+        f"out of many looks better than it is. vs dense: {METRICS[SELECTION].label}, relative to dense. "
+        "Bytes are counted, of the tables of users and items on disk; quality and times are measured, of the "
+        "model as stored.",
     )
     body = TableModel(
         "What was tried, on validation",
@@ -100,9 +128,7 @@ def tables(
     return [head, body]
 
 
-def plain(
-    found: Answer, tested: Mapping[tuple[str, str], tuple[Record, Latency]]
-) -> dict[str, Any]:
+def plain(found: Answer, tested: Tested) -> dict[str, Any]:
     """The same as data."""
 
     def row(one: Tried) -> dict[str, Any]:
@@ -121,7 +147,8 @@ def plain(
         return row(one) | {"quality": quality, "top_k_latency": latency}
 
     return {
-        "answer": sentence(found),
+        "answer": sentence(found, tested),
+        "ended": found.ended,
         "certain": found.certain,
         "dense": judged(found.dense),
         "chosen": None if found.chosen is None else judged(found.chosen),

@@ -78,7 +78,8 @@ def parse(text: str, option: str = "--bytes") -> tuple[float, bool]:
         )
     if unit == "" and value > 1:
         raise UsageError(
-            f"{option} {text} is more than all of dense's bytes", f"for a size: {option} {text}B"
+            f"{option} {text} is more than all of dense's bytes",
+            f"{option} 50%" if text.rstrip().endswith("%") else f"for a size: {option} {text}B",
         )
     return value * _UNITS[unit], unit == ""
 

@@ -2,9 +2,9 @@
 
 Everything is chosen on validation. The dense run comes first; then what costs a ranking and no training (its
 rounding, factors, codes, pruning), then trainings, in order of promise, as far as the time goes. Each way is
-tried at every precision, and left out where nothing of it can be the answer: where its smallest form is no
-smaller than what has been found, where the same method lost too much where it was larger, or where it would
-be smaller only at a precision whose rounding cost every model too much.
+tried at every precision, and left out where it is not expected to be the answer: where its smallest form is
+no smaller than what has been found, where the same method surely lost too much where it was larger, or where
+it would be smaller only at a precision whose rounding cost every model too much.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ Validate = Callable[[Record, Sequence[str]], list[dict[str, Any]]]
 
 # Methods with their sparsity and settings, the cheap and promising first, those of several trainings last;
 # of one method, the larger first.
-WAYS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
+Way = tuple[str, float, tuple[str, ...]]
+WAYS: tuple[Way, ...] = (
     ("pq", 0.0, ()), ("svd", 0.5, ()), ("magprune", 0.5, ()), ("svd", 0.75, ()),
     ("omp", 0.5, ()), ("lsq", 0.0, ("lsq.precision=int3",)), ("mde", 0.5, ()), ("narrow", 0.5, ()),
     ("dsl", 0.5, ()), ("omp", 0.8, ()), ("lsq", 0.0, ("lsq.precision=int2",)), ("mde", 0.75, ()),
     ("narrow", 0.75, ()), ("dsl", 0.8, ()), ("lth_mrs", 0.5, ()), ("wr", 0.5, ()),
 )  # fmt: skip
-# What a model may be better than dense before it is rounded, as a share: more has not been seen.
+# What a model that was not tried may be better than dense before it is rounded, as a share, where none that
+# was tried is: of the converged models in docs/results.md none is by more.
 BETTER = 0.01
 SURE = 1.96  # of a 95 % interval
 LEAST_USERS = 10  # of whom an interval can be made
@@ -68,7 +70,7 @@ class Tried:
         nbytes: of the tables of users and items.
         quality: mean over users of the metric that chooses.
         loss: share of dense's quality that is lost, with the ends of its 95 % interval (paired over users).
-        seconds: of its training, teachers and searches included; 0 for what is made of a run that was there.
+        seconds: of its training, with all that it needs before it: of what is made of dense, dense's.
     """
 
     spec: RunSpec
@@ -88,12 +90,18 @@ class Tried:
 
 @dataclass
 class Answer:
-    """What a search came to; `left_out` says what was not tried, and why."""
+    """What a search came to.
+
+    Attributes:
+        left_out: what was not tried, and why.
+        ended: whether the search came to its end, and was not interrupted.
+    """
 
     dense: Tried
     goal: Goal
     tried: list[Tried] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    ended: bool = False
 
     def fits(self, one: Tried) -> bool:
         """Whether a model is what was asked for."""
@@ -104,6 +112,10 @@ class Answer:
     def lost(self, one: Tried) -> float:
         """What of dense's quality a model counts as having lost, as a share."""
         return one.interval[1] if self.goal.confident else one.loss
+
+    def surely_lost(self, one: Tried) -> float:
+        """What of dense's quality it lost at the least, so that one that loses more need not be tried."""
+        return one.loss if self.goal.confident else one.interval[0]
 
     @property
     def certain(self) -> bool | None:
@@ -162,40 +174,67 @@ def search(
         )
     if not whole.any():
         raise RunError("the dense model has found nothing on validation", "more --epochs")
-    found = Answer(_tried(dense, record, models[0], whole), goal)
+    tried = [_tried(dense, record, model, whole) for model in models]
+    found = Answer(tried[0], goal, tried)
     answer(found)
-    found.tried += [_tried(dense, record, model, whole) for model in models]
     _progress(found, say)
     of_dense = float(record["cost"]["measured"]["train_seconds"])
-    for method, sparsity, settings in WAYS:
-        try:
-            spec = like(dense, method, sparsity, settings)
-        except UnsuitableError as error:
-            found.left_out.append(f"{method} {percent(sparsity)}: {error.message}")
-            continue
-        if (reason := _hopeless(found, spec)) is not None:
-            found.left_out.append(f"{name_of(spec)}: {reason}")
-            continue
-        kind = registry.method(method)
-        trainings = kind.trainings(spec.method_options, sparsity)
-        expected = of_dense * kind.relative_time * trainings
-        left = seconds - (time.monotonic() - began)
-        if expected > left:
-            found.left_out.append(
-                f"{name_of(spec)}: it takes about {expected:.0f} s, and {max(0, left):.0f} s are left"
-            )
-            continue
-        say(f"next: {name_of(spec)}, at most about {expected:.1f} s of training")
-        try:
-            record = make(spec)
-            own = record["stored"][0]["precision"]
-            models = validate(record, [own, *(p for p in BITS if BITS[p] < BITS.get(own, 0))])
-        except (RunError, UnsuitableError) as error:
-            found.left_out.append(f"{name_of(spec)}: {error.message}")
-            continue
-        found.tried += [_tried(spec, record, model, whole) for model in models]
-        _progress(found, say)
+    race = _Race(found, whole, of_dense, began + seconds, make, validate, say)
+    left = list(WAYS)
+    try:
+        while left:
+            if (reason := race.attempt(left[0])) is not None:
+                found.left_out.append(f"{_title(left[0])}: {reason}")
+            del left[0]
+    finally:
+        found.left_out += [f"{_title(way)}: interrupted before it was tried" for way in left]
+        found.ended = not left
     return found
+
+
+@dataclass(frozen=True)
+class _Race:
+    """What trying one way after the other needs.
+
+    Attributes:
+        whole: (n,) what dense comes to with each user.
+        of_dense: seconds of dense's training.
+        until: when time is over, of `time.monotonic`.
+    """
+
+    found: Answer
+    whole: Any
+    of_dense: float
+    until: float
+    make: Make
+    validate: Validate
+    say: Callable[[str], None]
+
+    def attempt(self, way: Way) -> str | None:
+        """Try one way and add what comes of it; why it was left out, None where it was not."""
+        method, sparsity, settings = way
+        try:
+            spec = like(self.found.dense.spec, method, sparsity, settings)
+        except UnsuitableError as error:
+            return error.message
+        if (reason := _hopeless(self.found, spec)) is not None:
+            return reason
+        kind = registry.method(method)
+        trainings = kind.relative_time * kind.trainings(spec.method_options, sparsity)
+        expected, left = self.of_dense * trainings, self.until - time.monotonic()
+        if expected > left:
+            return f"it takes about {expected:.0f} s, and {max(0, left):.0f} s are left"
+        self.say(f"next: {name_of(spec)}, at most about {expected:.1f} s of training")
+        try:
+            record = self.make(spec)
+            own = record["stored"][0]["precision"]
+            lower = (p for p in BITS if BITS[p] < BITS.get(own, 0))
+            models = self.validate(record, [own, *lower])
+        except (RunError, UnsuitableError) as error:
+            return error.message
+        self.found.tried += [_tried(spec, record, model, self.whole) for model in models]
+        _progress(self.found, self.say)
+        return None
 
 
 def check_reachable(dense: RunSpec, goal: Goal) -> None:
@@ -221,12 +260,17 @@ def check_reachable(dense: RunSpec, goal: Goal) -> None:
 
 
 def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
-    """Bytes of a run's tables at each precision; of a form that has but one, under its method's name."""
+    """Bytes of a run's tables at each precision that it has; of a form without, under its method's name."""
     kind = registry.method(spec.method)
     method, full = kind(spec.method_options, spec.sparsity), full_hyper(spec)
     if not kind.has_precisions:
         return {spec.method: method.stored_size(tables, full, None)}
-    return {precision: method.stored_size(tables, full, precision) for precision in BITS}
+    own = BITS[spec.options.get("precision", "fp32")]
+    return {
+        precision: method.stored_size(tables, full, precision)
+        for precision, bits in BITS.items()
+        if bits <= own
+    }
 
 
 def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) -> RunSpec:
@@ -261,27 +305,27 @@ def _hopeless(found: Answer, spec: RunSpec) -> str | None:
         return error.message
     least, within = min(sizes.values()), found.goal.within
     if within is None:
-        too_large = least > found.most
-        return f"its least, {least:,} bytes, is more than {found.most:,.0f}" if too_large else None
+        too_large = f"its least, about {least:,} bytes, is more than {found.most:,.0f}"
+        return too_large if least > found.most else None
     larger = [one for one in found.tried if one.spec.method == spec.method]
-    if larger and not any(found.fits(one) for one in larger):
-        loss = min(map(found.lost, larger))
-        lost = "may have lost" if found.goal.confident else "lost"
-        return f"where it was larger it {lost} {loss:.1%}"
+    if larger and all(found.surely_lost(one) > within for one in larger):
+        least_lost = min(larger, key=lambda one: one.loss)
+        return f"{least_lost.name}, which is larger, lost {least_lost.loss:.1%}"
     best = found.chosen
     if best is None:
         return None
     smaller = [precision for precision, nbytes in sizes.items() if nbytes < best.nbytes]
     if not smaller:
-        return f"its least, {least:,} bytes, is no smaller than what was found"
+        return f"its least, about {least:,} bytes, is no smaller than what was found"
     if spec.options.get("precision") in smaller:  # it learns to be rounded
         return None
     rounding = _rounding(found)
-    if all(rounding.get(precision, 0.0) > within + BETTER for precision in smaller):
-        loss = min(rounding[precision] for precision in smaller)
+    gain = max([BETTER, *(-one.loss for one in found.tried if one.precision == "fp32")])
+    if all(rounding.get(precision, 0.0) > within + gain for precision in smaller):
+        cost = min(rounding[precision] for precision in smaller)
         return (
-            f"it is smaller than what was found at {', '.join(smaller)} only, where rounding cost "
-            f"every model {loss:.1%} or more"
+            f"it is smaller than what was found at {', '.join(smaller)} only, where rounding had cost "
+            f"every model {cost:.1%} or more"
         )
     return None
 
@@ -323,6 +367,15 @@ def _progress(found: Answer, say: Callable[[str], None]) -> None:
 
 def name_of(spec: RunSpec) -> str:
     """A method's label with its sparsity and options."""
-    special = ", ".join(f"{k}={v}" for k, v in spec.changed_options.items())
-    at = f" {percent(spec.sparsity)}" if spec.sparsity else ""
-    return registry.method(spec.method).label + (f" ({special})" if special else "") + at
+    return _named(spec.method, spec.sparsity, [f"{k}={v}" for k, v in spec.changed_options.items()])
+
+
+def _title(way: Way) -> str:
+    """The same of a way, which may be none on this backbone."""
+    method, sparsity, settings = way
+    return _named(method, sparsity, [one.removeprefix(f"{method}.") for one in settings])
+
+
+def _named(method: str, sparsity: float, special: Sequence[str]) -> str:
+    at = f" {percent(sparsity)}" if sparsity else ""
+    return registry.method(method).label + (f" ({', '.join(special)})" if special else "") + at
