@@ -330,10 +330,16 @@ def test_from_a_command_to_a_table(
     assert out.count("Table 3") == 1 and "Gain (valid.)" in out and "MACs with tuning" in out
     rows = [line for line in out.splitlines() if line.startswith("| ")]
     assert any("RP" in row and "%" in row for row in rows)
+    # another file of the same dense values: its stored run stands beside what is new, in one table
+    Path("other.toml").write_text(before.replace("tuned: ", "tuned again: "))
+    other = [*compare[:-1], "narrow", "--set", "preset=other.toml", "--format", "markdown"]
+    code, out, err = run(*other)
+    assert code == 0 and "2 runs: 1 stored, 1 to make" in err, err
+    assert out.count("Table 3") == 1 and "lightgcn-toy.toml" not in out
     code, out, err = run(*compare, *SMALL[-4:], "--tune", "3", "--format", "markdown")
     assert code == 0 and "Gain (valid.)" in out, err
     assert "0 to make" not in err.partition("what was chosen is kept")[0]
-    assert len(store.read_all(pytest.fail)) == 8
+    assert len(store.read_all(pytest.fail)) == 9
 
 
 def test_a_run_that_diverges_has_a_bill(

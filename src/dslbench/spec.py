@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,6 +48,15 @@ class RunSpec(BaseModel):
     changed_options: dict[str, Any] = {}  # those that the user set, away from the variant
     # What the stored model is judged on: a trial of `tune` on validation, and it is given no test part.
     judged_on: Literal["test", "valid"] = "test"
+
+    # What only says where values came from.
+    ORIGINS: ClassVar[tuple[str, ...]] = (
+        "preset",
+        "scale",
+        "full_epochs",
+        "changed_hyper",
+        "changed_options",
+    )
 
     @property
     def title(self) -> str:
@@ -101,10 +110,9 @@ class RunSpec(BaseModel):
         })  # fmt: skip
 
     def decisive(self) -> dict[str, Any]:
-        """All but what only says where a value came from (`scale`, `changed_hyper`, ...)."""
-        left_out = {"scale", "full_epochs", "changed_hyper", "changed_options"}
+        """All but what only says where a value came from, `ORIGINS`."""
         usual = {"judged_on"} if self.judged_on == "test" else set()
-        kept = self.model_dump(exclude=left_out | usual)
+        kept = self.model_dump(exclude=set(self.ORIGINS) | usual)
         return kept | {"preset": presets.of_identity(self.preset)}
 
     def at_epochs(self, epochs: int) -> RunSpec:

@@ -175,7 +175,8 @@ def compare_bytes(
         shown.setdefault(record["id"], []).append(way.precision or record["stored"][0]["precision"])
     for record_id, of_run in shown.items():
         judge_missing([store.read(record_id)], of_run, where)
-    records = [store.read(record_id) for record_id in shown]
+    as_asked = {record["id"]: record["spec"] for record in records}
+    records = [store.read(one) | {"spec": as_asked[one]} for one in shown]
     if format_name == "json":
         deliver(render.record_json(records))
         return
@@ -190,7 +191,7 @@ def _dense_beside(records: Sequence[Record]) -> list[Record]:
     dense = [RunSpec.model_validate_json(spec) for spec in sorted(specs)]
     known = {record["id"] for record in records}
     stored = _stored(stock.take_stock(dense, False, warn))
-    return [store.read(run.id) for run in stored if run.id not in known]
+    return [run.read() for run in stored if run.id not in known]
 
 
 def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> list[Record]:
@@ -268,7 +269,7 @@ def make(
         if part is not None:
             raise typer.Exit(130) from None
         made = _stored(planned)
-        if show and (shown := [store.read(run.id) for run in made if run.asked]):
+        if show and (shown := [run.read() for run in made if run.asked]):
             print_table("terminal", "3", shown)
         say(
             f"interrupted: {len(made)} of {number(len(planned), 'run')} "
@@ -279,14 +280,14 @@ def make(
     if failed_ones:
         made = _stored(planned)
         if made and show:
-            print_table("terminal", "3", [store.read(run.id) for run in made])
+            print_table("terminal", "3", [run.read() for run in made])
         raise RunError(
             f"{len(failed_ones)} of {len(missing)} runs failed, see above"
             if len(missing) > 1
             else failed_ones[0]
         )
     judge_missing([store.read(run.id) for run in planned if run.asked], precisions, where)
-    return [store.read(run.id) for run in planned if run.asked]
+    return [run.read() for run in planned if run.asked]
 
 
 def _look_at(loaded: Interactions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from dslbench import artefact, registry
 from dslbench.data.entries import catalog
@@ -38,6 +39,14 @@ class WantedRun:
     stamp: tuple[int, ...] | None = None
     failed_at: str | None = None
     shares: tuple[sharing.Training, ...] = ()
+
+    def read(self) -> dict[str, Any]:
+        """The stored record, which says where its values came from as this run was asked for.
+
+        Another command, with another preset file of the same values, say, may have made it.
+        """
+        record, asked = store.read(self.id), self.spec.model_dump(mode="json")
+        return record | {"spec": record["spec"] | {name: asked[name] for name in RunSpec.ORIGINS}}
 
     @property
     def trainings(self) -> int:
