@@ -3,7 +3,7 @@
 Everything is chosen on validation. The dense run comes first; then what costs a ranking and no training (its
 rounding, factors, codes, pruning), then trainings, in order of promise, as far as the time goes. Each way is
 tried at every precision, and left out where it is not expected to be the answer: where its smallest form is
-no smaller than what has been found, where the same method surely lost too much where it was larger, or where
+not clearly smaller than what has been found, where the same method surely lost too much where it was larger, or where
 it would be smaller only at a precision whose rounding cost every model too much.
 """
 
@@ -43,6 +43,8 @@ WAYS: tuple[Way, ...] = (
 # What a model that was not tried may be better than dense before it is rounded, as a share, where none that
 # was tried is: of the converged models in docs/results.md none is by more.
 BETTER = 0.01
+# What a way must have of the best's bytes at the most: less is no gain, and its size is an estimate.
+SMALLER = 0.97
 SURE = 1.96  # of a 95 % interval
 LEAST_USERS = 10  # of whom an interval can be made
 
@@ -314,9 +316,9 @@ def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     best = found.chosen
     if best is None:
         return None
-    smaller = [precision for precision, nbytes in sizes.items() if nbytes < best.nbytes]
+    smaller = [name for name, nbytes in sizes.items() if nbytes < SMALLER * best.nbytes]
     if not smaller:
-        return f"its least, about {least:,} bytes, is no smaller than what was found"
+        return f"its least, about {least:,} bytes, is not clearly smaller than what was found"
     if spec.options.get("precision") in smaller:  # it learns to be rounded
         return None
     rounding = _rounding(found)
