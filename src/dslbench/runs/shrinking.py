@@ -3,8 +3,8 @@
 Everything is chosen on validation. The dense run comes first; then what costs a ranking and no training (its
 rounding, factors, codes, pruning), then trainings, in order of promise, as far as the time goes. Each way is
 tried at every precision, and left out where it is not expected to be the answer: where its smallest form is
-not clearly smaller than what has been found, where the same method surely lost too much where it was larger, or where
-it would be smaller only at a precision whose rounding cost every model too much.
+not clearly smaller than what has been found, where the same method surely lost too much where it was larger,
+or where it would be smaller only at a precision whose rounding cost every model too much.
 """
 
 from __future__ import annotations
