@@ -180,7 +180,7 @@ def test_what_only_a_dear_rounding_makes_smaller_is_not_trained(
     assert ("narrow" in made.asked) is tried
     said = (
         "Narrow 50%: it is smaller than what was found at int3, int2 only, where rounding had cost "
-        "every model 3.0% or more"
+        "every model of its sparsity 3.0% or more"
     )
     assert (said in found.left_out) is not tried
     assert "lsq" in made.asked  # it learns to be rounded
