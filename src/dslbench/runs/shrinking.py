@@ -4,7 +4,7 @@ Everything is chosen on validation. The dense run comes first; then what costs a
 rounding, factors, codes, pruning), then trainings, in order of promise, as far as the time goes. Each way is
 tried at every precision, and left out where it is not expected to be the answer: where its smallest form is
 not clearly smaller than what has been found, where the same method surely lost too much where it was larger,
-or where it would be smaller only at a precision whose rounding cost every model of its sparsity too much.
+or where it would be smaller only at a precision whose rounding cost every model that fits without too much.
 """
 
 from __future__ import annotations
@@ -321,26 +321,27 @@ def _hopeless(found: Answer, spec: RunSpec) -> str | None:
         return f"its least, about {least:,} bytes, is not clearly smaller than what was found"
     if spec.options.get("precision") in smaller:  # it learns to be rounded
         return None
-    rounding = _rounding(found, spec.sparsity)
+    rounding = _rounding(found)
     gain = max([BETTER, *(-one.loss for one in found.tried if one.precision == "fp32")])
     if all(rounding.get(precision, 0.0) > within + gain for precision in smaller):
         cost = min(rounding[precision] for precision in smaller)
         return (
             f"it is smaller than what was found at {', '.join(smaller)} only, where rounding had cost "
-            f"every model of its sparsity {cost:.1%} or more"
+            f"every model that fits without {cost:.1%} or more"
         )
     return None
 
 
-def _rounding(found: Answer, sparsity: float) -> dict[str, float]:
-    """The least that each precision has cost a model of a sparsity, as a share of its own quality at fp32.
+def _rounding(found: Answer) -> dict[str, float]:
+    """The least that each precision has cost a model that fits at fp32, as a share of its own quality there.
 
-    The fewer entries a table has, the less it loses by rounding them.
+    What has lost much already loses little more by rounding, and says nothing of what can be the answer.
     """
-    of_it = [one for one in found.tried if one.spec.sparsity == sparsity]
-    whole = {one.run: one.quality for one in of_it if one.precision == "fp32"}
+    whole = {
+        one.run: one.quality for one in found.tried if one.precision == "fp32" and found.fits(one)
+    }
     least: dict[str, float] = {}
-    for one in of_it:
+    for one in found.tried:
         if whole.get(one.run):
             cost = 1 - one.quality / whole[one.run]
             least[one.precision] = min(cost, least.get(one.precision, cost))
