@@ -292,10 +292,10 @@ def test_an_interruption_keeps_the_best(
     monkeypatch.chdir(tmp_path)
     made = command.made
 
-    def interrupted(spec: RunSpec, where: Any, *, first: bool) -> dict[str, Any]:
+    def interrupted(spec: RunSpec, where: Any, digests: Any) -> dict[str, Any]:
         if spec.method != "dense":
             raise typer.Exit(130)
-        return made(spec, where, first=first)
+        return made(spec, where, digests)
 
     monkeypatch.setattr(command, "made", interrupted)
     code, out, err = run("shrink", *SMALL, "--within", "5%")

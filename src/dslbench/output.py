@@ -154,8 +154,7 @@ def check_apart(path: Path | None, read: Path, what: str) -> None:
     with contextlib.suppress(OSError):
         if path is None or not path.exists():
             return
-        target, source = path.resolve(), read.resolve()
-        if path.samefile(read) or (read.is_dir() and source in target.parents):
+        if path.samefile(read) or read.resolve() in path.resolve().parents:
             raise UsageError(f"{path} is the {what} that is read", "name another file to write")
 
 

@@ -216,18 +216,19 @@ def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> li
 def make(
     specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True,
     expect: bool = True, precisions: Sequence[str] = (), part: Part | None = None,
+    digests: stock.Digests | None = None,
 ) -> list[Record]:  # fmt: skip
     """Make the runs that are missing and return the records of all, in order.
 
     Where some fail, `show` prints the table of the others before the error. `expect` times a few steps
     before, and says how long it will take. Runs that are a `part` of something larger are not announced.
+    Data whose `digests` are known are not read again, and what they were taken for is not said again.
     """
     where.check()
     if not dry_run:
         store.put_back_replaced()
         claims.tidy_stored_runs()
-    first = part is None or not part.before
-    planned = stock.take_stock(specs, force, warn, _look_at if first else check_parts)
+    planned = stock.take_stock(specs, force, warn, _look_at, digests)
     if not dry_run:
         stock.follow_data(planned, warn, say)
     missing = [run for run in planned if not run.done]

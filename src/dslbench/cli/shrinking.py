@@ -123,8 +123,9 @@ def searched(wish: Wish, where: Where, answer: Callable[[Answer], None]) -> Answ
         f"dense: {dense.title}, {dense.epochs} of {dense.full_epochs} epochs; then what is "
         f"made of it, then other trainings, {duration(wish.seconds)} in all"
     )
+    digests: stock.Digests = {}
     return search(
-        dense, wish.goal, lambda spec: made(spec, where, first=spec is dense),
+        dense, wish.goal, lambda spec: made(spec, where, digests),
         lambda record, precisions: validated(record, precisions, where),
         seconds=wish.seconds, say=say, answer=answer,
     )  # fmt: skip
@@ -162,11 +163,11 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     return spec(max(1, int(whole.epochs * _DENSE_SHARE * wish.seconds / expected)))
 
 
-def made(spec: RunSpec, where: Where, *, first: bool) -> dict[str, Any]:
-    """The record of a run, which is made if it is missing; what data were taken for is said at the first."""
+def made(spec: RunSpec, where: Where, digests: stock.Digests) -> dict[str, Any]:
+    """The record of a run, which is made if it is missing; `digests` as those of `take_stock`."""
     (record,) = make(
         [spec], where=where, force=False, dry_run=False, show=False, expect=False,
-        part=Part(before=0 if first else 1, tells_test=False),
+        part=Part(tells_test=False), digests=digests,
     )  # fmt: skip
     return record
 

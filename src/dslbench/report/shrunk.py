@@ -15,10 +15,7 @@ from dslbench.runs.shrinking import Answer, Tried, command
 from dslbench.words import percent
 
 Latency = Mapping[str, Mapping[str, float] | None] | None
-
-
 Tested = Mapping[tuple[str, str], tuple[Record, Latency]]
-
 
 INTERRUPTED = "The search was interrupted: not all was tried; the same command goes on."
 
@@ -39,8 +36,8 @@ def sentence(found: Answer, tested: Tested | None = None) -> str:
         f"{chosen.name}: {size(chosen.nbytes)} in place of {size(found.dense.nbytes)} ({share:.3f}), "
         f"{_change(chosen)} of dense's {METRICS[SELECTION].label} on validation"
     )
-    if tested and (on_test := _of_dense_on_test(found, tested)) is not None:
-        said += f", {on_test - 1:+.1%} on test"
+    if tested and (on_test := _change_on_test(found, tested)) is not None:
+        said += f", {on_test:+.1%} on test"
     if found.certain is False:
         said += (
             f". The users of one run cannot tell that it is {wanted}: the interval reaches "
@@ -56,15 +53,15 @@ def sentence(found: Answer, tested: Tested | None = None) -> str:
     return said + "."
 
 
-def _of_dense_on_test(found: Answer, tested: Tested) -> float | None:
-    """What was chosen has of dense's quality on test, as a share; None where that is not known."""
+def _change_on_test(found: Answer, tested: Tested) -> float | None:
+    """Quality on test of what was chosen, relative to dense; None where that is not known."""
     if found.chosen is None:
         return None
     dense, chosen = (
         _on_test(tested[one.run, one.precision][0], one.precision)
         for one in (found.dense, found.chosen)
     )
-    return chosen / dense if dense and chosen is not None else None
+    return chosen / dense - 1 if dense and chosen is not None else None
 
 
 def _on_test(record: Record, precision: str) -> float | None:
@@ -86,7 +83,7 @@ def tables(found: Answer, tested: Tested) -> list[TableModel]:
         ["Model", "Bytes", "of dense", *(METRICS[name].label for name in in_group("compared")),
          "vs dense", "Top 20, 1 user", "Top 20, 1,024 users"], [],
     )  # fmt: skip
-    on_test = _of_dense_on_test(found, tested)
+    on_test = _change_on_test(found, tested)
     for one in shown:
         record, latency = tested[one.run, one.precision]
         at = at_precision(record, one.precision)
@@ -94,7 +91,7 @@ def tables(found: Answer, tested: Tested) -> list[TableModel]:
             Cell(one.name), *_sizes(one, found),
             *(_quality(at, name) for name in in_group("compared")),
             Cell(MISSING) if one is found.dense or on_test is None
-            else Cell(f"{on_test - 1:+.1%}", value=on_test - 1),
+            else Cell(f"{on_test:+.1%}", value=on_test),
             *(_latency(latency, users) for users in ("1", "1024")),
         ])  # fmt: skip
     head.footer = footer(

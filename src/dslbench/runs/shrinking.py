@@ -31,9 +31,10 @@ Record = dict[str, Any]
 Make = Callable[[RunSpec], Record]
 Validate = Callable[[Record, Sequence[str]], list[dict[str, Any]]]
 
+Way = tuple[str, float, tuple[str, ...]]
+
 # Methods with their sparsity and settings, the cheap and promising first, those of several trainings last;
 # of one method, the larger first.
-Way = tuple[str, float, tuple[str, ...]]
 WAYS: tuple[Way, ...] = (
     ("pq", 0.0, ()), ("svd", 0.5, ()), ("magprune", 0.5, ()), ("svd", 0.75, ()),
     ("omp", 0.5, ()), ("lsq", 0.0, ("lsq.precision=int3",)), ("mde", 0.5, ()), ("narrow", 0.5, ()),

@@ -58,14 +58,22 @@ def draw_unseen(
     Each user must have such an item; those who got one of their own draw again.
     """
     n_items = int(train.shape[1])
-    drawn = rng.integers(n_items, size=len(users) * each, dtype=dtype)
-    known = np.empty(len(drawn), dtype=bool)
-    if each == 1:
+
+    def are_known(
+        users: npt.NDArray[np.integer], items: npt.NDArray[Index]
+    ) -> npt.NDArray[np.bool_]:
+        known = np.empty(len(users), dtype=bool)
         run_rows(
-            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices, users, drawn,
+            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices, users, items,
             known,
         )  # fmt: skip
+        return known
+
+    drawn = rng.integers(n_items, size=len(users) * each, dtype=dtype)
+    if each == 1:
+        known = are_known(users, drawn)
     else:
+        known = np.empty(len(drawn), dtype=bool)
         run_rows(
             kernels.known_of_each, even_bounds(len(users), each), train.indptr, train.indices, n_items,
             users, drawn.reshape(-1, each), known.reshape(-1, each),
@@ -73,12 +81,7 @@ def draw_unseen(
     again = np.flatnonzero(known)
     while len(again):
         drawn[again] = rng.integers(n_items, size=len(again), dtype=dtype)
-        known = np.empty(len(again), dtype=bool)
-        run_rows(
-            kernels.known_pairs, even_bounds(len(known)), train.indptr, train.indices,
-            users[again // each], drawn[again], known,
-        )  # fmt: skip
-        again = again[known]
+        again = again[are_known(users[again // each], drawn[again])]
     return drawn
 
 
