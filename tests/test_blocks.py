@@ -190,8 +190,8 @@ LARGE_BOARD = {"convncf": ["pretrain_epochs=15"], "ultragcn": ["batch_size=256"]
 )
 def test_a_checkerboard_is_learned(backbone: str, block: int) -> None:
     own = [*SETTINGS["checkerboard"].get(backbone, []), f"dsl.block={block}", "embedding_size=32"]
-    own = ["lr=0.02", *own, *LARGE_BOARD.get(backbone, [])]
-    size, epochs = (100, 15) if backbone in LARGE_BOARD else (60, 10)
+    size, epochs, lr = (100, 15, 0.02) if backbone in LARGE_BOARD else (60, 6, 0.03)
+    own = [f"lr={lr}", *own, *LARGE_BOARD.get(backbone, [])]
     model, _, lab = train(checkerboard(size), backbone, "dsl", 0.5, epochs, *own)
     # With two blocks a row, some rows are empty for long; random pruning of entries comes to 1.
     assert lab.evaluate(model, "test").means["recall@20"] >= 0.97

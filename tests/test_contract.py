@@ -28,7 +28,7 @@ from training_helpers import (
 
 
 @pytest.mark.parametrize(("backbone", "method"), PAIRS)
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 0.9, 0.99])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_budget_is_exact_and_survives_storage(
     interactions: Interactions, backbone: str, method: str, sparsity: float, device: str
@@ -39,7 +39,7 @@ def test_the_budget_is_exact_and_survives_storage(
             interactions, backbone, method, sparsity, epochs, *TWO_ROUNDS, device=device
         )
     except UsageError:
-        assert sparsity >= 0.8  # not one column is left of a row, or maps take more than there is
+        assert sparsity >= 0.9  # not one column is left of a row, or maps take more than there is
         return
     kept = artefact.pack(model, {}, {}, trained.stored(model))
     content = artefact.to_bytes(kept)
@@ -70,16 +70,6 @@ def test_the_budget_is_exact_and_survives_storage(
         torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
-def test_the_same_seed_gives_the_same_bits(
-    interactions: Interactions, backbone: str, method: str
-) -> None:
-    first, second = (
-        parameters(train(interactions, backbone, method, 0.5, 1, *TWO_ROUNDS)[0]) for _ in range(2)
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 @pytest.mark.parametrize(
     ("backbone", "method"), [p for p in PAIRS if registry.method(p[1]).family == "MP"]
 )
@@ -105,8 +95,8 @@ def test_a_checkerboard_is_learned_from_shared_negatives(method: str, device: st
 
 
 def learn_a_checkerboard(backbone: str, method: str, device: str, *settings: str) -> None:
-    own = ["embedding_size=16", "lr=0.02", *TWO_ROUNDS, *settings]
-    model, _, lab = train(checkerboard(), backbone, method, 0.5, 10, *own, device=device)
+    own = ["embedding_size=16", "lr=0.03", *TWO_ROUNDS, *settings]
+    model, _, lab = train(checkerboard(), backbone, method, 0.5, 6, *own, device=device)
     assert lab.evaluate(model, "test").means["recall@20"] == 1.0
 
 

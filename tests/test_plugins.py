@@ -85,13 +85,14 @@ def test_a_stored_form_and_a_backbone_of_other_packages_pass_the_contract(tmp_pa
     wanted = f"(half and lightgcn) or (bprmf and ({methods}) and not checkerboard)"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-k", wanted,
-         str(ROOT / "tests" / "test_contract.py")],
+         *(str(ROOT / "tests" / f"test_{name}.py") for name in ("contract", "resume"))],
         env=with_packages(*packages), check=False, capture_output=True, text=True, timeout=300,
         cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     passed = [line for line in done.stdout.splitlines() if "PASSED" in line]
-    assert any("half" in line for line in passed) and any("bprmf" in line for line in passed)
+    for name in ("half", "bprmf", "test_interrupted_is_uninterrupted[bprmf-dsl"):
+        assert any(name in line for line in passed), name
 
 
 BROKEN = {

@@ -79,6 +79,7 @@ def content(records: Sequence[Record]) -> dict[str, Any]:
         "settings": [one.setting for one in found],
         "rows": [row for one in found for row in one.rows],
         "notes": [*_NOTES, *shared],
+        "worth": sizes.WORTH_DRAWING,
         "start": max(range(len(found)), key=lambda n: (found[n].weight, -n)),
     }
 

@@ -13,7 +13,6 @@ const FAMILIES = [...new Set(DATA.rows.map((row) => row.family))].sort((a, b) =>
 const RADIUS = 5;
 const APART = 11; // centres of marks that can be told apart, in pixels
 const MOST = 60;
-const WORTH = 0.7; // of the best quality, what is drawn
 
 function shape(family, r = RADIUS) {
   const mark = SHAPES[FAMILIES.indexOf(family) % SHAPES.length](r);
@@ -95,7 +94,7 @@ function drawChart(points, xKey, yIndex, open) {
     return front;
   }
   const best = Math.max(...known.map(y));
-  const worth = known.filter((p) => y(p) >= WORTH * best);
+  const worth = known.filter((p) => y(p) >= DATA.worth * best);
   const box = { left: 52, right: width - 16, top: 16, bottom: height - 42 };
   const [xLow, xHigh] = widened(worth.map(x), axis.unit !== "share" || spans(worth.map(x)));
   const log = axis.unit !== "share" || spans(worth.map(x));
@@ -130,7 +129,7 @@ function drawChart(points, xKey, yIndex, open) {
   $("chart-note").textContent = [
     "Filled and joined: on the front, nothing shown is as cheap and as good. Arrow keys go from mark to mark.",
     hidden ? `${hidden} more would lie on others or below, and are in the table only.` : "",
-    poor ? `So are ${poor} that come to less than ${100 * WORTH} % of the best.` : "",
+    poor ? `So are ${poor} that come to less than ${100 * DATA.worth} % of the best.` : "",
     axis.trained ? "Of each row the model as trained: rounding it afterwards costs no training, and its serving was not timed." : "",
     missing && !axis.trained ? `${missing} rows lack one of the two numbers.` : "",
   ].filter(Boolean).join(" ");
