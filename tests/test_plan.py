@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dslbench import registry
-from dslbench.cli.runner import check_shown
+from dslbench.cli.comparison import check_shown
 from dslbench.errors import UsageError
 from dslbench.report.build import FIGURES, TABLES
 from dslbench.runs import plan

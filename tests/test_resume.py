@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from cli_helpers import run as dslbench
 from dslbench import data as datasets
 from dslbench import registry
-from dslbench.cli import runner as compare
+from dslbench.cli import runner
 from dslbench.cost import counted
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
@@ -344,7 +344,7 @@ def test_force_starts_over(force: bool, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(making, "estimate_seconds", lambda *args: 0.0)
     monkeypatch.setattr(local.LocalExecutor, "make", make_none)
     with pytest.raises(typer.Exit):
-        compare.make([spec], where=compare.Where("cpu"), force=force, dry_run=False)
+        runner.make([spec], where=runner.Where("cpu"), force=force, dry_run=False)
     assert seen == [not force]
 
 

@@ -96,7 +96,8 @@ def compare(
     format_: options.Format = "terminal",
 ) -> None:
     """Run the methods side by side, skip what is stored, and end with the table."""
-    from dslbench.cli import runner as implementation
+    from dslbench.cli import comparison
+    from dslbench.cli.runner import Where
     from dslbench.runs.plan import Chosen
 
     chosen = Chosen(
@@ -104,10 +105,10 @@ def compare(
         epochs=epochs, scale=scale, protocol=protocol, settings=tuple(set_ or ()),
         references=references,
     )  # fmt: skip
-    where = implementation.Where(device, workers, executor, address)
+    where = Where(device, workers, executor, address)
     if tune is not None:
         chosen = _tuned(chosen, tune, where, plan=plan, dry_run=dry_run, bytes_=bytes_)
-    implementation.compare(
+    comparison.compare(
         plan, chosen, format_, budget_by=budget_by,
         where=where, force=force,
         dry_run=dry_run, precisions=tuple(precision or ()),

@@ -1,37 +1,28 @@
-"""What `dslbench train` and `compare` do: make the runs that are missing, and show them."""
+"""Make the runs that are missing, wherever they are to be made, and show runs as a table."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import typer
 
-from dslbench import data, registry
+from dslbench import data
 from dslbench.cli.datasets import say_what_was_read
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.output import console, deliver, result, say, warn
-from dslbench.report import build, command
-from dslbench.report import sizes as sizes_report
+from dslbench.report import command
 from dslbench.report.columns import seconds
 from dslbench.report.formats import render
 from dslbench.report.references import is_reference
-from dslbench.report.relative import setting_of
-from dslbench.report.tables import group
 from dslbench.runs import (
     checkpoint,
     claims,
-    equal_bytes,
-    equal_cost,
     failures,
-    fitting,
     local,
     making,
-    plan,
     sharing,
     stock,
     store,
@@ -39,7 +30,6 @@ from dslbench.runs import (
 from dslbench.runs.assemble import check_parts, choose_device
 from dslbench.runs.progress import Part
 from dslbench.spec import RunSpec
-from dslbench.tables.stored import check_precision
 from dslbench.words import number
 
 Record = dict[str, Any]
@@ -87,132 +77,6 @@ class Where:
         return RayExecutor(self.device, self.workers, self.address)
 
 
-def compare(
-    plan_name: str | None,
-    chosen: plan.Chosen,
-    format_name: str,
-    *,
-    budget_by: Literal["epochs", "macs"],
-    where: Where,
-    force: bool,
-    dry_run: bool,
-    precisions: Sequence[str] = (),
-    sizes: Sequence[str] = (),
-) -> None:
-    """Make the runs of a plan, or of what the command line names, and print its table or figure."""
-    render.check_format(format_name)
-    asked = chosen.method or ()
-    for precision in precisions:
-        check_precision(precision)
-    if plan_name is not None:
-        file = plan.read(plan_name)
-        check_shown(file)
-        if chosen.dataset is None:
-            plan.check_datasets(file)
-        if file.plan.figure is not None:
-            render.check_format(format_name, render.FIGURE_FORMATS)
-    elif chosen.backbone is not None:
-        file = plan.of_command_line(chosen.backbone)
-    elif chosen.methods_are_references:
-        file = plan.of_command_line(registry.NO_BACKBONE)
-        chosen = replace(chosen, method=chosen.method or registry.working("reference"))
-    else:
-        raise UsageError("name a --backbone or a --plan", "dslbench list backbones (or plans)")
-    needs_default = chosen.dataset is None and any(grid.dataset is None for grid in file.plan.grid)
-    specs, left_out = plan.runs(file, chosen, dataset_or_default(None) if needs_default else "")
-    specs, too_large = fitting.those_that_fit(
-        specs, lambda run_id: not force and store.has(run_id, warn), asked
-    )
-    left_out += too_large
-    if sizes:
-        for option, given in (("--sparsity", chosen.sparsity), ("--precision", precisions),
-                              ("--budget-by macs", budget_by == "macs"),
-                              ("--references", any(s.is_reference for s in specs))):  # fmt: skip
-            if given:
-                raise UsageError(
-                    f"--bytes chooses what {option} would say", f"leave {option} out, or --bytes"
-                )
-        ways, more = equal_bytes.ways(specs, sizes)
-        left_out = [re.sub(r" at sparsity [0-9.e-]+", "", line) for line in left_out] + more
-        compare_bytes(ways, left_out, format_name, where=where, force=force, dry_run=dry_run)
-        return
-    for line in left_out:
-        say(f"left out: {line}")
-    records = make(specs, where=where, force=force, dry_run=dry_run, precisions=precisions)
-    if dry_run:
-        return
-    if budget_by == "macs":
-        trained = [r for r in records if not is_reference(r)]
-        records = [
-            *at_equal_macs(trained, where=where, force=force),
-            *filter(is_reference, records),
-        ]
-    if file.plan.figure is not None and format_name != "json":
-        models = build.build_figure(file.plan.figure, records)
-        width = command.looks(to_file=False)[0] or console().width
-        deliver(render.figures(format_name, models, width=width))
-    else:
-        print_table(format_name, file.plan.table or "3", records, precisions)
-
-
-def compare_bytes(
-    ways: Sequence[equal_bytes.Way], left_out: Sequence[str], format_name: str, *, where: Where,
-    force: bool, dry_run: bool,
-) -> None:  # fmt: skip
-    """Make runs that come to a number of bytes, judge them as stored so, and print their table."""
-    for line in left_out:
-        say(f"left out: {line}")
-    for way in ways:
-        if way.spec.seed == min(other.spec.seed for other in ways):
-            say(f"{way.spec.method}: {way.words}")
-    records = make([way.spec for way in ways], where=where, force=force, dry_run=dry_run)
-    if dry_run:
-        return
-    by_spec = {json.dumps(RunSpec.of_record(r["spec"]).decisive()): r for r in records}
-    shown: dict[str, list[str]] = {}
-    for way in ways:
-        record = by_spec[json.dumps(way.spec.decisive())]
-        shown.setdefault(record["id"], []).append(way.precision or record["stored"][0]["precision"])
-    for record_id, of_run in shown.items():
-        judge_missing([store.read(record_id)], of_run, where)
-    as_asked = {record["id"]: record["spec"] for record in records}
-    records = [store.read(one) | {"spec": as_asked[one]} for one in shown]
-    if format_name == "json":
-        deliver(render.record_json(records))
-        return
-    width, color = command.looks(to_file=False)
-    found = sizes_report.table([*records, *_dense_beside(records)], shown)
-    deliver(render.tables(format_name, found, width=width, color=color))
-
-
-def _dense_beside(records: Sequence[Record]) -> list[Record]:
-    """The dense runs of the same settings, where they are stored: what others are compared with."""
-    specs = {RunSpec.of_record(r["spec"]).as_dense.model_dump_json() for r in records}
-    dense = [RunSpec.model_validate_json(spec) for spec in sorted(specs)]
-    known = {record["id"] for record in records}
-    stored = _stored(stock.take_stock(dense, False, warn))
-    return [run.read() for run in stored if run.id not in known]
-
-
-def at_equal_macs(records: Sequence[Record], *, where: Where, force: bool) -> list[Record]:
-    """Runs at equal training MACs in place of those at equal epochs, for each setting by itself."""
-
-    def longer(wanted: list[tuple[Record, int]]) -> list[Record]:
-        specs = [RunSpec.of_record(r["spec"]).at_epochs(epochs) for r, epochs in wanted]
-        # A teacher's run comes before its students, so the order is not that of the specs.
-        made = [
-            (RunSpec.of_record(r["spec"]).decisive(), r)
-            for r in make(specs, where=where, force=force, dry_run=False)
-        ]
-        return [next(r for own, r in made if own == spec.decisive()) for spec in specs]
-
-    return [
-        record
-        for part in group(records, setting_of)
-        for record in equal_cost.equal_macs([dict(r) for r in part], longer)
-    ]
-
-
 def make(
     specs: list[RunSpec], *, where: Where, force: bool, dry_run: bool, show: bool = True,
     expect: bool = True, precisions: Sequence[str] = (), part: Part | None = None,
@@ -225,18 +89,55 @@ def make(
     Data whose `digests` are known are not read again, and what they were taken for is not said again.
     """
     where.check()
+    planned = _planned(specs, where, force, dry_run, digests)
+    missing = [run for run in planned if not run.done]
+    _announce(planned, missing, where, dry_run=dry_run, expect=expect, part=part)
+    if dry_run:
+        for run in planned:
+            result(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
+        return []
+    try:
+        failed_ones = making.make_missing(missing, where.open, console(), warn, part)
+    except KeyboardInterrupt:
+        if part is None:
+            _say_interrupted(planned, show)
+        raise typer.Exit(130) from None
+    if failed_ones:
+        made = stored(planned)
+        if made and show:
+            print_table("terminal", "3", [run.read() for run in made])
+        raise RunError(
+            f"{len(failed_ones)} of {len(missing)} runs failed, see above"
+            if len(missing) > 1
+            else failed_ones[0]
+        )
+    judge_missing([store.read(run.id) for run in planned if run.asked], precisions, where)
+    return [run.read() for run in planned if run.asked]
+
+
+def _planned(
+    specs: list[RunSpec], where: Where, force: bool, dry_run: bool, digests: stock.Digests | None
+) -> list[stock.WantedRun]:
+    """What is wanted of the store, tidied before, and what of it is there."""
     if not dry_run:
         store.put_back_replaced()
         claims.tidy_stored_runs()
     planned = stock.take_stock(specs, force, warn, _look_at, digests)
     if not dry_run:
         stock.follow_data(planned, warn, say)
-    missing = [run for run in planned if not run.done]
     if (why := where.shares_nothing()) is not None:
+        missing = [run for run in planned if not run.done]
         if sum(sharing.left(missing)) < sum(run.trainings for run in missing):
             say(f"trainings are not shared between runs: {why}")
         planned = [replace(run, shares=()) for run in planned]
-        missing = [run for run in planned if not run.done]
+    return planned
+
+
+def _announce(
+    planned: Sequence[stock.WantedRun], missing: Sequence[stock.WantedRun], where: Where, *,
+    dry_run: bool, expect: bool, part: Part | None,
+) -> None:  # fmt: skip
+    """Say what will be made, in which order, and how long it takes."""
     for run in missing:
         if not run.asked:
             say(f"not stored, made first as the teacher of the others: {run.spec.title}")
@@ -260,35 +161,18 @@ def make(
     if len(missing) > 1 and not dry_run:
         rows = dict.fromkeys(run.spec.method for run in missing)
         say(f"in this order: {', '.join(rows)}; Ctrl-C keeps what is done and prints its table")
-    if dry_run:
-        for run in planned:
-            result(f"{run.id}  {'stored' if run.done else 'to make':8} {run.spec.title}")
-        return []
-    try:
-        failed_ones = making.make_missing(missing, where.open, console(), warn, part)
-    except KeyboardInterrupt:
-        if part is not None:
-            raise typer.Exit(130) from None
-        made = _stored(planned)
-        if show and (shown := [run.read() for run in made if run.asked]):
-            print_table("terminal", "3", shown)
-        say(
-            f"interrupted: {len(made)} of {number(len(planned), 'run')} "
-            f"{'is' if len(planned) == 1 else 'are'} stored; "
-            "the same command goes on from there"
-        )
-        raise typer.Exit(130) from None
-    if failed_ones:
-        made = _stored(planned)
-        if made and show:
-            print_table("terminal", "3", [run.read() for run in made])
-        raise RunError(
-            f"{len(failed_ones)} of {len(missing)} runs failed, see above"
-            if len(missing) > 1
-            else failed_ones[0]
-        )
-    judge_missing([store.read(run.id) for run in planned if run.asked], precisions, where)
-    return [run.read() for run in planned if run.asked]
+
+
+def _say_interrupted(planned: Sequence[stock.WantedRun], show: bool) -> None:
+    """What there is of runs that were broken off."""
+    made = stored(planned)
+    if show and (shown := [run.read() for run in made if run.asked]):
+        print_table("terminal", "3", shown)
+    say(
+        f"interrupted: {len(made)} of {number(len(planned), 'run')} "
+        f"{'is' if len(planned) == 1 else 'are'} stored; "
+        "the same command goes on from there"
+    )
 
 
 def _look_at(loaded: Interactions) -> None:
@@ -353,7 +237,8 @@ def judge_missing(records: Sequence[Record], precisions: Sequence[str], where: W
                 claim.release()
 
 
-def _stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:
+def stored(planned: Sequence[stock.WantedRun]) -> list[stock.WantedRun]:
+    """Those of the runs that the store has."""
     return [run for run in planned if store.has(run.id, warn)]
 
 
@@ -369,17 +254,6 @@ def print_table(
     if precisions and table != "bytes":
         found += command.tables("bytes", records)
     deliver(render.tables(format_name, found, width=width, color=color))
-
-
-def check_shown(file: plan.PlanFile) -> None:
-    """Raise `UsageError` where the plan ends in a table or figure that does not exist."""
-    try:
-        if file.plan.table is not None:
-            build.check_table(file.plan.table)
-        if file.plan.figure is not None:
-            build.check_figure(file.plan.figure)
-    except UsageError as error:
-        raise file.error(error.message, error.hint, -1) from None
 
 
 def dataset_or_default(name: str | None) -> str:
