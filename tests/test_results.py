@@ -158,6 +158,9 @@ def test_the_command_of_a_reference_and_what_is_not_published(published: Path) -
     found["record"]["spec"]["judged_on"] = "valid"
     with pytest.raises(ValueError, match="a trial of tune"):
         checking.check_submission(found)
+    found["record"]["spec"] |= {"judged_on": "test", "preset": "tuned.toml@0a1b2c3d"}
+    with pytest.raises(ValueError, match="its preset is a file"):
+        checking.check_submission(found)
 
 
 def test_references_are_published_beside_methods(results: Path) -> None:

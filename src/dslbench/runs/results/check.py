@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dslbench import registry
+from dslbench import presets, registry
 from dslbench.data.entries import catalog
 from dslbench.data.pinned import pinned_digests
 from dslbench.data.protocols import PROTOCOLS, resolve
@@ -97,6 +97,10 @@ def check_submission(found: Found) -> None:
         raise ValueError(f"no metric '{unknown[0]}' is known")
     if spec.judged_on != "test":
         raise ValueError("it is a trial of tune: its quality is of validation")
+    if presets.is_file(spec.preset):
+        raise ValueError(
+            "its preset is a file that others have not: make it by its values, as --set"
+        )
     _check_data(record)
     _check_versions(record)
     _check_stored(record)
