@@ -28,7 +28,7 @@ from dslbench.runs.claims import Claims
 from dslbench.runs.worker.run import make_run
 from dslbench.spec import RunSpec, resolve
 
-CASES = int(os.environ.get("DSLBENCH_FUZZ", "56"))
+CASES = int(os.environ.get("DSLBENCH_FUZZ", "80"))
 SEED = int(os.environ.get("DSLBENCH_FUZZ_SEED", "0"))
 GROUPS = 8
 

@@ -159,11 +159,11 @@ def test_interrupted_is_uninterrupted(backbone: str, method: str, own: list[str]
     if not total:  # it trains nothing
         same(run(backbone, method, own, Keeper(), data, 2), whole)
         return
-    # In the first half, then at once after that or in one of the last steps.
+    # In the first half, at once after that, and in one of the last steps.
     rng = random.Random(f"{backbone} {method} {own}")
     said: list[str] = []
     early = rng.randrange(1, total // 2)
-    for chosen in (early, rng.choice([1, total - early])):
+    for chosen in (early, 1, total - early):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             stop_at(chosen, patch)
             run(backbone, method, own, Checkpoints("r", CPU, said.append, ALWAYS), data, 2)
