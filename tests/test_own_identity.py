@@ -71,6 +71,8 @@ def test_a_stored_run_follows_its_data_to_another_path(
         ("wx", ["compare"], "leaves no validation pairs in 'few': its users have too few items"),
         ("wx", ["tune"], "leaves no validation pairs in 'few' to choose on"),
         ("wx", ["shrink"], "leaves no validation pairs in 'few' to choose on"),
+        ("abcdefghij", ["tune"], "lists of 20 hold all of the 2 items that are left"),
+        ("abcdefghij", ["shrink"], "nothing can be chosen by recall in 'few'"),
     ],
 )
 def test_data_that_no_run_could_be_judged_on_are_refused_before_any(

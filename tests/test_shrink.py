@@ -134,7 +134,7 @@ def test_too_few_users_and_too_little_time(monkeypatch: pytest.MonkeyPatch) -> N
         made.found(Goal(within=0.01))
     monkeypatch.setattr(command.making, "estimate_seconds", lambda *_: 100.0)
     code, _, err = run("shrink", *SMALL, "--time", "50s")
-    assert code == 2 and "1 epoch of the dense run alone take about 1.7 min" in err
+    assert code == 2 and "the dense run alone takes about 1.7 min for 1 epoch" in err
     assert "--time 400s" in err
     small = [*SMALL[:4], *SMALL[6:]]
     code, _, err = run("shrink", *small, "--epochs", "10", "--time", "50s")

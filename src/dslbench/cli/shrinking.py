@@ -153,8 +153,8 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     if needed * each > wish.seconds:
         possible = int(wish.seconds / each)
         raise UsageError(
-            f"--time is too short: {number(needed, 'epoch')} of the dense run alone take about "
-            f"{duration(needed * each)}",
+            f"--time is too short: the dense run alone takes about "
+            f"{duration(needed * each)} for {number(needed, 'epoch')}",
             (f"--epochs {possible}, or " if possible else "")
             + f"--time {math.ceil(4 * needed * each)}s",
         )

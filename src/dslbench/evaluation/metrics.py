@@ -173,6 +173,14 @@ METRICS: dict[str, Metric] = {
 SELECTION = "recall@20"
 
 
+def lists_hold_all(users: int, items: int, train_pairs: int) -> str | None:
+    """What is to be said where `SELECTION` tells no model from another; None where it does."""
+    longest, left = METRICS[SELECTION].k, items - train_pairs / max(users, 1)
+    if left > longest:
+        return None
+    return f"lists of {longest} hold all of the {left:.0f} items that are left to an average user"
+
+
 def in_group(group: Group) -> list[str]:
     """Names of the metrics that are shown somewhere."""
     return [name for name, metric in METRICS.items() if group in metric.groups]

@@ -8,7 +8,7 @@ from typing import Any
 
 from dslbench import registry
 from dslbench.errors import UsageError
-from dslbench.evaluation.metrics import METRICS, SELECTION
+from dslbench.evaluation.metrics import METRICS, SELECTION, lists_hold_all
 from dslbench.report.columns import Record
 from dslbench.report.machines import describe, machine_of
 from dslbench.report.relative import is_equal_cost, setting_of, without_epochs
@@ -324,12 +324,8 @@ def _data(records: Sequence[Record]) -> list[str]:
             f"{data['name']}: {data['users']:,} users, {data['items']:,} items, "
             f"{data['train_pairs']:,} training pairs; digests: {digests}."
         )
-        left = data["items"] - data["train_pairs"] / max(data["users"], 1)
-        if left <= (longest := METRICS[SELECTION].k):
-            lines.append(
-                f"{data['name']}: lists of {longest} hold all of the {left:.0f} items that are left to an "
-                "average user, so that recall says nothing about the models."
-            )
+        if said := lists_hold_all(data["users"], data["items"], data["train_pairs"]):
+            lines.append(f"{data['name']}: {said}, so that recall says nothing about the models.")
         notes = dict.fromkeys(note for run in runs for note in run["data"].get("notes", []))
         lines += [f"{data['name']}: {note}" for note in notes]
     return lines

@@ -16,6 +16,7 @@ from dslbench.artefact import StoredModel
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.data.interactions import Interactions
 from dslbench.errors import DataError, DslbenchError, RunError, UsageError, reason_of
+from dslbench.evaluation.metrics import lists_hold_all
 from dslbench.runs import store
 from dslbench.spec import RunSpec
 from dslbench.training.hooks import Phase
@@ -52,6 +53,11 @@ def check_parts(data: Interactions, judged_on: Literal["test", "valid"] = "test"
 def check_has_validation(data: Interactions) -> None:
     """Raise `UsageError` or `DataError` for data that have nothing to choose on."""
     if data.valid.nnz:
+        if all_listed := lists_hold_all(data.n_users, data.n_items, data.train.nnz):
+            raise DataError(
+                f"nothing can be chosen by recall in '{data.name}': {all_listed}",
+                "data with more items",
+            )
         return
     if data.protocol == "paper":
         raise UsageError("protocol paper has no validation part to choose on", "--protocol default")
