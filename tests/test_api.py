@@ -14,6 +14,7 @@ import pytest
 
 import dslbench as ds
 from dslbench.errors import DslbenchError, UsageError
+from dslbench.runs import fitted
 from dslbench.serving import Recommender
 from plugin_helpers import ROOT
 
@@ -87,12 +88,16 @@ def test_what_numpy_and_pandas_hold_is_taken(runs_in_this_process: None) -> None
     assert len(ds.compare("lightgcn", methods=["rp"], sparsity=np.array([0.5, 0.8]), **usual)) == 2
 
 
-def test_a_run_its_model_and_frames(runs_in_this_process: None, tmp_path: Path) -> None:
+def test_a_run_its_model_and_frames(
+    runs_in_this_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = ds.train("lightgcn", method="dsl", sparsity=0.5, **SMALL)
     assert run.quality["recall@20"] == run.record["quality"]["recall@20"]
     assert repr(run).startswith(f"Run({run.id}: toy lightgcn dsl")
     assert list(run.history()["epoch"]) == [1]
-    by_user = run.per_user()
+    with monkeypatch.context() as without:
+        without.setattr(fitted, "model_of", pytest.fail)  # users' names are those of the data
+        by_user = run.per_user()
     assert by_user["recall@20"].mean() == pytest.approx(run.quality["recall@20"])
     assert by_user.index[0] == "0"
     users, items = run.model.vectors()
@@ -123,6 +128,7 @@ def test_a_run_its_model_and_frames(runs_in_this_process: None, tmp_path: Path) 
         lambda: ds.train("lightgnc", **SMALL), lambda: ds.table("33"), lambda: ds.table(method="rp"),
         lambda: ds.train("lightgcn", settings={"lr": object()}), lambda: small.recommend_for(["1"]),
         lambda: ds.train("lightgcn", epochs=1, scale="quick"), lambda: ds.shrink("lightgcn", to="x"),
+        lambda: small.save(tmp_path),
     ):  # fmt: skip
         with pytest.raises(UsageError):
             wrong()

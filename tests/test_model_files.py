@@ -106,6 +106,9 @@ CHANGES: list[tuple[str, str, Callable[[Any, Any], Any]]] = [
     ("it lacks table 'encoder'", "bitmap", without_table),
     ("form 'crs' of a table is not known here", "bitmap", say("tables", "encoder", form="crs")),
     ("has shape", "bitmap", say("tables", "encoder", shape=[-1, 8])),
+    # found without counting them one by one, which would take hours
+    ("values for 80,", "dense", say("tables", "gmf_user", shape=[10**13, 8])),
+    ("rows of no columns", "dense", say("tables", "gmf_user", shape=[10**13, 0])),
     ("its spec is not one", "bitmap", lambda _, about: about["spec"].pop("epochs")),
     ("its spec is not one", "bitmap", say("spec", backbone="multave")),
     ("its spec is not one", "bitmap", say("spec", "hyper", dropout="much")),

@@ -11,7 +11,7 @@ import pytest
 from cli_helpers import run
 from dslbench import data
 from dslbench.report.naming import called, labelled
-from dslbench.runs import plan, stock, store
+from dslbench.runs import claims, plan, stock, store
 from dslbench.spec import RunSpec, resolve
 from own_helpers import grid, write
 
@@ -61,6 +61,18 @@ def test_a_stored_run_follows_its_data_to_another_path(
     for name in ("moved/again.csv", "copy.csv", "copy", "again"):
         code, out, err = run("report", "--dataset", name)
         assert code == 0 and "Baseline" in out and "RP" in out, (name, err)
+    write(tmp_path, "third.csv", Path("copy.csv").read_bytes())
+    held: list[list[str]] = []
+    lies_at = store.lies_at
+    monkeypatch.setattr(
+        store, "lies_at",
+        lambda *args: (held.append([p.name for p in claims.folder().glob("[!.]*")]), lies_at(*args)),
+    )  # fmt: skip
+    both = ["--method", "dense", "--method", "rp"]
+    code, _, err = run("compare", *usual[1:], "--dataset", "third.csv", *both)
+    assert code == 0 and "2 stored, 0 to make" in err, err
+    # one run is held at a time: another command may want them in another order
+    assert len(held) == 2 and all(len(names) == 1 for names in held)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,12 @@ def test_what_cannot_be_told_is_said_and_not_taken_by_the_confident() -> None:
     assert sure.chosen.nbytes > tight.chosen.nbytes and "cannot tell" not in shrunk.sentence(sure)
 
 
+@pytest.mark.parametrize("setting", ["dsl.rho0=0.3", "variant=whole"])
+def test_a_setting_of_one_method_is_refused(setting: str) -> None:
+    code, out, err = run("shrink", *SMALL, "--set", setting)
+    assert code == 2 and out == "" and f"--set {setting} has no effect" in err
+
+
 def _tested(found: Answer) -> Any:
     shown = [found.dense, *([found.chosen] if found.chosen else [])]
     record = {"stored": [], "budget": {}, "quality": {}, "spec": {}}

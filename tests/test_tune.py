@@ -109,7 +109,7 @@ class Made:
                 if self.stop_after is not None and len(self.known) == self.stop_after:
                     raise KeyboardInterrupt
                 reached = self.quality(spec)
-                shared = {"teacher": (500, 5.0)} if spec.teacher else {}
+                shared = {("teacher", one): (250, 2.5) for one in "ab"} if spec.teacher else {}
                 why = "" if reached is not None else "the loss became nan"
                 self.known[key] = Outcome(key, reached, why, 10 * spec.epochs, 1.0, shared, 600)
             found.append(self.known[key])

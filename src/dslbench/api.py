@@ -28,7 +28,7 @@ import pandas as pd
 import typer
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from dslbench import artefact, home, registry
+from dslbench import artefact, output, registry
 from dslbench import data as datasets
 from dslbench.artefact import StoredModel
 from dslbench.cli import runner, shrinking
@@ -41,7 +41,7 @@ from dslbench.report import command, shrunk
 from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.tables import TableModel
 from dslbench.runs import fitted, plan, store
-from dslbench.runs.assemble import rebuild, trained_on
+from dslbench.runs.assemble import data_of_record, rebuild, trained_on
 from dslbench.runs.shrinking import Answer, Tried
 from dslbench.serving import Id, LeaveOut, Recommender
 from dslbench.spec import RunSpec, check_length, check_used, resolve
@@ -146,7 +146,7 @@ class Model:
         """Write a model file for `dslbench recommend`; with what users have seen it needs no data set."""
         known = Known.of(self.over, pairs=with_seen).arrays()
         content = artefact.to_bytes(replace(self.stored, known=known))
-        home.write_atomic(Path(path), content)
+        output.put(Path(path), content)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Run:
     def per_user(self) -> pd.DataFrame:
         """Metrics on test by user, by original id; those at other precisions are `METRIC|PRECISION`."""
         found = dict(store.per_user(self.id) or {})
-        names = np.array(self.model.over.user_names, dtype=object)
+        names = np.array(data_of_record(self.record).user_names, dtype=object)
         index = pd.Index(names[found.pop("users")] if found else [], name="user")
         return pd.DataFrame(found, index=index)
 

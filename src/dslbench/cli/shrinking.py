@@ -140,13 +140,22 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
             epochs=epochs, protocol=wish.protocol, settings=wish.settings,
         )  # fmt: skip
 
+    for setting in wish.settings:
+        key = setting.partition("=")[0].strip()
+        if "." in key or key == "variant":
+            raise UsageError(
+                f"--set {setting} has no effect: a method's own settings are those of the preset here",
+                "--set preset=FILE, with a file that dslbench tune wrote",
+            )
     dataset = dataset_or_default(wish.dataset)
     whole = spec(wish.epochs)
-    if wish.epochs is not None and stock.take_stock([whole], False, warn)[-1].done:
+    digests: stock.Digests = {}
+    stored = stock.take_stock([whole], False, warn, check_has_validation, digests)[-1].done
+    if wish.epochs is not None and stored:
         return whole
     say("timing a few steps ...")
     expected = making.estimate_seconds(
-        stock.take_stock([whole], True, warn, check_has_validation), where.device
+        stock.take_stock([whole], True, warn, digests=digests), where.device
     )
     each = (expected or 0.0) / whole.epochs
     needed = whole.epochs if wish.epochs is not None else 1

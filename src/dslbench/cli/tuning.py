@@ -233,7 +233,7 @@ def _outcome(run_id: str) -> Outcome:
         )  # fmt: skip
     record: dict[str, Any] = store.read(run_id)
     cost = record["cost"]
-    own, shared = list[tuple[int, float, int]](), dict[str, tuple[int, float]]()
+    own, shared = list[tuple[int, float, int]](), dict[tuple[str, str], tuple[int, float]]()
     for counted, measured in zip(
         cost["counted"]["exact"]["phases"], cost["measured"]["phases"], strict=True
     ):
@@ -241,7 +241,7 @@ def _outcome(run_id: str) -> Outcome:
         if measured["shared_run"] is None:
             own.append((counted["train_macs"], took, measured["steps"]))
         else:
-            shared[measured["shared_run"]] = counted["train_macs"], took
+            shared[measured["shared_run"], measured["phase"]] = counted["train_macs"], took
     return Outcome(
         run_id, record["quality"][SELECTION], "", sum(one[0] for one in own),
         sum(one[1] for one in own), shared, max((one[2] for one in own), default=0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -161,20 +162,16 @@ class SparseWeights(Valued):
         counts, columns = read_rows(parts, shape[1], shape[1])
         return cls(Values.read(about, counts.astype(np.int64), parts), columns, counts)
 
-    @property
+    @cached_property
     def matrix(self) -> sparse.csr_matrix:
-        """What is stored, decoded."""
-        found = self.__dict__.get("_matrix")  # decoded once
-        if found is None:
-            starts = starts_of(self.counts)
-            small = starts[-1] < 2**31
-            kind = np.int32 if small else np.int64
-            m = len(self.counts)
-            found = sparse.csr_matrix(
-                (self.values.flat(), self.columns.astype(kind), starts.astype(kind)), shape=(m, m)
-            )
-            self.__dict__["_matrix"] = found
-        return found
+        """What is stored, decoded once."""
+        starts = starts_of(self.counts)
+        small = starts[-1] < 2**31
+        kind = np.int32 if small else np.int64
+        m = len(self.counts)
+        return sparse.csr_matrix(
+            (self.values.flat(), self.columns.astype(kind), starts.astype(kind)), shape=(m, m)
+        )
 
     def scores(self, known: sparse.csr_matrix) -> Float32:
         return np.asarray((known @ self.matrix).toarray(), dtype=np.float32)

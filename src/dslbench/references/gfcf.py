@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -71,22 +72,19 @@ class GraphFilter(Valued):
             raise ValueError(f"weight {weight}")
         return cls(Values.read(about, lengths, parts), columns, counts, weight, m)
 
+    @cached_property
     def _parts(self) -> tuple[sparse.csr_matrix, Float32, Float32]:
         """R~, the roots of the items' degrees (at least 1), and V; made once."""
-        found = self.__dict__.get("_made")
-        if found is None:
-            starts = starts_of(self.counts).astype(np.int32)
-            ones = np.ones(len(self.columns), dtype=np.float32)
-            shape = (len(self.counts), self.n_items)
-            pairs = sparse.csr_matrix((ones, self.columns.astype(np.int32), starts), shape=shape)
-            normal, roots = normalised(pairs)
-            k = self.values.count // max(self.n_items, 1)
-            found = normal, roots, self.values.flat().reshape(self.n_items, k)
-            self.__dict__["_made"] = found
-        return found
+        starts = starts_of(self.counts).astype(np.int32)
+        ones = np.ones(len(self.columns), dtype=np.float32)
+        shape = (len(self.counts), self.n_items)
+        pairs = sparse.csr_matrix((ones, self.columns.astype(np.int32), starts), shape=shape)
+        normal, roots = normalised(pairs)
+        k = self.values.count // max(self.n_items, 1)
+        return normal, roots, self.values.flat().reshape(self.n_items, k)
 
     def scores(self, known: sparse.csr_matrix) -> Float32:
-        normal, roots, vectors = self._parts()
+        normal, roots, vectors = self._parts
         found: Float32 = ((known @ normal.T) @ normal).toarray()
         if vectors.shape[1] and self.weight:
             scaled = known @ sparse.diags_array(1 / roots)
@@ -95,7 +93,7 @@ class GraphFilter(Valued):
 
     def macs(self, known: sparse.csr_matrix) -> int:
         """Two sparse products for R~'R~, and two dense ones for V, at the users' items."""
-        normal, _, vectors = self._parts()
+        normal, _, vectors = self._parts
         between = known @ normal.T
         of_users = np.diff(normal.indptr).astype(np.int64)
         linear = int(degrees(normal)[known.indices].sum()) + int(of_users[between.indices].sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -58,24 +59,21 @@ class ItemFactors(Valued):
             raise ValueError(f"alpha {alpha}, reg {reg}, nu {nu}")
         return cls(Values.read(about, lengths, parts), alpha, reg, nu)
 
+    @cached_property
     def _items(self) -> tuple[Float32, Float32]:
         """H (M, d), and alpha H'H (d, d); made once."""
-        found = self.__dict__.get("_made")
-        if found is None:
-            items = self.values.flat().reshape(len(self.values.lengths), -1)
-            found = items, np.float32(self.alpha) * (items.T @ items)
-            self.__dict__["_made"] = found
-        return found
+        items = self.values.flat().reshape(len(self.values.lengths), -1)
+        return items, np.float32(self.alpha) * (items.T @ items)
 
     def scores(self, known: sparse.csr_matrix) -> Float32:
-        items, gram = self._items()
+        items, gram = self._items
         sizes = np.diff(known.indptr)
         users = solve(known, items, gram, penalty(sizes, len(items), self.alpha, self.reg, self.nu))
         return users @ items.T
 
     def macs(self, known: sparse.csr_matrix) -> int:
         """For each user |I_u| d^2 + d^3 / 6 for their vector, and M d for the scores."""
-        items, _ = self._items()
+        items, _ = self._items
         d, users = items.shape[1], int(known.shape[0])
         total: int = int(known.nnz) * d * d + users * (d**3 // 6 + d * d + len(items) * d)
         return total

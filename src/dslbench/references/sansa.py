@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -74,16 +75,19 @@ class Factored(Model):
 
     def scores(self, known: sparse.csr_matrix) -> Float32:
         w = self.factor.matrix
-        # x W' by rows of W', which are columns of W.
-        across = self.__dict__.setdefault("_across", sparse.csr_matrix(w.T))
-        inner = sparse.csr_matrix(known @ across @ sparse.diags_array(self.inverse))
+        inner = sparse.csr_matrix(known @ self._across @ sparse.diags_array(self.inverse))
         return np.asarray((inner @ w).toarray() / -self.diagonal, dtype=np.float32)
+
+    @cached_property
+    def _across(self) -> sparse.csr_matrix:
+        """W' by its rows, which are columns of W."""
+        return sparse.csr_matrix(self.factor.matrix.T)
 
     def macs(self, known: sparse.csr_matrix) -> int:
         """Two sparse products; elementwise scaling costs nothing."""
         w = self.factor.matrix
         of_columns = degrees(w)
-        inner = known @ sparse.csr_matrix(w.T)
+        inner = known @ self._across
         of_rows = np.diff(w.indptr).astype(np.int64)
         return int(of_columns[known.indices].sum()) + int(of_rows[inner.indices].sum())
 

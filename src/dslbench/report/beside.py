@@ -53,8 +53,16 @@ def command(run: Record) -> str | None:
     if is_published(run):
         return str(run[_BESIDE]["command"])
     try:
-        return command_of(RunSpec.of_record(run["spec"]))
-    except (UsageError, ValueError, KeyError):
+        return command_for(RunSpec.of_record(run["spec"]))
+    except (ValueError, KeyError):
+        return None
+
+
+def command_for(spec: RunSpec) -> str | None:
+    """The same of a run by its setting."""
+    try:
+        return command_of(spec)
+    except UsageError:
         return None
 
 

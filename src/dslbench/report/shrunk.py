@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
+from dslbench.report.beside import command_for
 from dslbench.report.columns import COLUMNS, Record, seconds, size
 from dslbench.report.comparable import footer, setting
 from dslbench.report.costs import short_time
 from dslbench.report.sizes import at_precision
 from dslbench.report.tables import MISSING, Cell, TableModel
-from dslbench.runs.shrinking import Answer, Tried, command
+from dslbench.runs.shrinking import Answer, Tried
 from dslbench.words import percent
 
 Latency = Mapping[str, Mapping[str, float] | None] | None
@@ -114,19 +115,19 @@ def tables(found: Answer, tested: Tested) -> list[TableModel]:
             Cell(METRICS[SELECTION].show(one.quality), value=one.quality),
             Cell(_change(one), value=-one.loss), Cell(seconds(one.seconds), value=one.seconds), Cell(mark),
         ])  # fmt: skip
-    runs = {one.run: one.spec for one in found.tried}
     body.footer = [
         "vs dense: relative to dense at fp32, with the 95 % interval of the paired difference over users. "
         "Training: measured, with all that a method needs before it.",
         *(f"Left out: {line}." for line in found.left_out),
         "Each training again, and `dslbench compare ... --precision` judges it at others:",
-        *(command(spec) for spec in runs.values()),
+        *filter(None, _commands(found).values()),
     ]
     return [head, body]
 
 
 def plain(found: Answer, tested: Tested) -> dict[str, Any]:
     """The same as data."""
+    commands = _commands(found)
 
     def row(one: Tried) -> dict[str, Any]:
         return {
@@ -134,7 +135,7 @@ def plain(found: Answer, tested: Tested) -> dict[str, Any]:
             "precision": one.precision, "run": one.run, "bytes": one.nbytes,
             "of_dense": one.nbytes / found.dense.nbytes,
             "validation": {SELECTION: one.quality, "loss": one.loss, "interval": list(one.interval)},
-            "train_seconds": one.seconds, "fits": found.fits(one), "command": command(one.spec),
+            "train_seconds": one.seconds, "fits": found.fits(one), "command": commands[one.run],
         }  # fmt: skip
 
     def judged(one: Tried) -> dict[str, Any]:
@@ -151,6 +152,13 @@ def plain(found: Answer, tested: Tested) -> dict[str, Any]:
         "chosen": None if found.chosen is None else judged(found.chosen),
         "tried": [row(one) for one in found.tried],
         "left_out": found.left_out,
+    }
+
+
+def _commands(found: Answer) -> dict[str, str | None]:
+    """What makes each training again, by its run."""
+    return {
+        run: command_for(spec) for run, spec in {one.run: one.spec for one in found.tried}.items()
     }
 
 

@@ -179,14 +179,28 @@ def trained_on(packed: StoredModel, dataset: str | None = None) -> Interactions:
 
     Raises `DataError` where they are other data, or are not here.
     """
-    spec = RunSpec.model_validate(packed.spec)
+    return _same(RunSpec.model_validate(packed.spec), packed.digests, packed.name, dataset)
+
+
+def data_of_record(record: Mapping[str, Any]) -> Interactions:
+    """The data that a stored run was made on; raises `DataError` as `trained_on`."""
+    digests = {
+        k.removesuffix("_digest"): v for k, v in record["data"].items() if k.endswith("_digest")
+    }
+    return _same(RunSpec.of_record(record["spec"]), digests, f"run {record['id']}", None)
+
+
+def _same(
+    spec: RunSpec, digests: Mapping[str, str | None], what: str, dataset: str | None
+) -> Interactions:
+    """The data of a run, by the name in its spec or by another, where they are those of the digests."""
     try:
         data = data_of(spec, dataset)
     except DataError as error:
-        raise DataError(f"{packed.name}: {error.message}", error.hint) from None
-    if data.digests != packed.digests:
+        raise DataError(f"{what}: {error.message}", error.hint) from None
+    if any(digests.get(part) != data.digests.get(part) for part in {*digests, *data.digests}):
         raise DataError(
-            f"{packed.name} was trained on other data than '{dataset or spec.dataset}' is here",
+            f"{what} was trained on other data than '{dataset or spec.dataset}' is here",
             "dslbench download brings the data sets of the catalog",
         )
     return data

@@ -286,20 +286,6 @@ def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) 
     )  # fmt: skip
 
 
-def command(spec: RunSpec) -> str:
-    """What makes a run again."""
-    options = [f"{spec.method}.{k}={json.dumps(v)}" for k, v in spec.changed_options.items()]
-    own = [f"{k}={json.dumps(v)}" for k, v in spec.changed_hyper.items()]
-    words = [
-        "dslbench train", f"--backbone {spec.backbone}", f"--dataset '{spec.dataset}'",
-        f"--method {spec.method}", f"--epochs {spec.epochs}", f"--seed {spec.seed}",
-        *([f"--sparsity {spec.sparsity:g}"] if spec.sparsity else []),
-        *([f"--protocol {spec.protocol}"] if spec.protocol != "default" else []),
-        *(f"--set {setting}" for setting in [f"preset={spec.preset}", *own, *options]),
-    ]  # fmt: skip
-    return " ".join(words)
-
-
 def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     """Why a way cannot beat what was found; None where it may."""
     try:

@@ -133,6 +133,10 @@ def follow_data(
     if moved:
         with claims.Claims(warn) as held:
             for run in moved:
-                held.wait_for(run.id, run.spec.title, say)
-                entry, _ = locate(run.spec.dataset)
-                store.lies_at(run.id, run.spec.dataset, entry.name)
+                # One at a time: two commands with the runs in another order would wait for each other.
+                claim = held.wait_for(run.id, run.spec.title, say)
+                try:
+                    entry, _ = locate(run.spec.dataset)
+                    store.lies_at(run.id, run.spec.dataset, entry.name)
+                finally:
+                    claim.release()

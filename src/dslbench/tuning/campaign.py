@@ -105,8 +105,8 @@ class Found:
         outcomes = [one for trial in self.trials for one in (*trial.before, trial.outcome)]
         if any(one.macs is None or one.seconds is None for one in outcomes):
             return None, None
-        shared = {run: bill for one in outcomes for run, bill in (one.shared or {}).items()}
-        bills = [bill for run, bill in shared.items() if run not in self.dense]
+        shared = {phase: bill for one in outcomes for phase, bill in (one.shared or {}).items()}
+        bills = [bill for (run, _), bill in shared.items() if run not in self.dense]
         macs = sum(one.macs or 0 for one in outcomes) + sum(bill[0] for bill in bills)
         return macs, sum(one.seconds or 0 for one in outcomes) + sum(bill[1] for bill in bills)
 

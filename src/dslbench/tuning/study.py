@@ -38,7 +38,7 @@ class Outcome:
         quality: the metric that chooses, on validation; None: it came to no end.
         reason: why it did not.
         macs, seconds: of its own training, counted and measured; None where that is not known.
-        shared: the same of runs that it learned from, by their ids.
+        shared: the same of each phase that it took from another run, by that run's id and the phase.
         iterations: of its training.
     """
 
@@ -47,7 +47,7 @@ class Outcome:
     reason: str = ""
     macs: int | None = None
     seconds: float | None = None
-    shared: Mapping[str, tuple[int, float]] | None = None
+    shared: Mapping[tuple[str, str], tuple[int, float]] | None = None
     iterations: int = 0
 
 

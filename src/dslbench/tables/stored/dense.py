@@ -31,6 +31,8 @@ class Dense(Valued):
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
+        if shape[0] and not shape[1]:
+            raise ValueError(f"{shape[0]:,} rows of no columns")
         return cls(shape, Values.read(about, _lengths(*shape), parts))
 
     def live(self) -> npt.NDArray[np.bool_]:

@@ -151,11 +151,17 @@ class Values:
     @classmethod
     def read(cls, about: Mapping[str, Any], lengths: Int64, parts: Parts) -> Self:
         """What a file holds; raises `ValueError` where it is not as it is written."""
-        precision, count = cls.precision_of(about), int(lengths.sum(dtype=np.int64))
+        precision = cls.precision_of(about)
+        if lengths.strides == (
+            0,
+        ):  # of one length: a file may claim more rows than could be summed
+            count = len(lengths) * int(lengths[0]) if len(lengths) else 0
+        else:
+            count = int(lengths.sum(dtype=np.int64))
         if precision in _KINDS:
             kept = parts.take("values", _KINDS[precision])
             if kept.size != count:
-                raise ValueError(f"{kept.size} values for {count} entries")
+                raise ValueError(f"{kept.size:,} values for {count:,} entries")
             found = cls(precision, lengths, kept)
             if precision == "bf16" and not np.isfinite(found.flat()).all():
                 raise ValueError("values that are no finite numbers")
