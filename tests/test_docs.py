@@ -295,7 +295,7 @@ def test_marked_commands_run(
     """Trainings for one epoch at a small size; Python blocks go on with what commands left."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    pairs = rng.integers((40, 30), size=(600, 2))
+    pairs = rng.integers((40, 60), size=(800, 2))
     rows = "".join(f"customer {u},article {i}\n" for u, i in pairs)
     Path("orders.csv").write_text("user,item\n" + rows)
     (plan,) = (c for _, language, c in blocks("") if language == "toml" and "[[grid]]" in c)

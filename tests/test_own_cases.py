@@ -11,7 +11,9 @@ import os
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import sparse
 
 from dslbench import data, paths
 from dslbench.cli import datasets
@@ -446,10 +448,110 @@ def test_descriptions_that_do_not_fit(tmp_path: Path) -> None:
     assert "line 1: a header, where the file is read as one without" in refusal(path).message
 
 
+ISO = "2014-04-07T10:5"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "toml", "words"),
+    [
+        ("d.csv", "stars,who,track\n1,a,w\n2,b,x\n", '[columns]\nitem = "track"', "which column is the user"),
+        ("d.csv", "user,item\na,w\n", '[columns]\nuser = "user"\nitem = "user"', "for user and item"),
+        ("d.csv", "1,2,3\n4,5,6\n", "header = false\n[columns]\nuser = 1", "which column is the user alone"),
+        ("d.csv", "1,2,3\n4,5,6\n", "header = false\n[columns]\nrating = 0", "takes column 0 for user and"),
+        ("d.csv", f"1,{ISO}0,21\n1,{ISO}1,22\n2,{ISO}2,21\n", "", "column 1 holds times"),
+        ("d.csv", "1433221211000,1,30\n1433221211000,1,31\n1433221212000,2,30\n", "", "column 0 holds t"),
+        ("d.csv", "".join(f"{k},{k % 3},{100 + k}\n" for k in range(9)), "", "column 0 counts the rows"),
+        ("d.csv", "user,item\na,w\n\ufeffuser,item\nd,w\n", "", "line 3: the header stands here again"),
+        ("d.csv", 'user,item\na,w\n"User", item\nd,w\n', "", "line 3: the header stands here again"),
+        ("d.csv", "user,item\n----,----\na,w\n", "", "line 2: a line that is drawn"),
+        ("d.csv", "user,item\na,w\n\ufeffd,w\n", "", "mark of byte order"),
+        ("d.csv", "user_id;item_id\n1,23450E+11;0\n1,23450E+11;1\n", "", "a spreadsheet has shortened"),
+        ("d.csv", "ann,std::vector\nann,std::map\nbob,std::vector\n", "", "'::' or by commas"),
+        ("d.txt", "ann,std::vector\nann,std::map\nbob,std::vector\n", "", "'::' or by commas"),
+        ("d.csv", "user_id,item_id,click\n1,1,0\n1,2,1\n1,3,\n2,1,0\n", "", "do rows of all of them count"),
+        ("d.csv", "user_id,item_id,like\n1,1,0\n1,2,1\n1,3,-1\n2,1,0\n", "", "do rows of all of them count"),
+        ("d.csv", 'user_id,item_id\n1,"[10, 20]"\n2,"[10, 40]"\n', "", "one row is many interactions"),
+        ("d.txt", "001 010 20 30\n002 10 40\n003 20 010\n", "", "leading zeros"),
+        ("d.txt", "1 10 20 30\n2 10 40\n3 20 30 40 50\n", "min_rating = 4", "min_rating in d.toml"),
+        ("d.txt", "1 10 20 30\n2 10 40\n3 20 30 40 50\n", "where = { x = 1 }", "where in d.toml"),
+        ("d.csv", "user,item,date\na,w,2020-01-01\na,x,\nb,w,2020-01-02\n", "", "line 3: no timestamp"),
+        ("d.csv", "user,item\na,w,\nb,x,\n", "", "line 1: 2 columns, expected 3"),
+    ],
+)  # fmt: skip
+def test_what_could_be_read_two_ways_is_refused(
+    tmp_path: Path, name: str, content: str, toml: str, words: str
+) -> None:
+    path = write(tmp_path, name, content)
+    if toml:
+        write(tmp_path, "d.toml", toml)
+    assert words in refusal(path).message
+
+
+def test_columns_that_are_not_described_are_found_by_name(tmp_path: Path) -> None:
+    rows = "".join(f"5,{u},{i},2020-01-0{k}\n" for u in "abc" for k, i in enumerate("wxyz", 1))
+    path = write(tmp_path, "d.csv", "stars,user_id,track,when\n" + rows)
+    write(tmp_path, "d.toml", '[columns]\nitem = "track"\ntimestamp = "when"\n')
+    assert counts(path) == (3, 4, 12) and ("a", "w") in pairs(path)
+
+
+def test_a_matrix_has_ratings_as_a_table_has(tmp_path: Path) -> None:
+    values = np.arange(40).reshape(8, 5) % 5 + 1
+    sparse.save_npz(tmp_path / "m.npz", sparse.csr_matrix(values))
+    assert counts(tmp_path / "m.npz") == (8, 5, 40)
+    write(tmp_path, "m.toml", "min_rating = 4\n")
+    assert counts(tmp_path / "m.npz") == (8, 2, 16)
+    (tmp_path / "m.toml").unlink()
+    for shift, words in ((-3, "rating -2 (the matrix)"), (0.0, "holds shares from 0.1 to 0.5")):
+        other = values + shift if shift else values / 10
+        sparse.save_npz(tmp_path / "m.npz", sparse.csr_matrix(other))
+        assert words in refusal(tmp_path / "m.npz").message
+    write(tmp_path, "m.toml", "header = true\n")
+    assert "header in m.toml says nothing" in refusal(tmp_path / "m.npz").message
+
+
+def test_ids_of_a_parquet_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    path, frame = write(tmp_path, "m.parquet", b"PAR1"), pd.DataFrame()
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(pd, "read_parquet", lambda _, **given: (asked.append(given), frame)[1])
+    items = [1, 2, 3, 4]
+    users = pd.array([2**60 + 1, 2**60 + 2, None, 2**60 + 3], dtype="Int64")
+    frame = pd.DataFrame({"user": users, "item": items})
+    write(tmp_path, "m.toml", 'missing = "drop"\n')
+    assert counts(path) == (3, 3, 3)  # floats could not tell these users apart
+    assert asked[-1] == {"dtype_backend": "numpy_nullable"}
+    frame = pd.DataFrame({"user": [b"a", b"b", b"a", b"c"], "item": items})
+    assert ("a", "1") in pairs(path)
+    for item in ([[1, 2], [3], [1], [2]], [{"id": 1}] * 4):
+        frame = pd.DataFrame({"user": items, "item": item})
+        assert "one row is many interactions" in refusal(path).message
+    frame = pd.DataFrame({"user": [2.0**60, 1.0, 2.0, 3.0], "item": items})
+    assert "floats beyond 2^53" in refusal(path).message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "toml", "words"),
+    [
+        ("d.csv", "user,item\na,w\n", "[columns]\nitem = -1", "-1 is no position: they begin at 0"),
+        ("d.json", '{"user": ' + "1" * 5000 + ', "item": 1}\n', "", "line 1: not JSON"),
+    ],
+    ids=["a position below 0", "a number of 5,000 digits"],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(
+    tmp_path: Path, name: str, content: str, toml: str, words: str
+) -> None:
+    path = write(tmp_path, name, content)
+    if toml:
+        write(tmp_path, "d.toml", toml)
+    with pytest.raises(DataError, match=words):
+        data.load(str(path))
+
+
 def test_parquet_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pandas as pd
 
-    def fake(path: Path) -> pd.DataFrame:
+    def fake(path: Path, **_: str) -> pd.DataFrame:
         start = 0 if "0000" in Path(path).name else 2
         users = [float(u) for u in range(start, start + 2) for _ in range(5)]
         return pd.DataFrame({"user_id": users, "item_id": [*range(5), *range(5)], "extra": "x"})
@@ -457,6 +559,7 @@ def test_parquet_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(pd, "read_parquet", fake)
     for shard in ("part-0000.parquet", "part-0001.parquet"):
         write(tmp_path / "shop", shard, b"PAR1")
+    write(tmp_path / "shop", "_SUCCESS", "")  # as Spark says that all are there
     assert counts(tmp_path / "shop") == (4, 5, 20)
     assert ("0", "4") in pairs(tmp_path / "shop")
     datasets.download(["mine"], False, tmp_path / "shop", False, False)

@@ -14,17 +14,17 @@ from dslbench.data import arrays
 from dslbench.data.dialect import Dialect
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
-from dslbench.data.layout import settle
+from dslbench.data.layout import settle, toml_for
 from dslbench.data.raw import Labels, Raw
 from dslbench.data.understood import Understood
-from dslbench.data.values import Table, interpret
+from dslbench.data.values import Table, interpret, refuse_no
 from dslbench.errors import DataError
 
 _HEAD = 300
 
 
-def read_npz(path: Path) -> Raw:
-    """A sparse matrix of users x items, saved by scipy."""
+def read_npz(path: Path, entry: DatasetEntry) -> Raw:
+    """A sparse matrix of users x items, saved by scipy; its values are ratings."""
     try:
         matrix = sparse.coo_matrix(sparse.load_npz(arrays.read_npz(path)))
     except MemoryError:
@@ -44,22 +44,34 @@ def read_npz(path: Path) -> Raw:
             raise DataError(f"{path.name}: a {what} number is outside 0..{bound - 1}")
     kept = values != 0
     users, items = rows[kept].astype(np.int32), columns[kept].astype(np.int32)
-    negative = int((values < 0).sum())
+    ratings = values[kept].astype(np.float64)
+    left_out = {} if kept.all() else {"stored zeros": int((~kept).sum())}
+    least = entry.filters.min_rating
+    if entry.own and least is not None:
+        low = ratings < least
+        left_out |= {f"ratings under {least:g}": int(low.sum())} if low.any() else {}
+        users, items, ratings = users[~low], items[~low], ratings[~low]
+        if not len(users):
+            raise DataError(f"{path.name}: no interactions are left by the filters")
+    elif entry.own:
+        table = Table(path.name, len(ratings), {})
+        refuse_no(
+            table, "the matrix", ratings, np.ones(len(ratings), bool), toml_for(entry, path.name)
+        )
     return Raw(
         path.name,
         users,
         items,
         n_users=matrix.shape[0],
         n_items=matrix.shape[1],
-        ratings=values[kept].astype(np.float64),
+        ratings=ratings,
         repeats_allowed=True,
         understood=Understood(
             path.name,
             f"a sparse matrix of scipy, {matrix.shape[0]:,} users x {matrix.shape[1]:,} items",
             rows=len(values),
-            left_out={"stored zeros": int((~kept).sum())} if not kept.all() else {},
+            left_out=left_out,
             first=(str(users[0]), str(items[0])) if len(users) else None,
-            warnings=(f"{negative:,} negative values count as interactions",) if negative else (),
         ),
     )
 
@@ -67,7 +79,8 @@ def read_npz(path: Path) -> Raw:
 def read_parquet(path: Path, entry: DatasetEntry) -> Raw:
     """A table in parquet, where pandas has an engine for it."""
     try:
-        frame = pd.read_parquet(path)
+        # Whole numbers with gaps would be floats, which hold no id beyond 2^53.
+        frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     except ImportError:
         raise DataError(
             f"{path.name}: reading parquet needs pyarrow or fastparquet", hint="pip install pyarrow"
@@ -81,6 +94,7 @@ def read_parquet(path: Path, entry: DatasetEntry) -> Raw:
     layout = settle(path.name, entry, Dialect(""), (True, ""), names, len(names), values)
     columns: dict[int, tuple[Int32, Labels]] = {}
     for at in layout.wanted:
+        _refuse_no_ids(path.name, names[at], frame.iloc[:, at])
         codes, found = pd.factorize(frame.iloc[:, at], use_na_sentinel=False)
         texts: dict[str, int] = {}
         ranks = [texts.setdefault(_text(value), len(texts)) for value in found]
@@ -93,8 +107,26 @@ def read_parquet(path: Path, entry: DatasetEntry) -> Raw:
     )
 
 
+def _refuse_no_ids(name: str, column: str, values: pd.Series) -> None:
+    """Refuse cells that hold more than one value, and whole numbers that floats may have changed."""
+    if values.dtype == object and any(isinstance(v, list | dict | np.ndarray) for v in values):
+        raise DataError(
+            f"{name}: '{column}' holds lists or records: one row is many interactions",
+            hint=f"make it flat, with pandas: frame.explode('{column}').to_parquet('flat.parquet')",
+        )
+    if values.dtype.kind == "f" and (values.abs() >= 2**53).any():
+        raise DataError(
+            f"{name}: '{column}' holds floats beyond 2^53, which cannot hold every whole number",
+            hint="write ids as whole numbers or as text",
+        )
+
+
 def _text(value: object) -> str:
     """A cell as text: no value is none, whole floats of a column with gaps are whole numbers."""
+    if isinstance(value, list | dict | np.ndarray):
+        return repr(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="backslashreplace").strip()
     if value is None or value is pd.NA or value is pd.NaT or value != value:
         return ""
     if isinstance(value, float | np.floating):

@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dslbench.data.entries import Columns
-from dslbench.data.times import is_time, looks_like_times
+from dslbench.data.times import are_recent, is_time, looks_like_times
 from dslbench.errors import DataError
 
 ROLES = ("user", "item", "rating", "timestamp")
@@ -136,8 +137,8 @@ def is_header(
     if said is not None:
         return said, "as described"
     yes, no, words = header_evidence(first, below)
-    if columns is not None:
-        given = [c for c in columns.model_dump().values() if c is not None]
+    given = [c for c in columns.model_dump().values() if c is not None] if columns else []
+    if given:
         if any(isinstance(column, str) for column in given):
             return True, "columns are named"
         if yes and not no:
@@ -198,7 +199,7 @@ def by_name(
     lowered = [plain(field) for field in names]
     again = next((n for at, n in enumerate(names) if n and n in names[:at]), None)
     if columns is not None:
-        return _as_described(names, columns, why, name, again)
+        return _as_described(names, lowered, columns, why, name, again, toml)
     if again is not None:
         raise DataError(
             f"{name}: two columns are called '{again}'",
@@ -300,7 +301,13 @@ def _guess(shown: str) -> str:
 
 
 def _as_described(
-    names: Sequence[str], columns: Columns, why: Mapping[str, str], name: str, again: str | None
+    names: Sequence[str],
+    lowered: Sequence[str],
+    columns: Columns,
+    why: Mapping[str, str],
+    name: str,
+    again: str | None,
+    toml: str,
 ) -> Chosen:
     positions: dict[str, int] = {}
     stripped = [field.partition(":")[0] for field in names]  # of RecBole's `user_id:token`
@@ -320,7 +327,37 @@ def _as_described(
                 f"{name}: no column '{wanted}' among {shown}",
                 hint="name one of these, or a position from 0, in [columns]",
             )
-    return Chosen(positions, {what: why.get(what, "as described") for what in positions})
+    reasons = {what: why.get(what, "as described") for what in positions}
+    for what in ("user", "item"):
+        if what in positions:
+            continue
+        tiers = (
+            [
+                at
+                for at, field in enumerate(lowered)
+                if field in tier and at not in positions.values()
+            ]
+            for tier in _KNOWN[what]
+        )
+        found = next(filter(None, tiers), [])
+        if len(found) != 1:
+            raise refuse_unknown(name, toml, what, names, len(names))
+        positions[what], reasons[what] = found[0], "by its name"
+    return _each_once(Chosen(positions, reasons), name, names)
+
+
+def _each_once(chosen: Chosen, name: str, names: Sequence[str] | None) -> Chosen:
+    """Raise `DataError` where one column is described as two things."""
+    roles: dict[int, str] = {}
+    for what, at in chosen.positions.items():
+        if at in roles:
+            column = f"'{names[at]}'" if names is not None else f"{at}"
+            raise DataError(
+                f"{name}: [columns] takes column {column} for {roles[at]} and {what}",
+                hint="name another column for one of them",
+            )
+        roles[at] = what
+    return chosen
 
 
 def by_position(
@@ -340,12 +377,20 @@ def by_position(
                 raise DataError(f"{name}: column '{at}' is named, but there is no header")
             if at is not None:
                 positions[what] = at
+        said = {"user", "item"} & set(positions)
+        if len(said) == 1:
+            raise DataError(
+                f"{name}: [columns] says which column is the {min(said)} alone, and there is no header",
+                hint=f"say both in {toml}: [columns] user = 0, item = 1 (positions from 0)",
+            )
+        positions = {"user": 0, "item": 1} | positions
         if max(positions.values()) >= width:
             raise DataError(
                 f"{name}, line 1: {width} column{'s' if width > 1 else ''},"
                 f" expected at least {max(positions.values()) + 1}"
             )
-        return Chosen(positions, {what: why.get(what, "as described") for what in positions})
+        reasons = {what: why.get(what, "as described") for what in positions}
+        return _each_once(Chosen(positions, reasons), name, None)
     if width < 2:
         raise DataError(f"{name}, line 1: {width} column, expected at least 2")
     if width > MOST_COLUMNS:
@@ -356,6 +401,7 @@ def by_position(
             hint=f"write {toml} beside it: header = false, [columns] user = 1, item = 0"
             " (and rating = 2, timestamp = 3 where there are)",
         )
+    _refuse_times_and_numbers(width, values, name, toml)
     positions = {"user": 0, "item": 1}
     reasons = {"user": "first column", "item": "second column"}
     times = []
@@ -383,3 +429,37 @@ def by_position(
         positions["timestamp"] = times[0]
         reasons["timestamp"] = "the values are times"
     return Chosen(positions, reasons)
+
+
+def _refuse_times_and_numbers(
+    width: int, values: Sequence[Sequence[str]], name: str, toml: str
+) -> None:
+    """Refuse a first or second column that holds no ids but times, or the numbers of the rows."""
+    columns = [[row[at] for row in values if at < len(row) and row[at]] for at in range(width)]
+    others = any(map(looks_like_times, columns[2:]))
+    for at in (0, 1):
+        if (columns[at] and all(map(is_time, columns[at]))) or (
+            width > 2 and not others and are_recent(columns[at])
+        ):
+            left = [other for other in range(3) if other != at]
+            raise DataError(
+                f"{name}: column {at} holds times ('{columns[at][0][:30]}' and the like), no ids",
+                hint=f"write {toml} beside it: header = false, [columns] user = {left[0]}, item ="
+                f" {left[1] if width > 2 else at}, timestamp = {at} (or as it is; positions from 0)",
+            )
+    if width > 2 and _count_rows(columns[0]):
+        raise DataError(
+            f"{name}: column 0 counts the rows from {columns[0][0]} on, as pandas writes an index:"
+            " then each user would have one",
+            hint=f"write {toml} beside it: header = false, [columns] user = 1, item = 2 (or user = 0, item ="
+            " 1; positions from 0)",
+        )
+
+
+def _count_rows(column: Sequence[str]) -> bool:
+    """Whether a column begins with 0 or 1 and goes on in equal steps; some rows may have been left out."""
+    if len(column) < 3 or column[0] not in ("0", "1") or not all(map(str.isdecimal, column)):
+        return False
+    numbers = [int(value) for value in column[:100]]
+    steps = {after - before for before, after in pairwise(numbers)}
+    return len(steps) == 1 and min(steps) > 0

@@ -245,6 +245,8 @@ def decode(content: bytes, name: str, encoding: str | None, packed: str | None =
 
 def _check_utf8(content: bytes, name: str) -> None:
     if b"\0" in content:
+        if content[257:262] == b"ustar":
+            raise DataError(f"{name} is a tar archive", hint="unpack it: tar -xf")
         half = content[:4096]
         for start, known in ((1, "utf-16-le"), (0, "utf-16-be")):
             zeros = half[start::2].count(0)

@@ -39,7 +39,11 @@ def read_table(path: Path, entry: DatasetEntry) -> Raw:
     if entry.format in ("npz", "parquet"):
         from dslbench.data import binary
 
-        return binary.read_npz(path) if entry.format == "npz" else binary.read_parquet(path, entry)
+        return (
+            binary.read_npz(path, entry)
+            if entry.format == "npz"
+            else binary.read_parquet(path, entry)
+        )
     text = read_text(path, entry.encoding)
     if entry.format == "jsonl":
         from dslbench.data.jsonlines import read_records

@@ -125,7 +125,7 @@ def find(
             fitting.append(candidate)
     if "\t" in fitting:
         return _tabs_or_blanks(text, lines, quotes, toml)
-    if "::" in fitting:
+    if fitting == ["::"]:
         return Dialect("::", _has_quotes(text, "::", quotes, toml))
     if len(fitting) > 1:  # a comma before a blank is one of a sentence
         fitting = [c for c in fitting if not all(f"{c} " in line for line in lines)] or fitting
@@ -224,9 +224,11 @@ def check_widths(text: Text, dialect: Dialect) -> int:
             f" another number of them than {width}"
         )
         if row == 0 and len(wrong) == 1 and found == width - 1:
-            hint = (
-                "the header lacks a name, as R writes row names: write.csv(..., row.names = FALSE)"
-            )
+            below = [fields for _, fields in rows(text, dialect)][1:]
+            if all(not fields[-1] for fields in below):
+                hint = "all other lines end in an empty field: add one here, or take it out of them"
+            else:
+                hint = "the header lacks a name, as R writes row names: write.csv(..., row.names = FALSE)"
         cut = " (cut?)" if row == len(counts) - 1 and not text.complete else ""
         raise text.refuse(
             line,

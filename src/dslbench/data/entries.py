@@ -107,12 +107,22 @@ class Filters(_Model):
 
 
 class Columns(_Model):
-    """Columns of delimited files: names where there is a header, else positions from 0."""
+    """Columns of delimited files: names where there is a header, else positions from 0.
 
-    user: str | int = 0
-    item: str | int = 1
+    Users and items that are not said are found as where nothing is.
+    """
+
+    user: str | int | None = None
+    item: str | int | None = None
     rating: str | int | None = None
     timestamp: str | int | None = None
+
+    @field_validator("*")
+    @classmethod
+    def _check_position(cls, column: str | int | None) -> str | int | None:
+        if isinstance(column, int) and column < 0:
+            raise ValueError(f"{column} is no position: they begin at 0")
+        return column
 
 
 class DatasetEntry(_Model):

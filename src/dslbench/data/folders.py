@@ -28,7 +28,7 @@ _START = 1 << 16
 
 def looks_like_data(path: Path) -> bool:
     """Whether a file could hold interactions, by its name."""
-    if not path.is_file() or path.name[0] == "." or _BESIDE.fullmatch(path.name):
+    if not path.is_file() or path.name[0] in "._" or _BESIDE.fullmatch(path.name):
         return False
     ends = path.name.lower().split(".")
     if ends[-1] in _PACKED:

@@ -36,7 +36,9 @@ def read_records(text: Text, entry: DatasetEntry) -> Raw:
             if isinstance(record.get(key), dict | list):
                 raise DataError(
                     f"{text.name}{f', line {line}' if line else ''}: '{key}' holds no id, but more",
-                    hint=f"make it flat: jq -c '{{{what}: .{key}.id, ...}}' {text.name} > flat.json",
+                    hint=f"make it flat: jq -c '{{{what}: .{key}.id, ...}}' {text.name} > flat.json"
+                    if "0" not in record[key]
+                    else 'a table by columns? pandas: to_json(orient="records", lines=True)',
                 )
     table = Table(text.name, len(records), columns, lambda row: lines[row])
     return interpret(
@@ -68,7 +70,7 @@ def _records(text: Text) -> tuple[list[dict[str, Any]], list[int | None]]:
     if stripped.startswith(b"["):
         try:
             whole = json.loads(text.content)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number may have too many digits
             at = error.lineno if isinstance(error, json.JSONDecodeError) else 1
             raise text.refuse(at, "not JSON") from None
         bad = next((at for at, record in enumerate(whole) if not isinstance(record, dict)), None)
@@ -82,7 +84,7 @@ def _records(text: Text) -> tuple[list[dict[str, Any]], list[int | None]]:
             continue
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise text.refuse(number, *_no_json(text, number, line)) from None
         if not isinstance(record, dict):
             raise text.refuse(number, "not a JSON object")

@@ -102,8 +102,8 @@ def layout_of(text: Text, entry: DatasetEntry, *, whole: bool = True) -> Layout:
     if header and not below:
         raise DataError(f"{text.name}: a header and no rows below it", hint="was it cut?")
     values = _spread(below if header else rows)
-    return settle(text.name, entry, dialect, (header, why), first if header else None, width, values,
-                  text=text if whole else None)  # fmt: skip
+    names = first if header else None
+    return settle(text.name, entry, dialect, (header, why), names, width, values)
 
 
 def settle(
@@ -114,8 +114,6 @@ def settle(
     names: Sequence[str] | None,
     width: int,
     values: Sequence[Sequence[str]],
-    *,
-    text: Text | None = None,
 ) -> Layout:
     """Columns by their names or positions, and those that could say that a row does not count."""
     toml = toml_for(entry, name)
@@ -124,8 +122,6 @@ def settle(
             names, values, columns=entry.columns or _recbole(entry, names), why=entry.why,
             time_format=entry.time_format, name=name, toml=toml,
         )  # fmt: skip
-        if text is not None and header[0]:
-            _refuse_second_header(text)
     else:
         chosen = named.by_position(
             width, values, columns=entry.columns or _ratings(entry, width), why=entry.why,
@@ -174,18 +170,9 @@ def _ratings(entry: DatasetEntry, width: int) -> Columns | None:
     """MovieLens' columns of a published file; of one's own the values decide."""
     if entry.own:
         return None
-    return Columns(rating=2 if width > 2 else None, timestamp=3 if width > 3 else None)
-
-
-def _refuse_second_header(text: Text) -> None:
-    """A header that stands again below, as files that were put together have it."""
-    start = int(text.line_numbers[0])
-    lines = text.content.split(b"\n", start)
-    header, rest = lines[start - 1], lines[start] if len(lines) > start else b""
-    at = 0 if rest.startswith(header + b"\n") else rest.find(b"\n" + header + b"\n") + 1
-    if at or rest.startswith(header + b"\n"):
-        line = start + 1 + rest[:at].count(b"\n")
-        raise text.refuse(line, "the header stands here again", "take the repeated header out")
+    return Columns(
+        user=0, item=1, rating=2 if width > 2 else None, timestamp=3 if width > 3 else None
+    )
 
 
 def _refuse_other_kinds(text: Text, lines: Sequence[str]) -> None:
@@ -261,9 +248,9 @@ def _look_at(
         found = {row[at].lower() for row in values if at < len(row) and row[at]}
         name = named.plain(names[at]) if names is not None else ""
         two = any(found and found <= pair for pair in _TWO_VALUES)
-        if two and (name in _FLAGS or name.startswith("is")):
+        if name in _FLAGS or (two and name.startswith("is")):
             flags[at] = "flag"
-        elif two or name in _FLAGS:
+        elif two:
             flags[at] = "two values"
         elif name in _EVENTS or (names is None and len(values) > 20 and 1 < len(found) < 6):
             flags[at] = "events"

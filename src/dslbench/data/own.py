@@ -31,6 +31,12 @@ from dslbench.errors import DataError, UsageError, harmless
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TEXT = ("csv", "tsv", "ratings", "inter")
+_DIVIDED = ("header", "separator", "quotes")
+_OF_COLUMNS = ("columns", "where", "time_format", *_DIVIDED)
+_WITHOUT_EFFECT = {
+    "adjacency": ("min_rating", *_OF_COLUMNS), "counted": ("min_rating", *_OF_COLUMNS),
+    "npz": ("encoding", *_OF_COLUMNS), "parquet": ("encoding", *_DIVIDED), "jsonl": _DIVIDED,
+}  # fmt: skip
 
 
 class Description(BaseModel):
@@ -195,6 +201,14 @@ def _entry(
     if format_ is None:
         format_, why = agree(
             {file: sniff(folder / file, description.encoding) for file in files}, toml
+        )
+    said = {key for key, value in description if value is not None} | (
+        {"min_rating"} if filters.min_rating is not None else set()
+    )
+    if useless := sorted(said & set(_WITHOUT_EFFECT.get(format_, ()))):
+        raise DataError(
+            f"data set '{name}': {', '.join(useless)} in {toml} says nothing about files of format {format_}",
+            hint="leave it out, or name another format",
         )
     try:
         found = DatasetEntry(

@@ -45,7 +45,7 @@ def read(path: Path, entry: DatasetEntry) -> Raw:
 def _own_lists(path: Path, entry: DatasetEntry, counted: bool) -> Raw:
     """Lists of one's own, with the statement of what they were taken for."""
     text = read_text(path, entry.encoding)
-    raw = read_lists(text.content, path.name, counted=counted)
+    raw = read_lists(text.content, path.name, counted=counted, own=True)
     shape = "count item item ..., line k is user k" if counted else "user item item ..."
     assert raw.line_starts is not None
     return replace(
@@ -61,9 +61,14 @@ def _own_lists(path: Path, entry: DatasetEntry, counted: bool) -> Raw:
     )
 
 
-def read_lists(content: bytes, name: str, *, counted: bool) -> Raw:
+def read_lists(content: bytes, name: str, *, counted: bool, own: bool = False) -> Raw:
     """Read adjacency lists, or (`counted`) count-prefixed lists."""
     lines = read_int_lines(content, name)
+    if own and lines.padded:
+        raise DataError(
+            f"{name}: ids with leading zeros, which lists of items would lose",
+            hint="write pairs, one 'user,item' a line, and name the file *.csv",
+        )
     starts = lines.starts
     heads = lines.values[starts]
     per_line = (lines.counts - 1).astype(np.int32)

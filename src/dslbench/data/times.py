@@ -15,6 +15,7 @@ from dslbench.errors import DataError
 
 # From 1973 on, and before 2100: no rating and no count is as large.
 _FIRST, _LAST = 1e8, 4.2e9
+_RECENT = 788_918_400.0, 2_051_222_400.0  # 1995 to 2035
 _UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _ISO = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?( ?(Z|UTC|[+-]\d\d(:?\d\d)?))?)?"
@@ -38,6 +39,19 @@ def looks_like_times(values: Sequence[str]) -> bool:
     except ValueError:
         return False
     return unit_of(numbers) is not None
+
+
+def are_recent(values: Sequence[str]) -> bool:
+    """Whether all values are epochs of 1995 to 2035 in seconds or milliseconds: ids rarely are."""
+    try:
+        numbers = np.array([float(value) for value in values])
+    except ValueError:
+        return False
+    first, last = _RECENT
+    return len(numbers) > 0 and any(
+        bool((numbers >= first * parts).all() and (numbers <= last * parts).all())
+        for parts in (_UNITS["s"], _UNITS["ms"])
+    )
 
 
 def unit_of(numbers: npt.NDArray[np.float64]) -> str | None:
@@ -91,8 +105,9 @@ def seconds(
     values = floats(labels)
     bad = _first(~np.isfinite(values))
     if bad is not None:
-        mixed = iso.any() and not iso[bad]
-        return None, bad, "is not a time as the others are" if mixed else "is not a number"
+        if 2 * iso.sum() > len(iso):
+            return None, int(np.argmin(iso)), "is not a time as the others are"
+        return None, bad, "is not a number"
     unit = unit_of(values)
     if unit is not None:
         return values / _UNITS[unit], 0, f"{unit} since 1970"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +22,10 @@ from dslbench.data.understood import Column, Understood
 from dslbench.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
+_SEVERAL = re.compile(r"[0-9]+([ |;,]+[0-9]+)+")
+_DRAWN = frozenset("-=+:|")
+_RULER = re.compile(r"[-=+:|]{2,}")
+_FEW = 5  # values of a column that says yes and no; more are numbers of another kind
 _NO = ("0", "0.0", "false", "no", "-1", "n")
 
 
@@ -56,6 +62,8 @@ def interpret(table: Table, layout: Layout, entry: DatasetEntry, **known: Any) -
     if not kept.any():
         raise DataError(f"{table.name}: where leaves no row", hint=_values_hint(table, layout))
     kept = _with_ids(table, layout, entry, kept, left_out, toml)
+    if entry.own:
+        _refuse_other_rows(table, layout, kept)
     warnings = [*dict.fromkeys((*entry.remarks, *layout.warnings))] if entry.own else []
     warnings += _flags(table, layout, kept, toml) if entry.own else []
     ratings = _ratings(table, layout, entry, kept, toml)
@@ -179,6 +187,42 @@ def _with_ids(
     return kept
 
 
+def _refuse_other_rows(table: Table, layout: Layout, kept: Mask) -> None:
+    """Refuse a header that stands again below, as files that were put together have it, and rulers."""
+    (users, user_labels), (items, item_labels) = (
+        table.columns[layout.positions[what]] for what in ("user", "item")
+    )
+
+    def both(users_so: Mask, items_so: Mask) -> Mask:
+        found: Mask = kept & users_so[users] & items_so[items]
+        return found
+
+    rulers = (
+        np.array([one[:1] in _DRAWN and _RULER.fullmatch(one) is not None for one in labels], dtype=bool)
+        for labels in (user_labels, item_labels)
+    )  # fmt: skip
+    ruled = both(*rulers)
+    if ruled.any():
+        raise table.refuse(int(np.argmax(ruled)), "a line that is drawn, not a row", "take it out")
+    if layout.names is None:
+        return
+
+    def called(labels: Labels, name: str) -> Mask:
+        most, bare = len(name) + 8, _bare(name)  # ids are many: most are too long to be it
+        return np.array([len(one) < most and _bare(one) == bare for one in labels], dtype=bool)
+
+    user_name, item_name = (layout.names[layout.positions[what]] for what in ("user", "item"))
+    again = both(called(user_labels, user_name), called(item_labels, item_name))
+    if again.any():
+        row = int(np.argmax(again))
+        raise table.refuse(row, "the header stands here again", "take the repeated header out")
+
+
+def _bare(text: str) -> str:
+    """A header's field however it is written: without quotes, case, or a mark of byte order."""
+    return text.strip('\ufeff" ').lower()
+
+
 def _kept(table: Table, at: int, kept: Mask) -> tuple[Int32, Labels]:
     codes, labels = table.columns[at]
     if kept.all():
@@ -194,17 +238,17 @@ def _flags(table: Table, layout: Layout, kept: Mask, toml: str) -> list[str]:
         codes, labels = table.columns[at]
         counts = np.bincount(codes[kept], minlength=len(labels))
         order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
-        values = [str(labels[k]).lower() for k in order]
+        values = [str(labels[k]).lower() for k in order if labels[k]]
         shown = ", ".join(f"{labels[k]!r} {counts[k]:,}" for k in order[:5])
         name = layout.name_of(at)
         key = layout.names[at] if layout.names is not None else str(at)
-        if kind == "flag" and len(values) == 2 and any(value in _NO for value in values):
-            yes = next(str(labels[k]) for k in order if str(labels[k]).lower() not in _NO) if not all(
-                value in _NO for value in values
-            ) else str(labels[order[0]])  # fmt: skip
+        if kind == "flag" and 2 <= len(values) <= _FEW and any(value in _NO for value in values):
+            known = [str(labels[k]) for k in order if labels[k]]
+            yes = [label for label in known if label.lower() not in _NO] or known[:1]
             raise DataError(
-                f"{table.name}: column {name} holds {shown}: do rows of both count as interactions?",
-                hint=f'only those of one: write {toml}: where = {{ "{key}" = ["{yes}"] }};'
+                f"{table.name}: column {name} holds {shown}: do rows of all of them count as"
+                " interactions?",
+                hint=f'only some: write {toml}: where = {{ "{key}" = {json.dumps(yes)} }};'
                 " all of them: where = {}",
             )
         if kind == "events":
@@ -237,14 +281,14 @@ def _ratings(
         )
     ratings: npt.NDArray[np.float64] = values[codes]
     if entry.own and entry.filters.min_rating is None:
-        _refuse_no(table, layout.name_of(at), ratings, kept, toml)
+        refuse_no(table, f"column {layout.name_of(at)}", ratings, kept, toml)
     return ratings
 
 
-def _refuse_no(
-    table: Table, name: str, ratings: npt.NDArray[np.float64], kept: Mask, toml: str
+def refuse_no(
+    table: Table, where: str, ratings: npt.NDArray[np.float64], kept: Mask, toml: str
 ) -> None:
-    """Ratings that may mean "no": 0 and less, or shares of one."""
+    """Refuse ratings that may mean "no": 0 and less, or shares of one. `where` they stand, in words."""
     used = ratings[kept]
     no = kept & (ratings <= 0)
     count = int(no.sum())
@@ -254,14 +298,14 @@ def _refuse_no(
     if (count and count < len(used)) or (count and least < 0):
         raise table.refuse(
             int(np.argmax(no)),
-            f"rating {ratings[int(np.argmax(no))]:g} (column {name}), as in {count:,} of"
+            f"rating {ratings[int(np.argmax(no))]:g} ({where}), as in {count:,} of"
             f" {len(used):,} rows: do these count as interactions?",
             f"write {toml}: [filters] min_rating = {smallest:g} leaves them out,"
             f" min_rating = {least:g} counts all",
         )
     if not count and len(used) and used.max() <= 1 and (used != 1).any():
         raise DataError(
-            f"{table.name}: column {name} holds shares from {least:g} to {used.max():g}: is any of"
+            f"{table.name}: {where} holds shares from {least:g} to {used.max():g}: is any of"
             " them an interaction?",
             hint=f"write {toml}: [filters] min_rating = 0.5 (the least that counts);"
             f" min_rating = {least:g} counts all",
@@ -315,6 +359,12 @@ def _ids(
         if found is not None:
             row = int(rows[int(np.argmax(codes == found[0]))])
             raise table.refuse(row, f"{what}: {found[1]}", "write ids alike in every row")
+        several = sum(_SEVERAL.fullmatch(label) is not None for label in labels)
+        if 2 * several > len(labels):
+            warnings.append(
+                f"{what}s are several numbers each ('{labels[0]}'), and count as one: is a row many"
+                " interactions?"
+            )
         if "-1" in labels:
             count = int(np.count_nonzero(codes == list(labels).index("-1")))
             warnings.append(
