@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dslbench.cost import measured
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UnsuitableError, UsageError
+from dslbench.methods.lsq import LearnedSteps, StepOptions
 from dslbench.methods.magprune import best_of
 from dslbench.methods.mde import widths_for
 from dslbench.methods.pq import quantised
@@ -31,6 +32,7 @@ from dslbench.tables.low_precision import LowPrecisionTable
 from dslbench.tables.spec import TableSpec, normal
 from dslbench.tables.stepped import SteppedTable
 from dslbench.tables.stored.quotient import Plan
+from dslbench.training.hooks import Loop
 from training_helpers import parameters, train
 
 STREAM = np.random.default_rng
@@ -333,6 +335,35 @@ def test_it_follows_adam_of_32_bits(precision: str) -> None:
     assert float(off) < 0.15 * float(moved.std())
     bias = (table.decoded() - weight.detach()).mean()
     assert abs(float(bias)) < 0.1 * float(off)  # rounding at random has none
+
+
+def test_no_epoch_before_rounding_begins_is_selected() -> None:
+    method = LearnedSteps(StepOptions(warmup=0.5), 0.0)
+    loops = (Loop(None, None, total=10, batch_size=1, t=t) for t in (4, 5, 6, 10))  # type: ignore[arg-type]
+    chosen = [method.may_be_selected(loop) for loop in loops]
+    assert chosen == [False, False, True, True]
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+@pytest.mark.parametrize("by_kernels", [True, False])
+@pytest.mark.parametrize("size", [1e-4, 1.0])
+def test_rows_that_rest_after_a_gradient_stay_where_adam_has_them(
+    precision: str, by_kernels: bool, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Look-up rows do: a second moment rounded to none beside a first one would be divided by eps."""
+    if not by_kernels:
+        monkeypatch.setattr(low_adam, "step_int8", low_adam.int8_by_torch)
+        monkeypatch.setattr(low_adam, "step_bf16", low_adam.bf16_by_torch)
+    table = table_of(400, 64, precision)
+    weight = torch.nn.Parameter(table.decoded())
+    optimiser = Adam([weight], lr=GROUP["lr"], fused=True)
+    gradient = torch.from_numpy(STREAM(3).standard_normal((400, 64)).astype(np.float32)) * size
+    for t in range(1, 8):
+        weight.grad = gradient if t == 1 else torch.zeros_like(gradient)
+        optimiser.step()
+        (table.full() * weight.grad).sum().backward()  # type: ignore[no-untyped-call]
+        table.step(t, GROUP, t)
+    assert float((table.decoded() - weight.detach()).abs().max()) < 20 * GROUP["lr"]
 
 
 def test_devices_without_kernels_step_alike() -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dslbench import artefact, registry
+from dslbench.backbones.base import Backbone
 from dslbench.data.interactions import Interactions
 from dslbench.errors import UsageError
+from dslbench.methods.base import Method
 from dslbench.runs.assemble import served
 from dslbench.spec import resolve
 from dslbench.tables import keep_count
@@ -36,6 +38,34 @@ BUDGETS = [
 ]
 
 
+VARIANTS = [
+    (method, variant)
+    for method in METHODS
+    for variant in registry.method(method).variants
+    if variant != "default"
+]
+
+
+def within_budget(model: Backbone, trained: Method, lab: Lab) -> artefact.StoredModel:
+    """The model as it is stored, which is what its method allows."""
+    kept = artefact.pack(model, {}, {}, trained.stored(model))
+    specs = {n: t.spec for n, t in model.tables().items() if t.spec.role == "embedding"}
+    own = [kept.tables[name] for name in specs]
+    parameters, nbytes = sum(t.parameters for t in own), sum(t.nbytes for t in own)
+    trained.allowance(specs, lab.full_hyper).check(parameters, nbytes)
+    return kept
+
+
+@pytest.mark.parametrize(("method", "variant"), VARIANTS)
+def test_named_variants_keep_to_their_budgets(
+    interactions: Interactions, method: str, variant: str
+) -> None:
+    model, trained, lab = train(
+        interactions, "lightgcn", method, 0.5, 1, f"{method}.variant={variant}"
+    )
+    within_budget(model, trained, lab)
+
+
 @pytest.mark.parametrize(("backbone", "method", "sparsity"), BUDGETS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_budget_is_exact_and_survives_storage(
@@ -49,14 +79,12 @@ def test_the_budget_is_exact_and_survives_storage(
     except UsageError:
         assert sparsity >= 0.9  # not one column is left of a row, or maps take more than there is
         return
-    kept = artefact.pack(model, {}, {}, trained.stored(model))
+    kept = within_budget(model, trained, lab)
     content = artefact.to_bytes(kept)
     packed = artefact.from_bytes(content)
     assert artefact.to_bytes(packed) == content
     specs = {n: t.spec for n, t in model.tables().items() if t.spec.role == "embedding"}
-    own = [packed.tables[name] for name in specs]
-    parameters, nbytes = sum(t.parameters for t in own), sum(t.nbytes for t in own)
-    trained.allowance(specs, lab.full_hyper).check(parameters, nbytes)
+    parameters = sum(packed.tables[name].parameters for name in specs)
     entries = [spec.n_rows * lab.full_hyper.width(name) for name, spec in specs.items()]
     assert parameters <= sum(keep_count(n, trained.sparsity) for n in entries)
     for name, table in packed.tables.items():

@@ -175,6 +175,18 @@ def test_official_variant_keeps_moments_warm_and_its_own_count() -> None:
     assert model.tables()["embedding"].pack().parameters == table.live()
 
 
+@pytest.mark.parametrize("form", ["full", "packed"])
+@pytest.mark.parametrize("score", ["instant", "accum"])
+def test_a_mask_moves_where_a_step_comes_before_it(form: str, score: str) -> None:
+    """The step masks the gradient that the exploration after it needs."""
+    settings = [f"dsl.{x}" for x in ("step_on_explore=true", "delta_t=2")]
+    _, method, _ = train(
+        make_interactions(), "lightgcn", "dsl", 0.5, 4, *settings, f"dsl.table_form={form}",
+        f"dsl.grow_score={score}",
+    )  # fmt: skip
+    assert method.diagnostics()["itop_rate"] > 0.7
+
+
 def test_itop_rate_and_zero_score_growth_are_reported() -> None:
     data = make_interactions()
     _, method, _ = train(data, "lightgcn", "dsl", 0.8, 4, "dsl.delta_t=1")

@@ -184,12 +184,16 @@ class MaskedMethod(Method):
 
 
 def copy_weights(model: Backbone) -> Weights:
-    """The parameters of a model, bit for bit; of masked tables the (n, d) values."""
+    """The parameters of a model, bit for bit; of masked tables the (n, d) values.
+
+    With them the buffers that a training moves, such as the steps that Mult-VAE's annealing has done.
+    """
     tables = _masked_tables(model)
-    return {
+    weights = {
         name: tables[name].dense().clone() if name in tables else p.detach().clone()
         for name, p in model.named_parameters()
     }
+    return weights | {name: buffer.clone() for name, buffer in _moved_buffers(model).items()}
 
 
 @torch.no_grad()
@@ -201,6 +205,14 @@ def restore_weights(model: Backbone, weights: Weights) -> None:
             tables[name].assign(weights[name])
         else:
             p.copy_(weights[name])
+    for name, buffer in _moved_buffers(model).items():
+        buffer.copy_(weights[name])
+
+
+def _moved_buffers(model: Backbone) -> dict[str, Tensor]:
+    """The buffers by name that are part of what is stored, but for those of tables."""
+    kept = model.rest()
+    return {name: buffer for name, buffer in model.named_buffers() if name in kept}
 
 
 def _masked_tables(model: Backbone) -> dict[str, MaskedTable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UsageError
+from dslbench.methods.base import Allowance
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.ranges import searched, searched_among
 from dslbench.tables import (
@@ -24,6 +26,7 @@ from dslbench.tables import (
     select_largest,
 )
 from dslbench.tables.select import kth_largest
+from dslbench.tables.stored import Bitmap
 from dslbench.training.hooks import Loop
 from dslbench.training.lab import Lab
 
@@ -142,9 +145,14 @@ class DynamicSparseLearning(RandomPruning):
                     "or --set dsl.block=none",
                 )
 
+    def __init__(self, options: Any, sparsity: float) -> None:
+        super().__init__(options, sparsity)
+        self.drawn: dict[str, int] = {}  # live entries of each table, once they are drawn
+
     def run(self, lab: Lab) -> Backbone:
         model = self.start(lab)
         self.mask_at_random(lab.streams)
+        self.drawn = {table.spec.name: table.live() for table in self.masked}
         self.growth = lab.streams["growth"]
         lab.fit(model, "train", self)
         return model
@@ -176,6 +184,18 @@ class DynamicSparseLearning(RandomPruning):
     def table_type(self, spec: TableSpec) -> type[MaskedTable]:
         """Moments off the mask need a table that has a place for them."""
         return super().table_type(spec) if self.options.mask_moments else WarmMaskedTable
+
+    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
+        """As of every mask; where coins were thrown, what they came to."""
+        if self.options.mask_init == "exact" or not self.drawn:
+            return super().allowance(specs, full)
+        entries = nbytes = 0
+        for name, spec in specs.items():
+            n, d = spec.n_rows, spec.dim
+            live = self.drawn.get(name)
+            entries += n * d if live is None else live
+            nbytes += 4 * n * d if live is None else Bitmap.size(n, d, live)
+        return Allowance.exactly(entries, nbytes)
 
     def begin(self, loop: Loop) -> None:
         published = loop.model.published_delta_t
@@ -240,11 +260,23 @@ class DynamicSparseLearning(RandomPruning):
     def after_backward(self, loop: Loop) -> bool:
         explored = False
         self.watch(loop)
-        if not self.options.step_on_explore and loop.t % self.delta_t == 0:
-            explored = self.explore(loop)
+        if loop.t % self.delta_t == 0:
+            if not self.options.step_on_explore:
+                explored = self.explore(loop)
+            elif self.window == 1:
+                self.keep_scores()
         for table in self.masked:
             table.mask_gradient()
         return not explored
+
+    @torch.no_grad()
+    def keep_scores(self) -> None:
+        """Keep the gradient for an exploration after the step, before it is masked for the step."""
+        gradients = ((table, table.gradient()) for table in self.masked)
+        self.sums = [
+            torch.zeros_like(table.dense()) if gradient is None else gradient.clone()
+            for table, gradient in gradients
+        ]
 
     def after_step(self, loop: Loop) -> None:
         for table in self.masked:

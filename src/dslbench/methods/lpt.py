@@ -38,6 +38,7 @@ class LowPrecisionTraining(LowBits):
 
     name = "lpt"
     label = "LPT"
+    version = 2
     relative_time: ClassVar[float] = 1.3
     options_type: ClassVar[type[Options]] = LowPrecisionOptions
     variants: ClassVar[dict[str, dict[str, Any]]] = {

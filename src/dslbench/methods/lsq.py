@@ -64,10 +64,18 @@ class LearnedSteps(LowBits):
         self.stepped = [t for t in loop.model.tables().values() if isinstance(t, SteppedTable)]
 
     def before_step(self, loop: Loop) -> None:
-        if loop.t > self.options.warmup * loop.total:
+        if self.rounds_at(loop):
             for table in self.stepped:
                 if not table.rounds:
                     table.start_steps()
+
+    def may_be_selected(self, loop: Loop) -> bool:
+        """Only once it rounds: before, what is judged is not what would be stored."""
+        return self.rounds_at(loop)
+
+    def rounds_at(self, loop: Loop) -> bool:
+        """Whether values are read through their grids in this iteration."""
+        return loop.t > float(self.options.warmup) * loop.total
 
     @classmethod
     def choices(cls, options: Any, full: Hyper) -> list[tuple[dict[str, Any], str | None]]:

@@ -133,7 +133,14 @@ def _keep(
     second_scale.copy_(root.amax(dim=1) / ROOTS)
     for kept, x, scale, drawn, low, high in (
         (first, m, first_scale, u[1], -Q, Q),
-        (second, root, second_scale, u[2], 0, ROOTS),
+        (
+            second,
+            root,
+            second_scale,
+            u[2],
+            1,
+            ROOTS,
+        ),  # never 0: a step would be divided by eps alone
     ):
         divisor = scale.where(scale > 0, 1.0).unsqueeze(1)
         kept.copy_(_rounded(x / divisor, drawn, low, high))

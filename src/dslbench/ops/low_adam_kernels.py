@@ -72,7 +72,8 @@ def _keep_moments(bits, m, by_m, root, by_root, first, second):  # type: ignore[
         first[j] = np.int8(min(max(x, np.int32(-127)), np.int32(127)))
     for j in range(len(bits)):
         x = np.int32(np.floor(root[j] * by_root + _drawn(_U(bits[j] * _MIX) >> _S16)))
-        second[j] = np.uint8(min(x, np.int32(255)))
+        # Never 0: beside a first moment that is none, the next step would be divided by eps alone.
+        second[j] = np.uint8(max(np.int32(1), min(x, np.int32(255))))
 
 
 @kernel
