@@ -12,12 +12,14 @@ from scipy import sparse
 
 from dslbench.data import arrays
 from dslbench.data.dialect import Dialect
+from dslbench.data.doubts import refuse_no
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
 from dslbench.data.layout import settle, toml_for
 from dslbench.data.raw import Labels, Raw
+from dslbench.data.table import Table
 from dslbench.data.understood import Understood
-from dslbench.data.values import Table, interpret, refuse_no
+from dslbench.data.values import interpret
 from dslbench.errors import DataError
 
 _HEAD = 300

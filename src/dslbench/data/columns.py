@@ -6,10 +6,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from dslbench.data.entries import Columns
-from dslbench.data.times import are_recent, is_time, looks_like_times
+from dslbench.data.times import is_time, looks_like_times
 from dslbench.errors import DataError
 
 ROLES = ("user", "item", "rating", "timestamp")
@@ -46,9 +45,6 @@ _SHAPE = (
     (re.compile(r"[0-9]+"), "9"),
     (re.compile(r"[^\W\d_]+"), "a"),
 )
-_ASIN = re.compile(r"B0[0-9A-Z]{8}|[0-9]{9}[0-9X]")
-_REVIEWER = re.compile(r"A[0-9A-Z]{9,20}")
-MOST_COLUMNS = 4  # without a header
 
 
 @dataclass(frozen=True)
@@ -343,10 +339,10 @@ def _as_described(
         if len(found) != 1:
             raise refuse_unknown(name, toml, what, names, len(names))
         positions[what], reasons[what] = found[0], "by its name"
-    return _each_once(Chosen(positions, reasons), name, names)
+    return each_once(Chosen(positions, reasons), name, names)
 
 
-def _each_once(chosen: Chosen, name: str, names: Sequence[str] | None) -> Chosen:
+def each_once(chosen: Chosen, name: str, names: Sequence[str] | None) -> Chosen:
     """Raise `DataError` where one column is described as two things."""
     roles: dict[int, str] = {}
     for what, at in chosen.positions.items():
@@ -358,108 +354,3 @@ def _each_once(chosen: Chosen, name: str, names: Sequence[str] | None) -> Chosen
             )
         roles[at] = what
     return chosen
-
-
-def by_position(
-    width: int,
-    values: Sequence[Sequence[str]],
-    *,
-    columns: Columns | None,
-    why: Mapping[str, str],
-    name: str,
-    toml: str,
-) -> Chosen:
-    """Columns by their positions, where there is no header."""
-    if columns is not None:
-        positions: dict[str, int] = {}
-        for what, at in columns.model_dump().items():
-            if isinstance(at, str):
-                raise DataError(f"{name}: column '{at}' is named, but there is no header")
-            if at is not None:
-                positions[what] = at
-        said = {"user", "item"} & set(positions)
-        if len(said) == 1:
-            raise DataError(
-                f"{name}: [columns] says which column is the {min(said)} alone, and there is no header",
-                hint=f"say both in {toml}: [columns] user = 0, item = 1 (positions from 0)",
-            )
-        positions = {"user": 0, "item": 1} | positions
-        if max(positions.values()) >= width:
-            raise DataError(
-                f"{name}, line 1: {width} column{'s' if width > 1 else ''},"
-                f" expected at least {max(positions.values()) + 1}"
-            )
-        reasons = {what: why.get(what, "as described") for what in positions}
-        return _each_once(Chosen(positions, reasons), name, None)
-    if width < 2:
-        raise DataError(f"{name}, line 1: {width} column, expected at least 2")
-    if width > MOST_COLUMNS:
-        raise refuse_unknown(name, toml, "user", None, width)
-    if all(_ASIN.fullmatch(row[0]) and _REVIEWER.fullmatch(row[1]) for row in values):
-        raise DataError(
-            f"{name}: the first column holds Amazon's items, the second its reviewers",
-            hint=f"write {toml} beside it: header = false, [columns] user = 1, item = 0"
-            " (and rating = 2, timestamp = 3 where there are)",
-        )
-    _refuse_times_and_numbers(width, values, name, toml)
-    positions = {"user": 0, "item": 1}
-    reasons = {"user": "first column", "item": "second column"}
-    times = []
-    for at in range(2, width):
-        column = [row[at] for row in values if at < len(row) and row[at]]
-        if looks_like_times(column):
-            times.append(at)
-        elif "rating" not in positions and 2 * sum(map(is_number, column)) >= max(len(column), 1):
-            positions["rating"] = at
-            reasons["rating"] = "numbers that are no times"
-        else:
-            shown = f" ('{column[0][:30]}' and the like)" if column else ""
-            raise DataError(
-                f"{name}: what column {at} is cannot be told{shown}, and there is no header",
-                hint=f"write {toml} beside it: header = false, [columns] user = 0, item = 1 (positions"
-                " from 0; rating and timestamp likewise, other columns are then not used)",
-            )
-    if len(times) > 1:
-        raise DataError(
-            f"{name}: columns {times[0]} and {times[1]} both look like times; which is it?",
-            hint=f"write {toml} beside it: header = false, [columns] user = 0, item = 1,"
-            f" timestamp = {times[0]}",
-        )
-    if times:
-        positions["timestamp"] = times[0]
-        reasons["timestamp"] = "the values are times"
-    return Chosen(positions, reasons)
-
-
-def _refuse_times_and_numbers(
-    width: int, values: Sequence[Sequence[str]], name: str, toml: str
-) -> None:
-    """Refuse a first or second column that holds no ids but times, or the numbers of the rows."""
-    columns = [[row[at] for row in values if at < len(row) and row[at]] for at in range(width)]
-    others = any(map(looks_like_times, columns[2:]))
-    for at in (0, 1):
-        if (columns[at] and all(map(is_time, columns[at]))) or (
-            width > 2 and not others and are_recent(columns[at])
-        ):
-            left = [other for other in range(3) if other != at]
-            raise DataError(
-                f"{name}: column {at} holds times ('{columns[at][0][:30]}' and the like), no ids",
-                hint=f"write {toml} beside it: header = false, [columns] user = {left[0]}, item ="
-                f" {left[1] if width > 2 else at}, timestamp = {at} (or as it is; positions from 0)",
-            )
-    if width > 2 and _count_rows(columns[0]):
-        raise DataError(
-            f"{name}: column 0 counts the rows from {columns[0][0]} on, as pandas writes an index:"
-            " then each user would have one",
-            hint=f"write {toml} beside it: header = false, [columns] user = 1, item = 2 (or user = 0, item ="
-            " 1; positions from 0)",
-        )
-
-
-def _count_rows(column: Sequence[str]) -> bool:
-    """Whether a column begins with 0 or 1 and goes on in equal steps; some rows may have been left out."""
-    if len(column) < 3 or column[0] not in ("0", "1") or not all(map(str.isdecimal, column)):
-        return False
-    numbers = [int(value) for value in column[:100]]
-    steps = {after - before for before, after in pairwise(numbers)}
-    return len(steps) == 1 and min(steps) > 0

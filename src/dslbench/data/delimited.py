@@ -21,7 +21,8 @@ from dslbench.data.labels import rank_ids
 from dslbench.data.layout import Layout, layout_of
 from dslbench.data.parse import read_int_lines
 from dslbench.data.raw import Labels, Raw
-from dslbench.data.values import Table, interpret
+from dslbench.data.table import Table
+from dslbench.data.values import interpret
 from dslbench.errors import DataError
 
 _Columns = dict[int, tuple[Int32, Labels]]  # by position: ranks in distinct texts, and these

@@ -12,7 +12,8 @@ from dslbench.data.dialect import Dialect
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.layout import Layout, settle
 from dslbench.data.raw import Raw
-from dslbench.data.values import Table, interpret
+from dslbench.data.table import Table
+from dslbench.data.values import interpret
 from dslbench.errors import DataError
 
 _HEAD = 300

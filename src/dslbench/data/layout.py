@@ -11,6 +11,7 @@ from dslbench.data import dialect as dialects
 from dslbench.data.content import Text, stem
 from dslbench.data.dialect import Dialect
 from dslbench.data.entries import Columns, DatasetEntry
+from dslbench.data.positions import by_position
 from dslbench.errors import DataError
 
 _IMPRESSIONS = re.compile(r"\t\S+-[01]( \S+-[01])*\s*$")
@@ -123,7 +124,7 @@ def settle(
             time_format=entry.time_format, name=name, toml=toml,
         )  # fmt: skip
     else:
-        chosen = named.by_position(
+        chosen = by_position(
             width, values, columns=entry.columns or _ratings(entry, width), why=entry.why,
             name=name, toml=toml,
         )  # fmt: skip

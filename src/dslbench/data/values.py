@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dslbench.data import ids, times
-from dslbench.data.columns import plain
+from dslbench.data.doubts import doubtful_ids, flags, refuse_no, refuse_other_rows
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
 from dslbench.data.labels import rank_ids, sort_labels
 from dslbench.data.layout import Layout, toml_for
 from dslbench.data.raw import Labels, Raw
+from dslbench.data.table import Mask, Table
 from dslbench.data.understood import Column, Understood
 from dslbench.errors import DataError
-
-Mask = npt.NDArray[np.bool_]
-_SEVERAL = re.compile(r"[0-9]+([ |;,]+[0-9]+)+")
-_DRAWN = frozenset("-=+:|")
-_RULER = re.compile(r"[-=+:|]{2,}")
-_FEW = 5  # values of a column that says yes and no; more are numbers of another kind
-_NO = ("0", "0.0", "false", "no", "-1", "n")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns by position: ranks in distinct texts, and these. `line` of a row, where it has one."""
-
-    name: str
-    rows: int
-    columns: dict[int, tuple[Int32, Labels]]
-    line: Callable[[int], int | None] = lambda row: None
-
-    def refuse(self, row: int, problem: str, hint: str | None = None) -> DataError:
-        """The error for what is wrong in a row."""
-        line = self.line(row)
-        where = f", line {line}" if line is not None else f", row {row + 1}"
-        return DataError(f"{self.name}{where}: {problem}", hint)
 
 
 def interpret(table: Table, layout: Layout, entry: DatasetEntry, **known: Any) -> Raw:
@@ -63,9 +38,9 @@ def interpret(table: Table, layout: Layout, entry: DatasetEntry, **known: Any) -
         raise DataError(f"{table.name}: where leaves no row", hint=_values_hint(table, layout))
     kept = _with_ids(table, layout, entry, kept, left_out, toml)
     if entry.own:
-        _refuse_other_rows(table, layout, kept)
+        refuse_other_rows(table, layout, kept)
     warnings = [*dict.fromkeys((*entry.remarks, *layout.warnings))] if entry.own else []
-    warnings += _flags(table, layout, kept, toml) if entry.own else []
+    warnings += flags(table, layout, kept, toml) if entry.own else []
     ratings = _ratings(table, layout, entry, kept, toml)
     stamps, how = _times(table, layout, entry, kept)
     if entry.own and entry.filters.min_rating is not None:
@@ -78,7 +53,7 @@ def interpret(table: Table, layout: Layout, entry: DatasetEntry, **known: Any) -
             raise DataError(f"{table.name}: no interactions are left by the filters")
     user, item = (_kept(table, layout.positions[what], kept) for what in ("user", "item"))
     if entry.own:
-        warnings += _ids(table, layout, kept, user, item, toml)
+        warnings += doubtful_ids(table, layout, kept, user, item, toml)
     raw = assemble(
         table.name,
         user,
@@ -187,78 +162,12 @@ def _with_ids(
     return kept
 
 
-def _refuse_other_rows(table: Table, layout: Layout, kept: Mask) -> None:
-    """Refuse a header that stands again below, as files that were put together have it, and rulers."""
-    (users, user_labels), (items, item_labels) = (
-        table.columns[layout.positions[what]] for what in ("user", "item")
-    )
-
-    def both(users_so: Mask, items_so: Mask) -> Mask:
-        found: Mask = kept & users_so[users] & items_so[items]
-        return found
-
-    rulers = (
-        np.array([one[:1] in _DRAWN and _RULER.fullmatch(one) is not None for one in labels], dtype=bool)
-        for labels in (user_labels, item_labels)
-    )  # fmt: skip
-    ruled = both(*rulers)
-    if ruled.any():
-        raise table.refuse(int(np.argmax(ruled)), "a line that is drawn, not a row", "take it out")
-    if layout.names is None:
-        return
-
-    def called(labels: Labels, name: str) -> Mask:
-        most, bare = len(name) + 8, _bare(name)  # ids are many: most are too long to be it
-        return np.array([len(one) < most and _bare(one) == bare for one in labels], dtype=bool)
-
-    user_name, item_name = (layout.names[layout.positions[what]] for what in ("user", "item"))
-    again = both(called(user_labels, user_name), called(item_labels, item_name))
-    if again.any():
-        row = int(np.argmax(again))
-        raise table.refuse(row, "the header stands here again", "take the repeated header out")
-
-
-def _bare(text: str) -> str:
-    """A header's field however it is written: without quotes, case, or a mark of byte order."""
-    return text.strip('\ufeff" ').lower()
-
-
 def _kept(table: Table, at: int, kept: Mask) -> tuple[Int32, Labels]:
     codes, labels = table.columns[at]
     if kept.all():
         return codes, labels
     known, ranks = rank_ids(codes[kept])
     return ranks, labels[known]
-
-
-def _flags(table: Table, layout: Layout, kept: Mask, toml: str) -> list[str]:
-    """Words on columns that could say no; refuses those whose name says that they do."""
-    warnings: list[str] = []
-    for at, kind in layout.flags.items():
-        codes, labels = table.columns[at]
-        counts = np.bincount(codes[kept], minlength=len(labels))
-        order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
-        values = [str(labels[k]).lower() for k in order if labels[k]]
-        shown = ", ".join(f"{labels[k]!r} {counts[k]:,}" for k in order[:5])
-        name = layout.name_of(at)
-        key = layout.names[at] if layout.names is not None else str(at)
-        if kind == "flag" and 2 <= len(values) <= _FEW and any(value in _NO for value in values):
-            known = [str(labels[k]) for k in order if labels[k]]
-            yes = [label for label in known if label.lower() not in _NO] or known[:1]
-            raise DataError(
-                f"{table.name}: column {name} holds {shown}: do rows of all of them count as"
-                " interactions?",
-                hint=f'only some: write {toml}: where = {{ "{key}" = {json.dumps(yes)} }};'
-                " all of them: where = {}",
-            )
-        if kind == "events":
-            if 1 < len(order) < 20:
-                warnings.append(f"column {name} is not used, all its kinds count alike: {shown}")
-        elif kind == "flag" and len(values) == 1 and values[0] in _NO:
-            warnings.append(f"column {name} is {values[0]} in every row, and all of them count")
-        elif len(order) == 2:
-            warnings.append(f"column {name} is not used, rows of both its values count: {shown}")
-    return warnings
 
 
 def _ratings(
@@ -283,33 +192,6 @@ def _ratings(
     if entry.own and entry.filters.min_rating is None:
         refuse_no(table, f"column {layout.name_of(at)}", ratings, kept, toml)
     return ratings
-
-
-def refuse_no(
-    table: Table, where: str, ratings: npt.NDArray[np.float64], kept: Mask, toml: str
-) -> None:
-    """Refuse ratings that may mean "no": 0 and less, or shares of one. `where` they stand, in words."""
-    used = ratings[kept]
-    no = kept & (ratings <= 0)
-    count = int(no.sum())
-    least = float(used.min(initial=np.inf))
-    above = used[used > 0]
-    smallest = float(above.min(initial=np.inf)) if len(above) else 1.0
-    if (count and count < len(used)) or (count and least < 0):
-        raise table.refuse(
-            int(np.argmax(no)),
-            f"rating {ratings[int(np.argmax(no))]:g} ({where}), as in {count:,} of"
-            f" {len(used):,} rows: do these count as interactions?",
-            f"write {toml}: [filters] min_rating = {smallest:g} leaves them out,"
-            f" min_rating = {least:g} counts all",
-        )
-    if not count and len(used) and used.max() <= 1 and (used != 1).any():
-        raise DataError(
-            f"{table.name}: {where} holds shares from {least:g} to {used.max():g}: is any of"
-            " them an interaction?",
-            hint=f"write {toml}: [filters] min_rating = 0.5 (the least that counts);"
-            f" min_rating = {least:g} counts all",
-        )
 
 
 def _times(
@@ -341,52 +223,6 @@ def _times(
         f'say in {toml} how times are written: time_format = "%d/%m/%Y %H:%M" (as strptime), or'
         " give [columns] without timestamp",
     )
-
-
-def _ids(
-    table: Table,
-    layout: Layout,
-    kept: Mask,
-    user: tuple[Int32, Labels],
-    item: tuple[Int32, Labels],
-    toml: str,
-) -> list[str]:
-    """Refuse ids that cannot be meant; a word where names may have been taken for ids."""
-    rows = np.flatnonzero(kept)
-    warnings: list[str] = []
-    for what, (codes, labels) in (("user", user), ("item", item)):
-        found = ids.doubtful(labels)
-        if found is not None:
-            row = int(rows[int(np.argmax(codes == found[0]))])
-            raise table.refuse(row, f"{what}: {found[1]}", "write ids alike in every row")
-        several = sum(_SEVERAL.fullmatch(label) is not None for label in labels)
-        if 2 * several > len(labels):
-            warnings.append(
-                f"{what}s are several numbers each ('{labels[0]}'), and count as one: is a row many"
-                " interactions?"
-            )
-        if "-1" in labels:
-            count = int(np.count_nonzero(codes == list(labels).index("-1")))
-            warnings.append(
-                f"{what} '-1' is an id like others ({count:,} rows): does it mean none?"
-            )
-    if layout.names is None:
-        for first in ("userid", "user"):
-            second = first.replace("user", "item")
-            names = {
-                plain(str(label)): at
-                for at, label in enumerate(user[1])
-                if str(label)[:4].lower() == "user"
-            }
-            items = {plain(str(label)) for label in item[1] if str(label)[:4].lower() == "item"}
-            if first in names and second in items:
-                row = int(rows[int(np.argmax(user[0] == names[first]))])
-                raise table.refuse(
-                    row,
-                    "a header, where the file is read as one without",
-                    f"take it out, or say in {toml}: header = true",
-                )
-    return warnings
 
 
 def assemble(

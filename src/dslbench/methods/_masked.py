@@ -110,13 +110,17 @@ class MaskedMethod(Method):
         for spec in specs.values():
             n, d = spec.n_rows, spec.dim
             if spec.in_scope(self.options.mask_scope):
-                kept = sum(keep_count(n * d, self.sparsity) for n in self._group_rows(spec))
+                kept = self.live_entries(spec)
                 nbytes += Bitmap.size(n, d, kept)
             else:
                 kept = n * d
                 nbytes += 4 * kept
             entries += kept
         return Allowance.exactly(entries, nbytes)
+
+    def live_entries(self, spec: TableSpec) -> int:
+        """Of a masked table: exactly k* of each group."""
+        return sum(keep_count(n * spec.dim, self.sparsity) for n in self._group_rows(spec))
 
     def _group_rows(self, spec: TableSpec) -> list[int]:
         """Numbers of rows that are ranked together."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from dslbench.backbones.base import Backbone, Hyper
 from dslbench.errors import UsageError
-from dslbench.methods.base import Allowance
 from dslbench.methods.rp import RandomPruning, RandomPruningOptions
 from dslbench.ranges import searched, searched_among
 from dslbench.tables import (
@@ -25,13 +23,11 @@ from dslbench.tables import (
     random_masks,
     select_largest,
 )
-from dslbench.tables.select import kth_largest
-from dslbench.tables.stored import Bitmap
+from dslbench.tables.select import blocks, keep_above
 from dslbench.training.hooks import Loop
 from dslbench.training.lab import Lab
 
-# Weight of the past in the mean gradient (`growth=momentum`), and the iterations it looks back:
-# what is further back weighs less than a fiftieth.
+# Of `growth=momentum`: weight of the past, and iterations that it looks back (further, below a fiftieth).
 _MOMENTUM, _MOMENTUM_WINDOW = 0.9, 40
 
 
@@ -44,12 +40,10 @@ class DSLOptions(RandomPruningOptions):
         json_schema_extra=searched(0.1, 0.7),
     )  # fmt: skip
     delta_t: int | None = Field(
-        default=None,
-        ge=1,
-        description="iterations between explorations; none: as published, in runs too short for 40 "
-        "explorations a 40th of the run, at least 20",
+        default=None, ge=1, description="iterations between explorations; none: as published, in runs "
+        "too short for 40 explorations a 40th of the run, at least 20",
         json_schema_extra=searched(1 / 400, 1 / 20, log=True, unit="iterations", least=10),
-    )
+    )  # fmt: skip
     decay: Literal["cosine", "linear", "none"] = Field(
         default="cosine", description="how the update ratio falls (paper, Table 4)"
     )
@@ -147,12 +141,13 @@ class DynamicSparseLearning(RandomPruning):
 
     def __init__(self, options: Any, sparsity: float) -> None:
         super().__init__(options, sparsity)
-        self.drawn: dict[str, int] = {}  # live entries of each table, once they are drawn
+        self.drawn: dict[str, int] = {}  # live entries of tables whose masks coins drew
 
     def run(self, lab: Lab) -> Backbone:
         model = self.start(lab)
         self.mask_at_random(lab.streams)
-        self.drawn = {table.spec.name: table.live() for table in self.masked}
+        if self.options.mask_init == "bernoulli":
+            self.drawn = {table.spec.name: table.live() for table in self.masked}
         self.growth = lab.streams["growth"]
         lab.fit(model, "train", self)
         return model
@@ -185,17 +180,9 @@ class DynamicSparseLearning(RandomPruning):
         """Moments off the mask need a table that has a place for them."""
         return super().table_type(spec) if self.options.mask_moments else WarmMaskedTable
 
-    def allowance(self, specs: Mapping[str, TableSpec], full: Hyper) -> Allowance:
+    def live_entries(self, spec: TableSpec) -> int:
         """As of every mask; where coins were thrown, what they came to."""
-        if self.options.mask_init == "exact" or not self.drawn:
-            return super().allowance(specs, full)
-        entries = nbytes = 0
-        for name, spec in specs.items():
-            n, d = spec.n_rows, spec.dim
-            live = self.drawn.get(name)
-            entries += n * d if live is None else live
-            nbytes += 4 * n * d if live is None else Bitmap.size(n, d, live)
-        return Allowance.exactly(entries, nbytes)
+        return self.drawn.get(spec.name) or super().live_entries(spec)
 
     def begin(self, loop: Loop) -> None:
         published = loop.model.published_delta_t
@@ -263,20 +250,14 @@ class DynamicSparseLearning(RandomPruning):
         if loop.t % self.delta_t == 0:
             if not self.options.step_on_explore:
                 explored = self.explore(loop)
-            elif self.window == 1:
-                self.keep_scores()
+            elif self.window == 1:  # whole for the exploration, which comes after the masked step
+                found = [(table, table.gradient()) for table in self.masked]
+                self.sums = [
+                    torch.zeros_like(t.dense()) if g is None else g.clone() for t, g in found
+                ]
         for table in self.masked:
             table.mask_gradient()
         return not explored
-
-    @torch.no_grad()
-    def keep_scores(self) -> None:
-        """Keep the gradient for an exploration after the step, before it is masked for the step."""
-        gradients = ((table, table.gradient()) for table in self.masked)
-        self.sums = [
-            torch.zeros_like(table.dense()) if gradient is None else gradient.clone()
-            for table, gradient in gradients
-        ]
 
     def after_step(self, loop: Loop) -> None:
         for table in self.masked:
@@ -414,19 +395,6 @@ class DynamicSparseLearning(RandomPruning):
         }
 
 
-def blocks(x: Tensor, size: int) -> Tensor:
-    """(n, d) as (n, d / size, size): neighbouring entries of a row together."""
-    return x.reshape(len(x), -1, size)
-
-
 def _bits(mask: Tensor) -> npt.NDArray[np.uint8]:
     """A mask at a bit an entry."""
     return np.packbits(mask.cpu().numpy())
-
-
-def keep_above(weight: Tensor, mask: Tensor, drop: int) -> Tensor:
-    """The released code's rule: drop every live entry not above the `drop`-th smallest."""
-    live = int(mask.count_nonzero())
-    if drop == 0:
-        return mask.clone()
-    return mask & (weight.abs() > kth_largest(weight, mask, live - drop + 1))

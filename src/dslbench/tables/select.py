@@ -101,3 +101,16 @@ def select_greatest(score: Tensor, count: int, rng: np.random.Generator) -> Tens
     missing = count - int(chosen.count_nonzero())
     chosen[tied if missing == len(tied) else _shuffled(tied, rng)[:missing]] = True
     return chosen.view_as(score)
+
+
+def blocks(x: Tensor, size: int) -> Tensor:
+    """(n, d) as (n, d / size, size): neighbouring entries of a row together."""
+    return x.reshape(len(x), -1, size)
+
+
+def keep_above(weight: Tensor, mask: Tensor, drop: int) -> Tensor:
+    """The released code's rule: drop every live entry not above the `drop`-th smallest."""
+    live = int(mask.count_nonzero())
+    if drop == 0:
+        return mask.clone()
+    return mask & (weight.abs() > kth_largest(weight, mask, live - drop + 1))
