@@ -134,6 +134,16 @@ def test_a_run_its_model_and_frames(
             wrong()
 
 
+def test_a_model_is_not_saved_over_its_data(runs_in_this_process: None, tmp_path: Path) -> None:
+    rows = "".join(f"u{u},i{i}\n" for u in range(20) for i in range(u % 3, 60, 3))
+    path = tmp_path / "orders.csv"
+    path.write_text("user,item\n" + rows)
+    run = ds.train(method="popularity", dataset=path)
+    with pytest.raises(UsageError, match="is the data that is read"):
+        run.model.save(path)
+    assert path.read_text() == "user,item\n" + rows
+
+
 def test_a_reference_recommends_for_users_old_and_new(
     runs_in_this_process: None, tmp_path: Path
 ) -> None:

@@ -458,6 +458,8 @@ ISO = "2014-04-07T10:5"
         ("d.csv", "user,item\na,w\n", '[columns]\nuser = "user"\nitem = "user"', "for user and item"),
         ("d.csv", "1,2,3\n4,5,6\n", "header = false\n[columns]\nuser = 1", "which column is the user alone"),
         ("d.csv", "1,2,3\n4,5,6\n", "header = false\n[columns]\nrating = 0", "takes column 0 for user and"),
+        ("d.csv", 'user,item\n1,"19,20,21"\n2,"19,20"\n', "", "one row is many interactions"),
+        ("d.csv", "a,2024-03-01\nb,2024-03-02\n", "", "column 1 of two holds times"),
         ("d.csv", f"1,{ISO}0,21\n1,{ISO}1,22\n2,{ISO}2,21\n", "", "column 1 holds times"),
         ("d.csv", "1433221211000,1,30\n1433221211000,1,31\n1433221212000,2,30\n", "", "column 0 holds t"),
         ("d.csv", "".join(f"{k},{k % 3},{100 + k}\n" for k in range(9)), "", "column 0 counts the rows"),
@@ -485,6 +487,61 @@ def test_what_could_be_read_two_ways_is_refused(
     if toml:
         write(tmp_path, "d.toml", toml)
     assert words in refusal(path).message
+
+
+USERS = [2018000013 + 7 * u for u in range(60)]
+PLAIN = {
+    "big ids": (
+        "d.csv",
+        "".join(f"{u},{i},{1 + (u + i) % 5}\n" for u in USERS for i in range(8)),
+        480,
+    ),
+    "melted by item": (
+        "d.csv",
+        "".join(f"{u},{i},4\n" for i in range(9) for u in range(1, 300)),
+        2691,
+    ),
+    "names in brackets": ("d.csv", "user,item\na,[REC]\na,[Untitled]\nb,x\nb,[REC]\n", 4),
+    "colons after a tab": (
+        "d.txt",
+        "".join(f"u{u}\tns::c{i}\n" for u in range(5) for i in range(6)),
+        30,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_what_looks_odd_but_is_plain_is_read(tmp_path: Path, case: str) -> None:
+    name, content, pairs_in_it = PLAIN[case]
+    assert counts(write(tmp_path, name, content))[2] == pairs_in_it
+
+
+def test_rows_that_may_say_no_are_mentioned(tmp_path: Path) -> None:
+    rows = [
+        f"u{k % 5},i{k},{('ok', 'cancelled')[k % 4 == 3]},{(1, 2, -1)[k % 3]},-7.5"
+        for k in range(20)
+    ]
+    path = write(tmp_path, "d.csv", "user,item,status,quantity,lat\n" + "\n".join(rows) + "\n")
+    said = statement(path)
+    assert "'status' is not used, rows of both its values count: 'ok' 15, 'cancelled' 5" in said
+    assert "'quantity' is not used, and its 6 rows below 0 count, too" in said
+    assert "'lat'" not in said.partition("attention")[2]
+
+
+def test_hints_can_be_pasted(tmp_path: Path) -> None:
+    rows = "".join(f"u{k % 4},i{k},{('0', '👍')[k % 2]}\n" for k in range(12))
+    path = write(tmp_path, "d.csv", "user,item,click\n" + rows)
+    hint = str(refusal(path).hint)
+    write(tmp_path, "d.toml", hint.partition("d.toml: ")[2].partition(";")[0])
+    assert counts(path) == (2, 6, 6)
+    days = write(tmp_path, "e.csv", "user,item,date\na,w,01/03/2024\nb,w,28/03/2024\n")
+    assert 'time_format = "%d/%m/%Y"' in str(refusal(days).hint)
+    matrix = write(
+        tmp_path,
+        "m.csv",
+        "user," + ",".join(f"item{k}" for k in range(9)) + "\na" + ",1" * 9 + "\n",
+    )
+    assert "melt" in str(refusal(matrix).hint)
 
 
 def test_columns_that_are_not_described_are_found_by_name(tmp_path: Path) -> None:

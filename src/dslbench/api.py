@@ -32,6 +32,7 @@ from dslbench import artefact, output, registry
 from dslbench import data as datasets
 from dslbench.artefact import StoredModel
 from dslbench.cli import runner, shrinking
+from dslbench.cli.datasets import check_not_data
 from dslbench.cli.runner import Where
 from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
@@ -144,6 +145,7 @@ class Model:
 
     def save(self, path: str | Path, *, with_seen: bool = False) -> None:
         """Write a model file for `dslbench recommend`; with what users have seen it needs no data set."""
+        check_not_data(str(self.stored.spec["dataset"]), Path(path))
         known = Known.of(self.over, pairs=with_seen).arrays()
         content = artefact.to_bytes(replace(self.stored, known=known))
         output.put(Path(path), content)

@@ -83,6 +83,7 @@ def shrink(
         searched(wish, where, answers.append)
     except (KeyboardInterrupt, typer.Exit):
         if not answers:
+            say("interrupted before there was an answer; the same command goes on")
             raise
         say(
             "interrupted: what was found by now is judged on test and written; the same command goes on"

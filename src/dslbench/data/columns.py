@@ -39,6 +39,8 @@ _KNOWN: dict[str, tuple[tuple[str, ...], ...]] = {
         (),
     ),
 }  # fmt: skip
+_MANY = 5  # columns whose names differ by a number alone
+_DAY_FIRST = re.compile(r"(1[3-9]|2[0-9]|3[01])[/.-]")
 _FIRM_TIMES = ("timestamp", "ts", "unixreviewtime", "unixtime", "timestamps", "timestampms")
 _ALL_NAMES = {name for tiers in _KNOWN.values() for tier in tiers for name in tier if len(name) > 1}
 _SHAPE = (
@@ -162,8 +164,8 @@ def refuse_unknown(
     if names is None:
         return DataError(
             f"{name}: {width} columns without a header; which are the user and the item?",
-            hint=f"if each line is one interaction, write {toml} beside it with header = false,"
-            " [columns] user = 0, item = 1 (positions from 0; rating and timestamp likewise);"
+            hint=f"if each line is one interaction, say in {toml} beside it: header = false, [columns]"
+            " user = ..., item = ... (positions from 0; rating and timestamp likewise);"
             " a matrix of users x items must be turned into lines 'user,item,rating' first:"
             " pandas.DataFrame.stack",
         )
@@ -174,6 +176,12 @@ def refuse_unknown(
             hint="an interaction needs a user and an item: two columns",
         )
     first, second = names[0], names[1]
+    if len(names) > _MANY and len({re.sub("[0-9]+", "", one) for one in names[1:]}) == 1:
+        return DataError(
+            f"{name}: which column is the {what}? The header has {shown}",
+            hint="a matrix of users x items must be turned into lines 'user,item,rating' first:"
+            " pandas.DataFrame.stack, or melt",
+        )
     return DataError(
         f"{name}: which column is the {what}? The header has {shown}",
         hint=f'write {toml} beside it: [columns] user = "{first}", item = "{second}"'
@@ -255,7 +263,8 @@ def _times(
             strange.append(at)
     for at in strange:
         column = [row[at] for row in values if at < len(row) and row[at]]
-        shown = column[0] if column else ""
+        late = (value for value in column if _DAY_FIRST.match(value))  # that day is no month
+        shown = next(late, column[0] if column else "")
         day = re.fullmatch(r"(19|20)\d{6}", shown) is not None
         if not kept and (day or (re.search(r"\d\D+\d", shown) and not is_number(shown))):
             raise DataError(
@@ -293,7 +302,7 @@ def _guess(shown: str) -> str:
         return "%m %d, %Y"
     if "." in shown.split(" ")[0]:
         return f"%d.%m.%Y{clock}"
-    return f"%m/%d/%Y{clock}"
+    return f"%d/%m/%Y{clock}" if _DAY_FIRST.match(shown) else f"%m/%d/%Y{clock}"
 
 
 def _as_described(

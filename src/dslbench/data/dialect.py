@@ -132,7 +132,7 @@ def find(
     if len(fitting) > 1:
         raise DataError(
             f"{text.name}: fields could be divided by {' or by '.join(_NAMES[c] for c in fitting)}",
-            hint=f'say which in {toml}: separator = "{fitting[0]}"',
+            hint=f'say which in {toml}: separator = "{next(c for c in fitting if c != "::")}"',
         )
     if fitting:
         return Dialect(fitting[0], _has_quotes(text, fitting[0], quotes, toml))

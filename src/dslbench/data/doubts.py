@@ -9,14 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dslbench.data import ids
-from dslbench.data.columns import plain
+from dslbench.data.columns import is_number, plain
 from dslbench.data.interactions import Int32
 from dslbench.data.layout import Layout
 from dslbench.data.raw import Labels
 from dslbench.data.table import Mask, Table
 from dslbench.errors import DataError
 
-_SEVERAL = re.compile(r"[0-9]+([ |;,]+[0-9]+)+")
+_ONE = r"""(?:-?[0-9]+|'[^']*'|"[^"]*")"""
+_NESTED = re.compile(rf"[\[({{]\s*{_ONE}(?:[,\s]+{_ONE})*\s*,?\s*[\])}}]|[0-9]+(?:[,;][0-9]+)+")
+_SEVERAL = re.compile(r"[0-9]+(?:[ |]+[0-9]+)+")
 _DRAWN = frozenset("-=+:|")
 _RULER = re.compile(r"[-=+:|]{2,}")
 _FEW = 5  # values of a column that says yes and no; more are numbers of another kind
@@ -73,18 +75,24 @@ def flags(table: Table, layout: Layout, kept: Mask, toml: str) -> list[str]:
         if kind == "flag" and 2 <= len(values) <= _FEW and any(value in _NO for value in values):
             known = [str(labels[k]) for k in order if labels[k]]
             yes = [label for label in known if label.lower() not in _NO] or known[:1]
+            wanted = (
+                f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(yes, ensure_ascii=False)}"
+            )
             raise DataError(
                 f"{table.name}: column {name} holds {shown}: do rows of all of them count as"
                 " interactions?",
-                hint=f'only some: write {toml}: where = {{ "{key}" = {json.dumps(yes)} }};'
-                " all of them: where = {}",
+                hint=f"only some: write {toml}: where = {{ {wanted} }}; all of them: where = {{}}",
             )
         if kind == "events":
             if 1 < len(order) < 20:
                 warnings.append(f"column {name} is not used, all its kinds count alike: {shown}")
         elif kind == "flag" and len(values) == 1 and values[0] in _NO:
             warnings.append(f"column {name} is {values[0]} in every row, and all of them count")
-        elif len(order) == 2:
+        elif kind == "negative":
+            below = [k for k in order if str(labels[k])[:1] == "-" and is_number(str(labels[k]))]
+            count = int(counts[below].sum())
+            warnings.append(f"column {name} is not used, and its {count:,} rows below 0 count, too")
+        elif len(values) == 2:
             warnings.append(f"column {name} is not used, rows of both its values count: {shown}")
     return warnings
 
@@ -132,6 +140,15 @@ def doubtful_ids(
         if found is not None:
             row = int(rows[int(np.argmax(codes == found[0]))])
             raise table.refuse(row, f"{what}: {found[1]}", "write ids alike in every row")
+        nested = [at for at, label in enumerate(labels) if _NESTED.fullmatch(label)]
+        if 2 * len(nested) > len(labels):
+            row = int(rows[int(np.argmax(codes == nested[0]))])
+            raise table.refuse(
+                row,
+                f"{what}: '{labels[nested[0]][:30]}' and the like hold several: one row is many"
+                " interactions",
+                f"make it flat, one a row; with pandas: frame.explode, once '{what}' holds lists",
+            )
         several = sum(_SEVERAL.fullmatch(label) is not None for label in labels)
         if 2 * several > len(labels):
             warnings.append(

@@ -19,7 +19,6 @@ from dslbench.data.raw import Labels
 MISSING = frozenset({"", "null", "\\n", "nan", "none", "na", "n/a", "<na>", "#n/a"})
 LONGEST = 1000
 _SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?[eE]\+[0-9]+")  # the mark is a comma in half of Europe
-_NESTED = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
 
 
@@ -45,11 +44,6 @@ def doubtful(labels: Labels) -> tuple[int, str] | None:
             return (
                 at,
                 f"'{label[1:]}' begins with a mark of byte order: was a file put behind another?",
-            )
-        if label[:1] in "[{" and label and _NESTED.fullmatch(label):
-            return (
-                at,
-                f"'{label[:30]}' holds several: one row is many interactions (pandas: explode)",
             )
         if "+" in label and _SHORTENED.fullmatch(label):
             return at, f"'{label}' is a number that a spreadsheet has shortened, not an id"

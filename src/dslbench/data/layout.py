@@ -16,9 +16,12 @@ from dslbench.errors import DataError
 
 _IMPRESSIONS = re.compile(r"\t\S+-[01]( \S+-[01])*\s*$")
 _FEW = 300  # rows of which the types of columns are told
+_TELLING = 10  # rows of which two values are no chance
+_PLACES = ("lat", "latitude", "lon", "lng", "long", "longitude", "x", "y", "z")
 _FLAGS = (
     *("click", "clicked", "isclick", "label", "bought", "buy", "purchase", "purchased", "like"),
     *("liked", "islike", "target", "conversion", "converted", "positive", "y", "isclicked"),
+    *("clicks", "likes", "vote", "votes", "upvote", "dislike"),
     *("recommended", "isrecommended", "voted", "interaction", "response"),
 )
 _EVENTS = (
@@ -251,8 +254,10 @@ def _look_at(
         two = any(found and found <= pair for pair in _TWO_VALUES)
         if name in _FLAGS or (two and name.startswith("is")):
             flags[at] = "flag"
-        elif two:
+        elif two or (name not in _EVENTS and len(found) == 2 and len(values) >= _TELLING):
             flags[at] = "two values"
         elif name in _EVENTS or (names is None and len(values) > 20 and 1 < len(found) < 6):
             flags[at] = "events"
+        elif name not in _PLACES and any(one[0] == "-" and named.is_number(one) for one in found):
+            flags[at] = "negative"
     return flags, warnings

@@ -95,13 +95,19 @@ def _refuse_times_and_numbers(
     others = any(map(looks_like_times, columns[2:]))
     for at in (0, 1):
         if (columns[at] and all(map(is_time, columns[at]))) or (
-            width > 2 and not others and are_recent(columns[at])
+            width > 2 and not others and are_recent(columns[at]) and _mostly_new(columns[at])
         ):
+            if width == 2:
+                raise DataError(
+                    f"{name}: column {at} of two holds times ('{columns[at][0][:30]}' and the like), no ids",
+                    hint=f"if they are ids, say in {toml}: header = false, [columns] user = 0, item = 1",
+                )
             left = [other for other in range(3) if other != at]
+            described = f"user = {left[0]}, item = {left[1]}, timestamp = {at}"
             raise DataError(
                 f"{name}: column {at} holds times ('{columns[at][0][:30]}' and the like), no ids",
-                hint=f"write {toml} beside it: header = false, [columns] user = {left[0]}, item ="
-                f" {left[1] if width > 2 else at}, timestamp = {at} (or as it is; positions from 0)",
+                hint=f"say which in {toml} beside it: header = false, [columns] {described}; or, where these"
+                " are ids: user = 0, item = 1 (positions from 0)",
             )
     if width > 2 and _count_rows(columns[0]):
         raise DataError(
@@ -116,6 +122,10 @@ def _count_rows(column: Sequence[str]) -> bool:
     """Whether a column begins with 0 or 1 and goes on in equal steps; some rows may have been left out."""
     if len(column) < 3 or column[0] not in ("0", "1") or not all(map(str.isdecimal, column)):
         return False
-    numbers = [int(value) for value in column[:100]]
-    steps = {after - before for before, after in pairwise(numbers)}
-    return len(steps) == 1 and min(steps) > 0
+    steps = [after - before for before, after in pairwise(map(int, column))]
+    return min(steps) > 0 and len(set(steps[:100])) == 1
+
+
+def _mostly_new(column: Sequence[str]) -> bool:
+    """Whether few values come twice, as times do and ids do not."""
+    return 2 * len(set(column)) > len(column)

@@ -61,9 +61,9 @@ def sniff_text(text: Text) -> Sniffed:
     lines = [line for line in lines if line]
     if start.lstrip()[:1] in (b"{", b"["):
         return Sniffed(("jsonl",), why="by its content")
-    whole = [b" ".join(line) for line in lines]
+    whole = [line for line in start.split(b"\n") if line.strip()][: len(lines)]
     if all(b"::" in line for line in whole) and not any(
-        all(mark in line for line in whole) for mark in (b",", b";", b"|")
+        all(mark in line for line in whole) for mark in (b"\t", b",", b";", b"|")
     ):
         return Sniffed(("ratings",), why="by its content")
     tokens = [token for line in lines for token in line]

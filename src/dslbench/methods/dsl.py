@@ -182,7 +182,7 @@ class DynamicSparseLearning(RandomPruning):
 
     def live_entries(self, spec: TableSpec) -> int:
         """As of every mask; where coins were thrown, what they came to."""
-        return self.drawn.get(spec.name) or super().live_entries(spec)
+        return self.drawn[spec.name] if spec.name in self.drawn else super().live_entries(spec)
 
     def begin(self, loop: Loop) -> None:
         published = loop.model.published_delta_t

@@ -131,16 +131,10 @@ def _keep(
 ) -> None:  # fmt: skip
     first_scale.copy_(m.abs().amax(dim=1) / Q)
     second_scale.copy_(root.amax(dim=1) / ROOTS)
+    # A root is never kept as 0: the next step would be divided by eps alone.
     for kept, x, scale, drawn, low, high in (
         (first, m, first_scale, u[1], -Q, Q),
-        (
-            second,
-            root,
-            second_scale,
-            u[2],
-            1,
-            ROOTS,
-        ),  # never 0: a step would be divided by eps alone
+        (second, root, second_scale, u[2], 1, ROOTS),
     ):
         divisor = scale.where(scale > 0, 1.0).unsqueeze(1)
         kept.copy_(_rounded(x / divisor, drawn, low, high))

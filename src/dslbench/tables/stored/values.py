@@ -151,13 +151,7 @@ class Values:
     @classmethod
     def read(cls, about: Mapping[str, Any], lengths: Int64, parts: Parts) -> Self:
         """What a file holds; raises `ValueError` where it is not as it is written."""
-        precision = cls.precision_of(about)
-        if lengths.strides == (
-            0,
-        ):  # of one length: a file may claim more rows than could be summed
-            count = len(lengths) * int(lengths[0]) if len(lengths) else 0
-        else:
-            count = int(lengths.sum(dtype=np.int64))
+        precision, count = cls.precision_of(about), _total(lengths)
         if precision in _KINDS:
             kept = parts.take("values", _KINDS[precision])
             if kept.size != count:
@@ -364,3 +358,10 @@ class ServedValues(nn.Module):
         if self.precision == "bf16":
             return kept.view(torch.bfloat16).float()
         return kept.float() if self.precision == "fp16" else kept
+
+
+def _total(lengths: Int64) -> int:
+    """The sum of rows' lengths; of one length at once, as a file may claim more than could be added."""
+    if len(lengths) and lengths.strides == (0,):
+        return len(lengths) * int(lengths[0])
+    return int(lengths.sum(dtype=np.int64))
