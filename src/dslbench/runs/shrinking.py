@@ -182,7 +182,8 @@ def search(
     answer(found)
     _progress(found, say)
     of_dense = float(record["cost"]["measured"]["train_seconds"])
-    race = _Race(found, whole, of_dense, began + seconds, make, validate, say)
+    beside = max(0.0, time.monotonic() - began - of_dense)
+    race = _Race(found, whole, of_dense, beside, began + seconds, make, validate, say)
     left = list(WAYS)
     try:
         while left:
@@ -202,12 +203,14 @@ class _Race:
     Attributes:
         whole: (n,) what dense comes to with each user.
         of_dense: seconds of dense's training.
+        beside: seconds that the run took beside it: processes start, and models are judged.
         until: when time is over, of `time.monotonic`.
     """
 
     found: Answer
     whole: Any
     of_dense: float
+    beside: float
     until: float
     make: Make
     validate: Validate
@@ -224,10 +227,10 @@ class _Race:
             return reason
         kind = registry.method(method)
         trainings = kind.relative_time * kind.trainings(spec.method_options, sparsity)
-        expected, left = self.of_dense * trainings, self.until - time.monotonic()
-        if expected > left:
+        training, left = self.of_dense * trainings, self.until - time.monotonic()
+        if (expected := training + self.beside) > left:
             return f"it takes about {expected:.0f} s, and {max(0, left):.0f} s are left"
-        self.say(f"next: {name_of(spec)}, at most about {expected:.1f} s of training")
+        self.say(f"next: {name_of(spec)}, at most about {training:.1f} s of training")
         try:
             record = self.make(spec)
             own = record["stored"][0]["precision"]
