@@ -96,7 +96,8 @@ def read_parquet(path: Path, entry: DatasetEntry) -> Raw:
     layout = settle(path.name, entry, Dialect(""), (True, ""), names, len(names), values)
     columns: dict[int, tuple[Int32, Labels]] = {}
     for at in layout.wanted:
-        _refuse_no_ids(path.name, names[at], frame.iloc[:, at])
+        if at in (layout.positions["user"], layout.positions["item"]):
+            _refuse_no_ids(path.name, names[at], frame.iloc[:, at])
         codes, found = pd.factorize(frame.iloc[:, at], use_na_sentinel=False)
         texts: dict[str, int] = {}
         ranks = [texts.setdefault(_text(value), len(texts)) for value in found]
