@@ -16,7 +16,7 @@ import pytest
 
 from cli_helpers import run
 from dslbench import output
-from dslbench.cli import exporting, runner
+from dslbench.cli import comparison, exporting, runner
 from dslbench.data import entries
 from dslbench.errors import RunError, UsageError, harmless
 from dslbench.runs import making, store
@@ -43,7 +43,11 @@ KNOWN = ("warning: ", "error: ", "  try: ", "data set: ", "data: ", "timing ", "
 def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is trained, and relative paths are those of the test."""
     monkeypatch.setattr(making, "estimate_seconds", lambda *args: 1.0)
-    monkeypatch.setattr(runner, "make", lambda *args, **options: [{"id": "x"}])
+    for module in (
+        comparison,
+        runner,
+    ):  # both named: one that is loaded under a patch would keep it
+        monkeypatch.setattr(module, "make", lambda *args, **options: [{"id": "x"}])
     monkeypatch.setattr(exporting, "exported", lambda *args, **options: b"a model")
     monkeypatch.chdir(tmp_path)
 
