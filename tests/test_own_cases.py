@@ -583,7 +583,9 @@ def test_ids_of_a_parquet_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for item in ([[1, 2], [3], [1], [2]], [{"id": 1}] * 4):
         frame = pd.DataFrame({"user": items, "item": item})
         assert "one row is many interactions" in refusal(path).message
-    frame = pd.DataFrame({"user": items, "item": items, "timestamp": [1.6e18, 1.7e18, 1.6e18, 1.6e18]})
+    frame = pd.DataFrame(
+        {"user": items, "item": items, "timestamp": [1.6e18, 1.7e18, 1.6e18, 1.6e18]}
+    )
     assert counts(path) == (4, 4, 4)  # nanoseconds need not be exact
     frame = pd.DataFrame({"user": [2.0**60, 1.0, 2.0, 3.0], "item": items})
     assert "floats beyond 2^53" in refusal(path).message

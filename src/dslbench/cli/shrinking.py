@@ -94,9 +94,8 @@ def shrink(
         (one.run, one.precision): tested_once(found, one.run, one.precision, where)
         for one in filter(None, (found.dense, found.chosen))
     }
-    page = render.tables(
-        format_name, shrunk.tables(found, tested), width=render.PIPE_WIDTH, color=False
-    )
+    tables = shrunk.tables(found, tested)
+    page = render.tables(format_name, tables, width=render.PIPE_WIDTH, color=False)
     write(evidence, page.encode())
     if found.chosen is not None:
         write(
@@ -107,9 +106,7 @@ def shrink(
         deliver(json.dumps(shrunk.plain(found, tested), indent=1) + "\n")
     else:
         width, color = command.looks(to_file=False)
-        deliver(
-            render.tables("terminal", shrunk.tables(found, tested)[:1], width=width, color=color)
-        )
+        deliver(render.tables("terminal", tables[:1], width=width, color=color))
     if code:
         raise typer.Exit(code)
     if found.chosen is None:

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from dslbench.data import arrays
 from dslbench.data.dialect import Dialect
-from dslbench.data.doubts import refuse_no
+from dslbench.data.doubts import leave_out_under, refuse_no
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
 from dslbench.data.layout import settle, toml_for
@@ -44,35 +44,28 @@ def read_npz(path: Path, entry: DatasetEntry) -> Raw:
     ):
         if len(found) and (found.min() < 0 or found.max() >= bound or bound > 2**31 - 1):
             raise DataError(f"{path.name}: a {what} number is outside 0..{bound - 1}")
-    kept = values != 0
+    ratings, kept = values.astype(np.float64), values != 0
+    left_out = {"stored zeros": int((~kept).sum())}
+    if entry.own:
+        table, least = Table(path.name, len(values), {}), entry.filters.min_rating
+        if least is not None:
+            kept = leave_out_under(table, least, ratings, kept, left_out)
+        else:
+            refuse_no(table, "the matrix", ratings, kept, toml_for(entry, path.name))
     users, items = rows[kept].astype(np.int32), columns[kept].astype(np.int32)
-    ratings = values[kept].astype(np.float64)
-    left_out = {} if kept.all() else {"stored zeros": int((~kept).sum())}
-    least = entry.filters.min_rating
-    if entry.own and least is not None:
-        low = ratings < least
-        left_out |= {f"ratings under {least:g}": int(low.sum())} if low.any() else {}
-        users, items, ratings = users[~low], items[~low], ratings[~low]
-        if not len(users):
-            raise DataError(f"{path.name}: no interactions are left by the filters")
-    elif entry.own:
-        table = Table(path.name, len(ratings), {})
-        refuse_no(
-            table, "the matrix", ratings, np.ones(len(ratings), bool), toml_for(entry, path.name)
-        )
     return Raw(
         path.name,
         users,
         items,
         n_users=matrix.shape[0],
         n_items=matrix.shape[1],
-        ratings=ratings,
+        ratings=ratings[kept],
         repeats_allowed=True,
         understood=Understood(
             path.name,
             f"a sparse matrix of scipy, {matrix.shape[0]:,} users x {matrix.shape[1]:,} items",
             rows=len(values),
-            left_out=left_out,
+            left_out={reason: count for reason, count in left_out.items() if count},
             first=(str(users[0]), str(items[0])) if len(users) else None,
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dslbench.data.entries import Columns
@@ -39,6 +39,10 @@ _KNOWN: dict[str, tuple[tuple[str, ...], ...]] = {
         (),
     ),
 }  # fmt: skip
+_NO_MATRIX = (
+    "a matrix of users x items must be turned into lines 'user,item,rating' first:"
+    " pandas.DataFrame.stack"
+)
 _MANY = 5  # columns whose names differ by a number alone
 _DAY_FIRST = re.compile(r"(1[3-9]|2[0-9]|3[01])[/.-]")
 _FIRM_TIMES = ("timestamp", "ts", "unixreviewtime", "unixtime", "timestamps", "timestampms")
@@ -68,11 +72,21 @@ def header_names(fields: Sequence[str]) -> dict[str, int]:
     lowered = [plain(field) for field in fields]
     found = {"rank": lowered.index("rank")} if "rank" in lowered else {}
     for what in ROLES:
-        for tier in _KNOWN[what]:
-            places = [at for at, field in enumerate(lowered) if field in tier]
+        for places in _called(what, lowered):
             if len(places) == 1 and what not in found:
                 found[what] = places[0]
     return found
+
+
+def _called(what: str, lowered: Sequence[str]) -> Iterator[list[int]]:
+    """Positions of the columns that are called like a role, for each tier of its names."""
+    for tier in _KNOWN[what]:
+        yield [at for at, field in enumerate(lowered) if field in tier]
+
+
+def column_of(rows: Sequence[Sequence[str]], at: int) -> list[str]:
+    """What stands in a column, without empty fields."""
+    return [row[at] for row in rows if at < len(row) and row[at]]
 
 
 def is_number(text: str) -> bool:
@@ -91,7 +105,7 @@ def header_evidence(first: Sequence[str], below: Sequence[Sequence[str]]) -> tup
     if known:
         yes.append(f"'{known[0]}' is a usual name")
     for at, field in enumerate(first):
-        column = [row[at] for row in below if at < len(row) and row[at]]
+        column = column_of(below, at)
         if not field or not column:
             continue
         if is_number(field) or is_time(field):
@@ -165,9 +179,7 @@ def refuse_unknown(
         return DataError(
             f"{name}: {width} columns without a header; which are the user and the item?",
             hint=f"if each line is one interaction, say in {toml} beside it: header = false, [columns]"
-            " user = ..., item = ... (positions from 0; rating and timestamp likewise);"
-            " a matrix of users x items must be turned into lines 'user,item,rating' first:"
-            " pandas.DataFrame.stack",
+            f" user = ..., item = ... (positions from 0; rating and timestamp likewise); {_NO_MATRIX}",
         )
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     if len(names) < 2:
@@ -179,8 +191,7 @@ def refuse_unknown(
     if len(names) > _MANY and len({re.sub("[0-9]+", "", one) for one in names[1:]}) == 1:
         return DataError(
             f"{name}: which column is the {what}? The header has {shown}",
-            hint="a matrix of users x items must be turned into lines 'user,item,rating' first:"
-            " pandas.DataFrame.stack, or melt",
+            hint=f"{_NO_MATRIX}, or melt",
         )
     return DataError(
         f"{name}: which column is the {what}? The header has {shown}",
@@ -213,8 +224,7 @@ def by_name(
     reasons: dict[str, str] = {}
     warnings: list[str] = []
     for what in ROLES:
-        for tier in _KNOWN[what]:
-            found = [at for at, field in enumerate(lowered) if field in tier]
+        for found in _called(what, lowered):
             if what == "timestamp":
                 found = _times(found, names, lowered, values, time_format, warnings, name, toml)
             if len(found) > 1:
@@ -255,14 +265,14 @@ def _times(
     kept: list[int] = []
     strange: list[int] = []
     for at in found:
-        column = [row[at] for row in values if at < len(row) and row[at]]
+        column = column_of(values, at)
         firm = lowered[at] in _FIRM_TIMES and all(map(is_number, column))
         if firm or looks_like_times(column) or time_format is not None:
             kept.append(at)
         else:
             strange.append(at)
     for at in strange:
-        column = [row[at] for row in values if at < len(row) and row[at]]
+        column = column_of(values, at)
         late = (value for value in column if _DAY_FIRST.match(value))  # that day is no month
         shown = next(late, column[0] if column else "")
         day = re.fullmatch(r"(19|20)\d{6}", shown) is not None
@@ -279,7 +289,7 @@ def _times(
 def columns_hint(names: Sequence[str], lowered: Sequence[str]) -> str:
     """The `[columns]` line with user and item only."""
     chosen = {
-        what: next((names[at] for tier in _KNOWN[what] for at, n in enumerate(lowered) if n in tier), "...")
+        what: next((names[at] for places in _called(what, lowered) for at in places), "...")
         for what in ("user", "item")
     }  # fmt: skip
     return f'[columns] user = "{chosen["user"]}", item = "{chosen["item"]}"'
@@ -336,15 +346,9 @@ def _as_described(
     for what in ("user", "item"):
         if what in positions:
             continue
-        tiers = (
-            [
-                at
-                for at, field in enumerate(lowered)
-                if field in tier and at not in positions.values()
-            ]
-            for tier in _KNOWN[what]
-        )
-        found = next(filter(None, tiers), [])
+        tiers = _called(what, lowered)
+        free = ([at for at in places if at not in positions.values()] for places in tiers)
+        found = next(filter(None, free), [])
         if len(found) != 1:
             raise refuse_unknown(name, toml, what, names, len(names))
         positions[what], reasons[what] = found[0], "by its name"

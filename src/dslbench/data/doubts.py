@@ -68,12 +68,12 @@ def flags(table: Table, layout: Layout, kept: Mask, toml: str) -> list[str]:
         codes, labels = table.columns[at]
         counts = np.bincount(codes[kept], minlength=len(labels))
         order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
-        values = [str(labels[k]).lower() for k in order if labels[k]]
+        known = [str(labels[k]) for k in order if labels[k]]
+        values = [label.lower() for label in known]
         shown = ", ".join(f"{labels[k]!r} {counts[k]:,}" for k in order[:5])
         name = layout.name_of(at)
         key = layout.names[at] if layout.names is not None else str(at)
         if kind == "flag" and 2 <= len(values) <= _FEW and any(value in _NO for value in values):
-            known = [str(labels[k]) for k in order if labels[k]]
             yes = [label for label in known if label.lower() not in _NO] or known[:1]
             wanted = (
                 f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(yes, ensure_ascii=False)}"
@@ -89,12 +89,28 @@ def flags(table: Table, layout: Layout, kept: Mask, toml: str) -> list[str]:
         elif kind == "flag" and len(values) == 1 and values[0] in _NO:
             warnings.append(f"column {name} is {values[0]} in every row, and all of them count")
         elif kind == "negative":
-            below = [k for k in order if str(labels[k])[:1] == "-" and is_number(str(labels[k]))]
+            below = [str(label)[:1] == "-" and is_number(str(label)) for label in labels]
             count = int(counts[below].sum())
             warnings.append(f"column {name} is not used, and its {count:,} rows below 0 count, too")
         elif len(values) == 2:
             warnings.append(f"column {name} is not used, rows of both its values count: {shown}")
     return warnings
+
+
+def leave_out_under(
+    table: Table,
+    least: float,
+    ratings: npt.NDArray[np.float64],
+    kept: Mask,
+    left_out: dict[str, int],
+) -> Mask:
+    """What is kept of rows with `min_rating`; the others are counted in `left_out`."""
+    low = kept & ~(ratings >= least)
+    left_out[f"ratings under {least:g}"] = int(low.sum())
+    kept = kept & ~low
+    if not kept.any():
+        raise DataError(f"{table.name}: no interactions are left by the filters")
+    return kept
 
 
 def refuse_no(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from dslbench.data.columns import Chosen, each_once, is_number, refuse_unknown
+from dslbench.data.columns import Chosen, column_of, each_once, is_number, refuse_unknown
 from dslbench.data.entries import Columns
 from dslbench.data.times import are_recent, is_time, looks_like_times
 from dslbench.errors import DataError
@@ -57,13 +57,15 @@ def by_position(
             hint=f"write {toml} beside it: header = false, [columns] user = 1, item = 0"
             " (and rating = 2, timestamp = 3 where there are)",
         )
-    _refuse_times_and_numbers(width, values, name, toml)
+    filled = [column_of(values, at) for at in range(width)]
+    timed = [looks_like_times(column) for column in filled]
+    _refuse_times_and_numbers(filled, others_timed=any(timed[2:]), name=name, toml=toml)
     positions = {"user": 0, "item": 1}
     reasons = {"user": "first column", "item": "second column"}
     times = []
     for at in range(2, width):
-        column = [row[at] for row in values if at < len(row) and row[at]]
-        if looks_like_times(column):
+        column = filled[at]
+        if timed[at]:
             times.append(at)
         elif "rating" not in positions and 2 * sum(map(is_number, column)) >= max(len(column), 1):
             positions["rating"] = at
@@ -88,30 +90,30 @@ def by_position(
 
 
 def _refuse_times_and_numbers(
-    width: int, values: Sequence[Sequence[str]], name: str, toml: str
+    filled: Sequence[Sequence[str]], *, others_timed: bool, name: str, toml: str
 ) -> None:
     """Refuse a first or second column that holds no ids but times, or the numbers of the rows."""
-    columns = [[row[at] for row in values if at < len(row) and row[at]] for at in range(width)]
-    others = any(map(looks_like_times, columns[2:]))
-    for at in (0, 1):
-        if (columns[at] and all(map(is_time, columns[at]))) or (
-            width > 2 and not others and are_recent(columns[at]) and _mostly_new(columns[at])
+    width = len(filled)
+    for at, column in enumerate(filled[:2]):
+        if (column and all(map(is_time, column))) or (
+            width > 2 and not others_timed and are_recent(column) and _mostly_new(column)
         ):
+            shown = f"holds times ('{column[0][:30]}' and the like), no ids"
             if width == 2:
                 raise DataError(
-                    f"{name}: column {at} of two holds times ('{columns[at][0][:30]}' and the like), no ids",
+                    f"{name}: column {at} of two {shown}",
                     hint=f"if they are ids, say in {toml}: header = false, [columns] user = 0, item = 1",
                 )
             left = [other for other in range(3) if other != at]
             described = f"user = {left[0]}, item = {left[1]}, timestamp = {at}"
             raise DataError(
-                f"{name}: column {at} holds times ('{columns[at][0][:30]}' and the like), no ids",
+                f"{name}: column {at} {shown}",
                 hint=f"say which in {toml} beside it: header = false, [columns] {described}; or, where these"
                 " are ids: user = 0, item = 1 (positions from 0)",
             )
-    if width > 2 and _count_rows(columns[0]):
+    if width > 2 and _count_rows(filled[0]):
         raise DataError(
-            f"{name}: column 0 counts the rows from {columns[0][0]} on, as pandas writes an index:"
+            f"{name}: column 0 counts the rows from {filled[0][0]} on, as pandas writes an index:"
             " then each user would have one",
             hint=f"write {toml} beside it: header = false, [columns] user = 1, item = 2 (or user = 0, item ="
             " 1; positions from 0)",

@@ -34,33 +34,30 @@ def looks_like_times(values: Sequence[str]) -> bool:
         return False
     if all(map(is_time, values)):
         return True
-    try:
-        numbers = np.array([float(value) for value in values])
-    except ValueError:
-        return False
-    return unit_of(numbers) is not None
+    return _unit_of_texts(values) is not None
 
 
 def are_recent(values: Sequence[str]) -> bool:
     """Whether all values are epochs of 1995 to 2035 in seconds or milliseconds: ids rarely are."""
+    return _unit_of_texts(values, *_RECENT) in ("s", "ms")
+
+
+def _unit_of_texts(values: Sequence[str], *between: float) -> str | None:
     try:
-        numbers = np.array([float(value) for value in values])
+        return unit_of(np.array([float(value) for value in values]), *between)
     except ValueError:
-        return False
-    first, last = _RECENT
-    return len(numbers) > 0 and any(
-        bool((numbers >= first * parts).all() and (numbers <= last * parts).all())
-        for parts in (_UNITS["s"], _UNITS["ms"])
-    )
+        return None
 
 
-def unit_of(numbers: npt.NDArray[np.float64]) -> str | None:
-    """The unit in which all numbers are times between 1973 and 2100; None where there is none."""
+def unit_of(
+    numbers: npt.NDArray[np.float64], first: float = _FIRST, last: float = _LAST
+) -> str | None:
+    """The unit in which all numbers are times between 1973 and 2100, or others; None where there is none."""
     if not len(numbers) or not np.isfinite(numbers).all():
         return None
     least, most = float(numbers.min()), float(numbers.max())
     for unit, parts in _UNITS.items():
-        if _FIRST * parts <= least and most <= _LAST * parts:
+        if first * parts <= least and most <= last * parts:
             return unit
     return None
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dslbench.data import ids, times
-from dslbench.data.doubts import doubtful_ids, flags, refuse_no, refuse_other_rows
+from dslbench.data.doubts import doubtful_ids, flags, leave_out_under, refuse_no, refuse_other_rows
 from dslbench.data.entries import DatasetEntry
 from dslbench.data.interactions import Int32
 from dslbench.data.labels import rank_ids, sort_labels
@@ -46,11 +46,7 @@ def interpret(table: Table, layout: Layout, entry: DatasetEntry, **known: Any) -
     if entry.own and entry.filters.min_rating is not None:
         if ratings is None:
             raise DataError(f"{table.name} has no ratings, so min_rating cannot be applied")
-        low = kept & ~(ratings >= entry.filters.min_rating)
-        left_out[f"ratings under {entry.filters.min_rating:g}"] = int(low.sum())
-        kept = kept & ~low
-        if not kept.any():
-            raise DataError(f"{table.name}: no interactions are left by the filters")
+        kept = leave_out_under(table, entry.filters.min_rating, ratings, kept, left_out)
     user, item = (_kept(table, layout.positions[what], kept) for what in ("user", "item"))
     if entry.own:
         warnings += doubtful_ids(table, layout, kept, user, item, toml)

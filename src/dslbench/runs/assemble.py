@@ -52,20 +52,21 @@ def check_parts(data: Interactions, judged_on: Literal["test", "valid"] = "test"
 
 def check_has_validation(data: Interactions) -> None:
     """Raise `UsageError` or `DataError` for data that have nothing to choose on."""
-    if data.valid.nnz:
-        if all_listed := lists_hold_all(data.n_users, data.n_items, data.train.nnz):
-            raise DataError(
-                f"nothing can be chosen by recall in '{data.name}': {all_listed}",
-                "data with more items",
+    if not data.valid.nnz:
+        if data.protocol == "paper":
+            raise UsageError(
+                "protocol paper has no validation part to choose on", "--protocol default"
             )
-        return
-    if data.protocol == "paper":
-        raise UsageError("protocol paper has no validation part to choose on", "--protocol default")
-    raise DataError(
-        f"protocol {data.protocol} leaves no validation pairs in '{data.name}' to choose on: "
-        "its users have too few items",
-        "data with more items per user, or with a file of validation pairs",
-    )
+        raise DataError(
+            f"protocol {data.protocol} leaves no validation pairs in '{data.name}' to choose on: "
+            "its users have too few items",
+            "data with more items per user, or with a file of validation pairs",
+        )
+    if all_listed := lists_hold_all(data.n_users, data.n_items, data.train.nnz):
+        raise DataError(
+            f"nothing can be chosen by recall in '{data.name}': {all_listed}",
+            "data with more items",
+        )
 
 
 def make_lab(
