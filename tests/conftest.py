@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from dslbench.data.interactions import Interactions
-from dslbench.runs import local, making
+from dslbench.runs import durations, local, making
 from helpers import make_interactions
 from process_helpers import run_here
 
@@ -36,6 +36,7 @@ def interactions() -> Interactions:
 def no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are expected to take no time: a trial of a few steps takes a process."""
     monkeypatch.setattr(making, "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(durations, "pace", lambda *_: None)
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ def run_here(
 
 WITHOUT_TRIAL = [
     sys.executable, "-c",
-    "from dslbench.cli.main import main; from dslbench.runs import making; "
-    "making.estimate_seconds = lambda *_: 0.0; main()",
+    "from dslbench.cli.main import main; from dslbench.runs import durations, making; "
+    "making.estimate_seconds = lambda *_: 0.0; durations.pace = lambda *_: None; main()",
 ]  # fmt: skip
 
 _EACH = """
@@ -50,9 +50,10 @@ from process_helpers import run_here
 from dslbench.runs import local
 from dslbench import output
 from dslbench.cli.main import main
-from dslbench.runs import making
+from dslbench.runs import durations, making
 
 making.estimate_seconds = lambda *_: 0.0
+durations.pace = lambda *_: None
 local.Process.run = run_here
 for args in json.loads(sys.stdin.read()):
     output.warn_once.cache_clear()

@@ -15,9 +15,11 @@ import typer
 from cli_helpers import run
 from dslbench import artefact
 from dslbench.cli import shrinking as command
+from dslbench.cli.runner import Where
 from dslbench.errors import DataError, RunError, UsageError
 from dslbench.report import shrunk
 from dslbench.runs import store
+from dslbench.runs.durations import Pace
 from dslbench.runs.equal_bytes import tables_of
 from dslbench.runs.shrinking import WAYS, Answer, Goal, _sizes, like, search
 from dslbench.spec import RunSpec, resolve
@@ -138,13 +140,30 @@ def test_too_few_users_and_too_little_time(monkeypatch: pytest.MonkeyPatch) -> N
     )  # fmt: skip
     with pytest.raises(DataError, match="validation has 4 users, too few"):
         made.found(Goal(within=0.01))
-    monkeypatch.setattr(command.making, "estimate_seconds", lambda *_: 100.0)
-    code, _, err = run("shrink", *SMALL, "--time", "50s")
-    assert code == 2 and "the dense run alone takes about 1.7 min for 1 epoch" in err
-    assert "--time 400s" in err
+
+
+def test_the_time_bounds_what_an_epoch_takes_and_not_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command.durations, "pace", lambda *_: Pace(8.0, 2.0, 40.0))
+    code, _, err = run("shrink", *SMALL, "--time", "45s")
+    assert code == 2 and "the dense run alone takes about 50.0 s for 1 epoch" in err
+    assert "--time 200s" in err
     small = [*SMALL[:4], *SMALL[6:]]
-    code, _, err = run("shrink", *small, "--epochs", "10", "--time", "50s")
-    assert code == 2 and "--epochs 5, or --time 400s" in err
+    code, _, err = run("shrink", *small, "--epochs", "10", "--time", "95s")
+    assert code == 2 and "about 2.3 min for 10 epochs" in err
+    assert "--epochs 5, or --time 560s" in err
+    goal = Goal(within=0.01)
+    where = Where("cpu", 1)
+
+    def epochs(seconds: float) -> int:
+        wish = command.Wish(None, "lightgcn", None, (), "default", 0, goal, seconds)
+        return command.dense_of(wish, where).epochs
+
+    full = DENSE.full_epochs
+    assert epochs(4 * (40 + 10 * full)) == full
+    assert epochs(4 * 75) == 3
+    assert epochs(60) == 1
 
 
 def test_what_cannot_be_smaller_is_not_trained() -> None:

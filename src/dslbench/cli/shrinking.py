@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from dslbench.output import deliver, say, warn, write
 from dslbench.report import command, shrunk
 from dslbench.report.columns import seconds as duration
 from dslbench.report.formats import render
-from dslbench.runs import equal_bytes, local, making, stock, store
+from dslbench.runs import durations, equal_bytes, local, stock, store
 from dslbench.runs.assemble import check_has_validation
 from dslbench.runs.progress import Part
 from dslbench.runs.shrinking import Answer, Goal, search
@@ -152,22 +153,28 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     if wish.epochs is not None and stored:
         return whole
     say("timing a few steps ...")
-    expected = making.estimate_seconds(
-        stock.take_stock([whole], True, warn, digests=digests), where.device
-    )
-    each = (expected or 0.0) / whole.epochs
+    pace = durations.pace(whole, where.device)
+    if pace is None:  # the run will fail as well, and say why
+        return whole
+
+    def takes(epochs: int) -> float:
+        return pace.seconds(spec(epochs), trainings=1)
+
+    def possible(seconds: float) -> int:
+        return bisect_right(range(1, whole.epochs + 1), seconds, key=takes)
+
     needed = whole.epochs if wish.epochs is not None else 1
-    if needed * each > wish.seconds:
-        possible = int(wish.seconds / each)
+    if takes(needed) > wish.seconds:
+        epochs = possible(wish.seconds)
         raise UsageError(
             f"--time is too short: the dense run alone takes about "
-            f"{duration(needed * each)} for {number(needed, 'epoch')}",
-            (f"--epochs {possible}, or " if possible else "")
-            + f"--time {math.ceil(4 * needed * each)}s",
+            f"{duration(takes(needed))} for {number(needed, 'epoch')}",
+            (f"--epochs {epochs}, or " if epochs else "")
+            + f"--time {math.ceil(4 * takes(needed))}s",
         )
-    if wish.epochs is not None or not expected or expected <= _DENSE_SHARE * wish.seconds:
+    if wish.epochs is not None or takes(whole.epochs) <= _DENSE_SHARE * wish.seconds:
         return whole
-    return spec(max(1, int(whole.epochs * _DENSE_SHARE * wish.seconds / expected)))
+    return spec(max(1, possible(_DENSE_SHARE * wish.seconds)))
 
 
 def made(spec: RunSpec, where: Where, digests: stock.Digests) -> dict[str, Any]:

@@ -124,6 +124,17 @@ class Expected:
         )
 
 
+def pace(spec: RunSpec, device: str) -> Pace | None:
+    """Expected pace of a run on this machine; None where its trial fails: the run will fail, too."""
+    expected = Expected(store.read_all(lambda line: None), device)
+    try:
+        return expected.pace(spec)
+    except StoreError:
+        raise
+    except RunError:
+        return None
+
+
 def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1) -> float | None:
     """Expected duration of the missing runs on this machine.
 
