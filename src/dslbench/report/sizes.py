@@ -25,7 +25,7 @@ FEW_METHODS = 6  # whose points a figure tells apart by their marks
 Precisions = Mapping[str, Sequence[str]]
 
 
-WORTH_DRAWING = 0.7  # of the best quality: what lies below would press the others together
+WORTH_DRAWING = 0.85  # of the best quality: what lies below would press the others together
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def figure(records: Sequence[Record]) -> list[FigureModel]:
 
 
 def _panel(found: Sequence[Point], on_front: Sequence[bool]) -> Panel:
-    """The front with names; the others by method where these are few, else all alike."""
+    """The front with names; the others by method where these are few, else dense and all others."""
     placed = [(p, p.place, on) for p, on in zip(found, on_front, strict=True) if p.place]
     largest = max(x for _, (x, _), _ in placed)
     unit, unit_name = (2**20, "MiB") if largest >= 2**20 else (2**10, "KiB")
@@ -225,7 +225,13 @@ def _panel(found: Sequence[Point], on_front: Sequence[bool]) -> Panel:
         if not on:
             others.setdefault(point.name.rpartition(", ")[0], []).append((x / unit, y))
     if len(others) > FEW_METHODS:
-        others = {"beaten by these": [place for of in others.values() for place in of]}
+        dense = {
+            point.name.rpartition(", ")[0]
+            for point in found
+            if point.runs[0]["spec"]["method"] == "dense"
+        }
+        rest = [place for name, of in others.items() if name not in dense for place in of]
+        others = {"beaten by these": rest} | {n: of for n, of in others.items() if n in dense}
     lines = [
         Series(name, [x for x, _ in of], [y for _, y in of], style="points")
         for name, of in others.items()

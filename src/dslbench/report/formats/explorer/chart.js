@@ -87,7 +87,7 @@ function drawChart(points, xKey, yIndex, open) {
   chart.setAttribute("height", height);
   chart.replaceChildren();
   tell(null);
-  drawLegend(known);
+  drawLegend([]);
   if (!known.length) {
     chart.append(drawn("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "Nothing that is shown has both numbers."));
     $("chart-note").textContent = "";
@@ -99,7 +99,8 @@ function drawChart(points, xKey, yIndex, open) {
   const [xLow, xHigh] = widened(worth.map(x), axis.unit !== "share" || spans(worth.map(x)));
   const log = axis.unit !== "share" || spans(worth.map(x));
   const to = log ? Math.log : (value) => value;
-  const ordered = [...worth].sort((a, b) => front.has(b) - front.has(a) || y(b) - y(a) || x(a) - x(b));
+  const first = (p) => front.has(p) || (p.trained && ["Dense", "Reference"].includes(p.row.family));
+  const ordered = [...worth].sort((a, b) => front.has(b) - front.has(a) || first(b) - first(a) || y(b) - y(a) || x(a) - x(b));
   let marks = [], place, yRange = widened(worth.map(y), false);
   for (let look = 0; look < 2; look++) { // again with the height for those that are drawn
     const [yLow, yHigh] = yRange;
@@ -122,7 +123,8 @@ function drawChart(points, xKey, yIndex, open) {
   const labels = drawn("g", { "aria-hidden": "true" });
   chart.append(labels);
   drawMarks(chart, marks, (point) => describe(point, axis, yIndex, front.has(point)), open);
-  drawLabels(labels, marks, along(line), box, width);
+  drawLegend(marks.map((mark) => mark.point));
+  drawLabels(labels, marks, [...along(line).map(around), ...[...chart.querySelectorAll(".tick")].map(boxOf)], box, width);
   const hidden = worth.length - marks.length;
   const poor = known.length - worth.length;
   const missing = points.length - known.length;
@@ -211,35 +213,45 @@ function along(line) {
   });
 }
 
-/** Names beside the marks of the front; where there is room for none, touching the mark tells it. */
-function drawLabels(labels, marks, line, box, width) {
-  const taken = marks.map(({ left, top }) => [left - 7, top - 7, left + 7, top + 7]);
-  taken.push(...line.map(([left, top]) => [left - 2, top - 2, left + 2, top + 2]));
-  const free = (one) => one[0] > 4 && one[2] < width - 2 && one[1] > 14 && one[3] < box.bottom
-    && taken.every((other) => one[2] < other[0] || one[0] > other[2] || one[3] < other[1] || one[1] > other[3]);
+const around = ([left, top]) => [left - 2, top - 2, left + 2, top + 2];
+
+function boxOf(text) {
+  const { x, y, width, height } = text.getBBox();
+  return [x - 2, y, x + width + 2, y + height];
+}
+
+/** Names beside the marks of the front, off what is drawn; where there is room for none, touching the mark tells it. */
+function drawLabels(labels, marks, drawnAlready, box, width) {
+  const taken = [...marks.map(({ left, top }) => [left - 7, top - 7, left + 7, top + 7]), ...drawnAlready];
+  const apart = (one, other) => one[2] < other[0] || one[0] > other[2] || one[3] < other[1] || one[1] > other[3];
+  const free = (one) => one[0] > 4 && one[2] < width - 2 && one[1] > 14 && one[3] < box.bottom && taken.every((other) => apart(one, other));
+  const named = [];
   for (const { point, left, top } of marks.filter((mark) => mark.on)) {
     const text = drawn("text", { class: "halo" }, point.name);
     labels.append(text);
     const length = text.getComputedTextLength() || point.name.length * 6.5;
-    const spots = [];
+    const place = (x, y) => {
+      const end = [Math.min(Math.max(left, x), x + length), y < top ? y + 3 : y - 10];
+      const far = Math.hypot(end[0] - left, end[1] - top) > 18;
+      return { x, y, end, cover: [x - 2, y - 12, x + length + 2, y + 4], leader: far ? along([[left, top], end]).map(around) : [] };
+    };
+    const places = [];
     for (const far of [10, 24, 42, 64]) {
-      spots.push([left + far, top + 4], [left - far - length, top + 4], [left - length / 2, top - far], [left - length / 2, top + far + 10]);
-      spots.push([left + far * 0.7, top - far * 0.8], [left - far * 0.7 - length, top - far * 0.8]);
-      spots.push([left + far * 0.7, top + far * 0.8 + 9], [left - far * 0.7 - length, top + far * 0.8 + 9]);
+      places.push(place(left + far, top + 4), place(left - far - length, top + 4));
+      places.push(place(left - length / 2, top - far), place(left - length / 2, top + far + 10));
+      places.push(place(left + far * 0.7, top - far * 0.8), place(left - far * 0.7 - length, top - far * 0.8));
+      places.push(place(left + far * 0.7, top + far * 0.8 + 9), place(left - far * 0.7 - length, top + far * 0.8 + 9));
     }
-    const spot = spots.find(([x, y]) => free([x - 2, y - 12, x + length + 2, y + 4]));
-    if (!spot) {
+    const found = places.find(({ cover, leader }) => free(cover) && leader.every((spot) => named.every((other) => apart(spot, other))));
+    if (!found) {
       text.remove();
       continue;
     }
-    const [x, y] = spot;
-    text.setAttribute("x", x);
-    text.setAttribute("y", y);
-    taken.push([x - 2, y - 12, x + length + 2, y + 4]);
-    const near = [Math.min(Math.max(left, x), x + length), y < top ? y + 3 : y - 10];
-    if (Math.hypot(near[0] - left, near[1] - top) > 18) {
-      labels.prepend(drawn("line", { class: "leader", x1: left, y1: top, x2: near[0], y2: near[1] }));
-    }
+    text.setAttribute("x", found.x);
+    text.setAttribute("y", found.y);
+    named.push(found.cover);
+    taken.push(found.cover, ...found.leader);
+    if (found.leader.length) labels.prepend(drawn("line", { class: "leader", x1: left, y1: top, x2: found.end[0], y2: found.end[1] }));
   }
 }
 

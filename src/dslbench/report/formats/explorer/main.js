@@ -25,29 +25,36 @@ function fillFilters() {
       option(ANY, filter.any, first === ANY),
       ...values.map((value) => option(value, filter.words ? filter.words[value] : value, value === first)),
     );
-    $(`f-${name}`).addEventListener("change", draw);
+    $(`f-${name}`).addEventListener("change", () => draw(name === "dataset" || name === "backbone"));
   }
   $("a-y").replaceChildren(...DATA.quality.map((metric, n) => option(n, metric.label, n === 0)));
   const axes = Object.entries(AXES).filter(([, axis]) => POINTS.some((p) => axis.of(p) > 0));
   $("a-x").replaceChildren(...axes.map(([key, axis]) => option(key, axis.title.toLowerCase(), key === "bytes")));
-  for (const id of ["a-y", "a-x", "f-setting"]) $(id).addEventListener("change", draw);
+  for (const id of ["a-y", "a-x", "f-setting"]) $(id).addEventListener("change", () => draw());
 }
 
-/** The settings among what is shown; the picture and the answer are of one of them. */
-function chooseSetting(points) {
+/**
+ * Which of the settings among what is shown is pictured and answered for, and which rows the table has: of that
+ * setting, or of all of them. Another data set or backbone (`anew`) asks anew.
+ */
+function chooseSetting(points, anew) {
   const numbers = [...new Set(points.map((p) => p.row.setting))];
-  const select = $("f-setting");
-  const before = select.value === "" ? DATA.start : Number(select.value);
   const size = (n) => points.filter((p) => p.row.setting === n).length;
-  const best = numbers.includes(before) ? before : [...numbers].sort((a, b) => size(b) - size(a) || a - b)[0];
-  select.replaceChildren(...numbers.map((n) => option(n, DATA.settings[n].text, n === best)));
+  const best = numbers.includes(DATA.start) ? DATA.start : [...numbers].sort((a, b) => size(b) - size(a) || a - b)[0];
+  const known = (value) => value === ANY || numbers.includes(Number(value));
+  const start = chosen("dataset") === ANY || chosen("backbone") === ANY ? ANY : String(best);
+  const now = anew || !known(chosen("setting")) ? start : chosen("setting");
+  $("f-setting").replaceChildren(
+    ...numbers.map((n) => option(n, DATA.settings[n].text, String(n) === now)),
+    option(ANY, "all of these", now === ANY),
+  );
   $("l-setting").hidden = numbers.length < 2;
-  return best;
+  return now === ANY ? [best, points] : [Number(now), points.filter((p) => String(p.row.setting) === now)];
 }
 
-function draw() {
-  const points = POINTS.filter((p) => Object.entries(FILTERS).every(([name, filter]) => chosen(name) === ANY || filter.of(p) === chosen(name)));
-  const number = chooseSetting(points);
+function draw(anew = false) {
+  const fitting = POINTS.filter((p) => Object.entries(FILTERS).every(([name, filter]) => chosen(name) === ANY || filter.of(p) === chosen(name)));
+  const [number, points] = chooseSetting(fitting, anew);
   const setting = DATA.settings[number];
   $("answer").textContent = setting ? setting.answer || "No dense run to compare with." : "Nothing fits these filters.";
   $("about").textContent = setting ? setting.text : "";
@@ -89,7 +96,7 @@ let last = { points: [], front: new Set() };
 $("choose").open = window.innerWidth > 600;
 fillFilters();
 drawBoxes(drawRows);
-draw();
+draw(true);
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("more").addEventListener("click", () => {
   look.rows = Infinity;

@@ -38,11 +38,12 @@ function trainingOf({ setting, row }) {
 
 const UNSEEN = ["hr@20", "p_seeds", "memory", "latency_1024", "infer_macs", "energy", "macs_of_dense", "family", "dataset", "backbone", "setting"];
 const TELLING = ["dataset", "setting"]; // shown by themselves where rows differ in them
+const FIRST = COLUMNS.find((column) => column.unit === "quality") || COLUMNS[0];
 const look = {
   hidden: new Set(UNSEEN),
   asked: new Set(), // columns that somebody chose to show or hide
-  sort: "bytes",
-  down: false,
+  sort: FIRST.key,
+  down: Boolean(FIRST.high),
   open: new Set(),
   rows: 100,
 };
