@@ -129,17 +129,31 @@ def compare(runs: Sequence[Record], other: Sequence[Record], column: Column) -> 
 
 def over_seeds(runs: Sequence[Record], other: Sequence[Record], column: Column) -> float | None:
     """p of the paired t-test over the seeds that two rows share; None for fewer than three."""
+    pairs = _pairs(runs, other, column)
+    return paired_t(*pairs.T) if len(pairs) >= FEWEST_SEEDS else None
+
+
+def change_over_seeds(
+    runs: Sequence[Record], other: Sequence[Record], column: Column
+) -> tuple[float, float] | None:
+    """Student's 95 % interval of the paired change over the shared seeds, relative to the other row's mean.
+
+    None for fewer than three seeds.
+    """
+    pairs = _pairs(runs, other, column)
+    if len(pairs) < FEWEST_SEEDS or not (of_other := float(pairs[:, 1].mean())):
+        return None
+    found = summary(list((pairs[:, 0] - pairs[:, 1]) / of_other))
+    return None if found.low is None or found.high is None else (found.low, found.high)
+
+
+def _pairs(runs: Sequence[Record], other: Sequence[Record], column: Column) -> Float64:
+    """Both rows' values, n x 2, of the seeds for which both have one."""
     own = {r["spec"]["seed"]: column.value(r) for r in runs}
     theirs = {r["spec"]["seed"]: column.value(r) for r in other}
-    pairs = [
-        (a, b)
-        for a, b in ((own[s], theirs[s]) for s in _shared_seeds(runs, other))
-        if a is not None and b is not None
-    ]
-    if len(pairs) < FEWEST_SEEDS:
-        return None
-    first, second = np.array(pairs, dtype=np.float64).T
-    return paired_t(first, second)
+    both = ((own[s], theirs[s]) for s in _shared_seeds(runs, other))
+    known = [pair for pair in both if None not in pair]
+    return np.array(known, dtype=np.float64).reshape(-1, 2)
 
 
 METRICS = tuple(in_group("compared"))
@@ -156,7 +170,7 @@ def _table(records: list[Record]) -> TableModel:
         headers=[
             "Metric", "Method", "Seeds", "Mean", "95% low", "95% high",
             *(f"{against} {what}" for against in ("dense:", "best:")
-              for what in ("diff.", "p(seeds)", "p(users,t)", "p(users,W)")),
+              for what in ("diff.", "95% interval", "p(seeds)", "p(users,t)", "p(users,W)")),
         ],
         rows=[],
         left_columns=2,
@@ -170,7 +184,7 @@ def _table(records: list[Record]) -> TableModel:
         "diff.: relative to dense, or to the best row that is not dense, over the shared seeds. p: two-sided "
         "paired tests, Holm-corrected over the rows; t: t-test; W: Wilcoxon's signed ranks; users: "
         "values per user, averaged over the shared seeds.",
-        "95% low, high: Student's t interval of the mean over seeds.",
+        "95% low, high, interval: Student's t over seeds; of the mean, and of the paired difference.",
     ]
     if max(len(runs) for runs in of_rows) < FEWEST_SEEDS:
         notes.append(f"Fewer than {FEWEST_SEEDS} seeds: nothing can be tested over seeds.")
@@ -211,9 +225,9 @@ def _against(
     of_rows: Sequence[Sequence[Record]],
     reference: int | None,
 ) -> list[list[Cell]]:
-    """Four cells per row: relative difference to the reference row, and three corrected p values."""
+    """Five cells per row: relative change to the reference row, its interval, three corrected p values."""
     if reference is None:
-        return [[Cell(MISSING)] * 4 for _ in of_rows]
+        return [[Cell(MISSING)] * 5 for _ in of_rows]
     tests = [
         None if place == reference else compare(runs, of_rows[reference], column)
         for place, runs in enumerate(of_rows)
@@ -225,7 +239,7 @@ def _against(
     cells = []
     for place in range(len(of_rows)):
         if place == reference:
-            cells.append([Cell(NOT_APPLICABLE)] * 4)
+            cells.append([Cell(NOT_APPLICABLE)] * 5)
             continue
         shared = _shared_seeds(of_rows[place], of_rows[reference])
         mine, theirs = (
@@ -234,7 +248,12 @@ def _against(
         )
         change = None if mine is None or not theirs else mine / theirs - 1
         shown = Cell(MISSING) if change is None else Cell(f"{change:+.1%}", value=change)
-        cells.append([shown, *(p_cell(p[place]) for p in corrected)])
+        interval = change_over_seeds(of_rows[place], of_rows[reference], column)
+        between = MISSING
+        if interval is not None:
+            low, high = interval
+            between = f"{100 * low:+.1f} to {high:+.1%}"
+        cells.append([shown, Cell(between), *(p_cell(p[place]) for p in corrected)])
     return cells
 
 
