@@ -14,7 +14,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from browser_helpers import CHROMIUM, Browser
 from cli_helpers import run
@@ -121,6 +123,17 @@ def test_names_and_labels_for_those_who_do_not_see_it() -> None:
     assert tags.count("label") == tags.count("select") and tags.count("h1") == 1
     assert {"main", "header", "noscript"} <= set(tags)
     assert found.tags[0] == ("html", {"lang": "en"})
+
+
+def test_the_interval_of_a_change_over_three_seeds() -> None:
+    of = {"dense": (0.1, 0.11, 0.12), "rp": (0.09, 0.1, 0.105)}
+    runs = [record(m, q, seed=n) for m, values in of.items() for n, q in enumerate(values)]
+    dense, rp = (row["points"] for row in Page(page(runs)).data["rows"])
+    assert all("low" not in point for point in dense if point["trained"])
+    change = (np.array(of["rp"]) - of["dense"]) / np.mean(of["dense"])
+    expected = stats.ttest_1samp(change, 0).confidence_interval()
+    trained = next(point for point in rp if point["trained"])
+    assert (trained["low"], trained["high"]) == pytest.approx(tuple(expected), rel=1e-6)
 
 
 def test_the_answer_and_the_data_of_a_row() -> None:

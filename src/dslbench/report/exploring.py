@@ -34,7 +34,7 @@ from dslbench.report.naming import labelled
 from dslbench.report.published import Result, results
 from dslbench.report.relative import mac_notes, setting_of
 from dslbench.report.sizes import Point
-from dslbench.report.statistics import holm, over_seeds
+from dslbench.report.statistics import change_over_seeds, holm, over_seeds
 from dslbench.report.tables import group, mean, values
 
 # What a row costs, by the unit that the page shows it in. Nothing of them but the bytes of its tables is
@@ -89,7 +89,8 @@ _NOTES = (
     "so many bits a value and one scale of 16 bits a row. Bytes: of the tables of users and items on disk, "
     "scales, bitmaps and maps included.",
     f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32 of the same setting, over seeds that "
-    "both have. p: two-sided paired t-tests against it, Holm-corrected over the rows of a setting.",
+    "both have. p: two-sided paired t-tests against it, Holm-corrected over the rows of a setting. "
+    "95% low, high: Student's interval of that change over three seeds or more.",
     "Costs of training are those of the whole run, all phases and its teacher included; rounding "
     "afterwards adds none. Serving was timed, and its MACs counted, of the model as it was "
     "trained: not of rounded ones.",
@@ -164,10 +165,12 @@ def _points(part: Sequence[Record]) -> list[Point]:
     return found + [Point(label(runs), "", list(runs)) for runs in others]
 
 
+def _is_dense(point: Point) -> bool:
+    return point.precision == "fp32" and bool(point.runs[0]["spec"]["method"] == "dense")
+
+
 def _p_seeds(point: Point, dense: Sequence[Record]) -> float | None:
-    if point.precision == "fp32" and point.runs[0]["spec"]["method"] == "dense":
-        return None
-    return over_seeds(point.runs, dense, COLUMNS[SELECTION])
+    return None if _is_dense(point) else over_seeds(point.runs, dense, COLUMNS[SELECTION])
 
 
 def _row(
@@ -215,6 +218,8 @@ def _training(runs: Sequence[Record]) -> str:
 def _point(point: Point, dense: Sequence[Record], p_seeds: float | None) -> dict[str, Any]:
     quality = [mean(COLUMNS[name], point.runs) for name in QUALITY]
     spread = [_spread(COLUMNS[name], point.runs) for name in QUALITY]
+    between = None if _is_dense(point) else change_over_seeds(point.runs, dense, COLUMNS[SELECTION])
+    low, high = between or (None, None)
     trained = (point.runs[0].get("stored") or [{"precision": point.precision}])[0]["precision"]
     return _filled({
         "precision": point.precision,
@@ -223,6 +228,8 @@ def _point(point: Point, dense: Sequence[Record], p_seeds: float | None) -> dict
         "quality": [_number(value) for value in quality],
         "sd": None if None in spread else [_number(value) for value in spread],
         "lost": _number(change(COLUMNS[SELECTION], point.runs, dense)),
+        "low": _number(low),
+        "high": _number(high),
         "p_users": _number(point.p),
         "p_seeds": _number(p_seeds),
     })  # fmt: skip

@@ -12,6 +12,8 @@ const COLUMNS = [
     beside: (p) => (p.sd && p.sd[n] !== undefined ? ` ±${shown(p.sd[n], "quality")}` : ""),
   })),
   { key: "lost", title: "vs dense", unit: "change", high: true, of: (p) => p.lost },
+  { key: "low", title: "95% low (seeds)", unit: "change", high: true, of: (p) => p.low },
+  { key: "high", title: "95% high (seeds)", unit: "change", high: true, of: (p) => p.high },
   { key: "p_users", title: "p (users)", unit: "p", of: (p) => p.p_users },
   { key: "p_seeds", title: "p (seeds)", unit: "p", of: (p) => p.p_seeds },
   ...DATA.costs.map((cost) => ({
@@ -36,7 +38,7 @@ function trainingOf({ setting, row }) {
   return row.training === "levelled" || row.training === "rising" ? `${epochs}, ${TRAINING[row.training]}` : epochs;
 }
 
-const UNSEEN = ["hr@20", "p_seeds", "memory", "latency_1024", "infer_macs", "energy", "macs_of_dense", "family", "dataset", "backbone", "setting"];
+const UNSEEN = ["hr@20", "low", "high", "p_seeds", "memory", "latency_1024", "infer_macs", "energy", "macs_of_dense", "family", "dataset", "backbone", "setting"];
 const TELLING = ["dataset", "setting"]; // shown by themselves where rows differ in them
 const FIRST = COLUMNS.find((column) => column.unit === "quality") || COLUMNS[0];
 const look = {
