@@ -126,14 +126,17 @@ def test_names_and_labels_for_those_who_do_not_see_it() -> None:
 
 
 def test_the_interval_of_a_change_over_three_seeds() -> None:
-    of = {"dense": (0.1, 0.11, 0.12), "rp": (0.09, 0.1, 0.105)}
+    of = {"dense": (0.1, 0.11, 0.12), "rp": (0.099, 0.11, 0.119)}
     runs = [record(m, q, seed=n) for m, values in of.items() for n, q in enumerate(values)]
-    dense, rp = (row["points"] for row in Page(page(runs)).data["rows"])
+    data = Page(page(runs)).data
+    dense, rp = (row["points"] for row in data["rows"])
     assert all("low" not in point for point in dense if point["trained"])
     change = (np.array(of["rp"]) - of["dense"]) / np.mean(of["dense"])
     expected = stats.ttest_1samp(change, 0).confidence_interval()
     trained = next(point for point in rp if point["trained"])
     assert (trained["low"], trained["high"]) == pytest.approx(tuple(expected), rel=1e-6)
+    said = f"(-0.6%, over 3 seeds {expected.low:+.1%} to {expected.high:+.1%})"
+    assert said in data["settings"][0]["answer"]
 
 
 def test_the_answer_and_the_data_of_a_row() -> None:

@@ -15,7 +15,7 @@ from dslbench.report.costs import STATE, change
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.pareto import front
 from dslbench.report.relative import setting_of
-from dslbench.report.statistics import holm, p_cell, paired_t, per_user
+from dslbench.report.statistics import change_over_seeds, holm, p_cell, paired_t, per_user
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, cell, group, mean
 from dslbench.words import number, percent
 
@@ -176,10 +176,7 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
         price = mean(BYTES, point.runs)
         if lost is None or price is None or lost < -LARGEST_LOSS:
             continue
-        sure = point.p is not None and point.p < SIGNIFICANT
-        said = "significant over users" if sure else "not significant over users"
-        if point.p is None:
-            said = "not tested over users"
+        said = _certainty(point, dense)
         share = f", {price / whole:.3f} of dense" if whole else ""
         return (
             f"The smallest stored model that loses under {percent(LARGEST_LOSS)} of dense's "
@@ -189,6 +186,17 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
         f"No stored model was compared with dense and loses under {percent(LARGEST_LOSS)} of its "
         f"{METRICS[SELECTION].label}.{short}"
     )
+
+
+def _certainty(point: Point, dense: Sequence[Record]) -> str:
+    """How far a change can be trusted: its interval over seeds, and whether users can tell."""
+    between = change_over_seeds(point.runs, dense, COLUMNS[SELECTION])
+    seeds = number(len(point.runs), "seed")
+    if between is not None:
+        seeds = f"over {seeds} {between[0]:+.1%} to {between[1]:+.1%}"
+    if point.p is None:
+        return seeds
+    return seeds + (", " if point.p < SIGNIFICANT else ", not ") + "significant over users"
 
 
 def figure(records: Sequence[Record]) -> list[FigureModel]:
