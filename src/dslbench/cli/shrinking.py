@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,10 +157,11 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
         return whole
 
     def takes(epochs: int) -> float:
-        return pace.seconds(spec(epochs), trainings=1)
+        return pace.seconds(whole.model_copy(update={"epochs": epochs}), trainings=1)
 
     def possible(seconds: float) -> int:
-        return bisect_right(range(1, whole.epochs + 1), seconds, key=takes)
+        fitting = (n for n in range(whole.epochs, 0, -1) if takes(n) <= seconds)
+        return next(fitting, 0)
 
     needed = whole.epochs if wish.epochs is not None else 1
     if takes(needed) > wish.seconds:

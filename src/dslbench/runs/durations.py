@@ -126,13 +126,7 @@ class Expected:
 
 def pace(spec: RunSpec, device: str) -> Pace | None:
     """Expected pace of a run on this machine; None where its trial fails: the run will fail, too."""
-    expected = Expected(store.read_all(lambda line: None), device)
-    try:
-        return expected.pace(spec)
-    except StoreError:
-        raise
-    except RunError:
-        return None
+    return _pace(_expected(device), spec)
 
 
 def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1) -> float | None:
@@ -145,16 +139,27 @@ def estimate_seconds(missing: Sequence[WantedRun], device: str, workers: int = 1
     missing = [run for run in missing if not run.spec.is_reference]
     if not missing:
         return 0.0
-    expected = Expected(store.read_all(lambda line: None), device, workers)
+    expected = _expected(device, workers)
     total = 0.0
     for run, trainings in zip(missing, sharing.left(missing), strict=True):
-        try:
-            total += expected.pace(run.spec).seconds(run.spec, trainings)
-        except StoreError:
-            raise
-        except RunError:
+        found = _pace(expected, run.spec)
+        if found is None:
             return None
+        total += found.seconds(run.spec, trainings)
     return total / min(workers, len(missing))
+
+
+def _expected(device: str, workers: int = 1) -> Expected:
+    return Expected(store.read_all(lambda line: None), device, workers)
+
+
+def _pace(expected: Expected, spec: RunSpec) -> Pace | None:
+    try:
+        return expected.pace(spec)
+    except StoreError:
+        raise
+    except RunError:
+        return None
 
 
 def _setting(spec: Mapping[str, Any]) -> str:

@@ -25,28 +25,35 @@ def probe(spec: RunSpec, device: torch.device) -> dict[str, float]:
     model = lab.build(pretrained=False)
     sampler = model.sampler(data, lab.hyper, lab.streams, device)
     optimiser = model.optimiser(lab.hyper)
-    batches = iter(sampler.epoch())
-    began = time.perf_counter()
-    batch = next(batches)
-    drawing = time.perf_counter() - began  # what an epoch draws before its first step
-    times: list[float] = []
-    while batch is not None and (len(times) <= 2 * _WARM_UP or sum(times) < _ENOUGH):
-        began = time.perf_counter()
+
+    def step(batch: object) -> None:
         loss = model.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         float(loss.detach())  # waits for a device
-        batch = next(batches, None)
-        times.append(time.perf_counter() - began)
-    step = statistics.median(times[_WARM_UP:] or times)
+
+    for _, batch in zip(range(_WARM_UP), sampler.epoch(), strict=False):
+        step(batch)
+    drawn: list[float] = []  # what epochs draw before their first step
+    times: list[float] = []
+    while len(times) <= _WARM_UP or sum(drawn) + sum(times) < _ENOUGH:  # short epochs, several
+        began = time.perf_counter()
+        batches = iter(sampler.epoch())
+        batch = next(batches)
+        drawn.append(time.perf_counter() - began)
+        while batch is not None and (len(times) <= _WARM_UP or sum(times) < _ENOUGH):
+            began = time.perf_counter()
+            step(batch)
+            batch = next(batches, None)
+            times.append(time.perf_counter() - began)
     rankings: list[float] = []
     while len(rankings) < 2 or (len(rankings) < 4 and sum(rankings) < _ENOUGH):
         began = time.perf_counter()
         lab.evaluate(model, lab.selects_on)
         rankings.append(time.perf_counter() - began)
     return {
-        "epoch_seconds": drawing + step * sampler.steps,
+        "epoch_seconds": min(drawn) + statistics.median(times) * sampler.steps,
         "eval_seconds": min(rankings),
         "trial_seconds": time.perf_counter() - started,
     }
