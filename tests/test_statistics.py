@@ -85,19 +85,19 @@ def test_table_tests_against_dense_and_the_best_with_holm() -> None:
     }
     raw = [stats.ttest_rel(means[k], means["d"]).pvalue for k in ("s", "r")]
     expected = statistics.holm([float(p) for p in raw])
-    assert [rows[k][8].value for k in ("DSL 50%", "RP 50%")] == pytest.approx(expected)
+    assert [rows[k][9].value for k in ("DSL 50%", "RP 50%")] == pytest.approx(expected)
     users = {k: np.mean(v, axis=0) for k, v in (("d", DENSE), ("s", DSL), ("r", RP))}
     raw = [stats.ttest_rel(users[k], users["d"]).pvalue for k in ("s", "r")]
     expected = statistics.holm([float(p) for p in raw])
-    assert [rows[k][9].value for k in ("DSL 50%", "RP 50%")] == pytest.approx(expected)
+    assert [rows[k][10].value for k in ("DSL 50%", "RP 50%")] == pytest.approx(expected)
     assert rows["DSL 50%"][6].value == pytest.approx(np.mean(DSL) / np.mean(DENSE) - 1)
     change = (means["s"] - means["d"]) / np.mean(means["d"])
     low, high = stats.ttest_1samp(change, 0).confidence_interval()
-    assert rows["DSL 50%"][7].text == f"{100 * low:+.1f} to {high:+.1%}"
+    assert [rows["DSL 50%"][k].value for k in (7, 8)] == pytest.approx([low, high])
     # DSL is the best that is not dense: it is not compared with itself.
-    assert [c.text for c in rows["DSL 50%"][11:]] == ["n/a"] * 5
-    assert [c.text for c in rows["Baseline"][6:11]] == ["n/a"] * 5
-    assert rows["RP 50%"][11].value == pytest.approx(np.mean(RP) / np.mean(DSL) - 1)
+    assert [c.text for c in rows["DSL 50%"][12:]] == ["n/a"] * 4
+    assert [c.text for c in rows["Baseline"][6:12]] == ["n/a"] * 6
+    assert rows["RP 50%"][12].value == pytest.approx(np.mean(RP) / np.mean(DSL) - 1)
 
 
 def test_fewer_than_three_seeds_is_said_and_not_tested() -> None:
@@ -105,7 +105,7 @@ def test_fewer_than_three_seeds_is_said_and_not_tested() -> None:
     (table,) = statistics.table(records)
     assert any("Fewer than 3 seeds: nothing can be tested" in line for line in table.footer)
     row = rows_of(records)["DSL 50%"]
-    assert row[7].text == row[8].text == "-" and row[9].value is not None
+    assert row[7].text == row[8].text == row[9].text == "-" and row[10].value is not None
 
 
 def test_only_shared_seeds_are_compared() -> None:
@@ -117,6 +117,6 @@ def test_missing_or_other_users_are_not_compared() -> None:
     records = [*keep("dense", DENSE), *keep("dsl", DSL)]
     (store.folder(records[-1]["id"]) / "users.npz").write_bytes(b"not a zip file")
     row = rows_of(records)["DSL 50%"]
-    assert row[8].value is not None and row[9].text == row[10].text == "-"
+    assert row[9].value is not None and row[10].text == row[11].text == "-"
     other = keep("rp", [[0.1, 0.2]] * 3)  # another number of users
-    assert rows_of([*records[:3], *other])["RP 50%"][9].text == "-"
+    assert rows_of([*records[:3], *other])["RP 50%"][10].text == "-"

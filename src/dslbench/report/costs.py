@@ -6,8 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dslbench.evaluation.metrics import SELECTION
 from dslbench.report.columns import COLUMNS, Column, Record, seconds, size
 from dslbench.report.comparable import dense_of, footer, label, row_label, rows, setting
+from dslbench.report.references import is_reference
 from dslbench.report.relative import mac_notes, setting_of
 from dslbench.report.tables import (
     MISSING,
@@ -63,10 +65,10 @@ STORED = StoredSize("Stored size", (*_MEASURED, "stored_bytes"), "low", "measure
 STATE = LargestState("Training state", ("",), "low", "measured", size)
 LATENCY = {
     users: Column(
-        f"Top 20, {users} users", (*_MEASURED, "top_k_latency", users, "p50_seconds"), "low",
+        f"Top 20, {said}", (*_MEASURED, "top_k_latency", users, "p50_seconds"), "low",
         "measured", short_time,
     )
-    for users in ("1", "1024")
+    for users, said in (("1", "1 user"), ("1024", "1,024 users"))
 }  # fmt: skip
 
 
@@ -118,18 +120,34 @@ def kinds_of(records: Sequence[Record]) -> list[CostKind]:
     ]
 
 
+def shared_seeds(runs: Sequence[Record], dense: Sequence[Record]) -> set[int]:
+    """Seeds that both have."""
+    return {r["spec"]["seed"] for r in runs} & {r["spec"]["seed"] for r in dense}
+
+
 def change(column: Column | None, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
     """Relative change against dense (-0.5: half is saved), both as means over the seeds they share.
 
-    None where they share none, or either quantity is not known.
+    A reference, which depends on no seed, is compared with all of dense's. None where none is shared, or
+    either quantity is not known.
     """
-    seeds = {r["spec"]["seed"] for r in runs} & {r["spec"]["seed"] for r in dense}
+    seeds = shared_seeds(runs, dense)
     if column is None or not seeds:
         return None
-    own, base = (
-        mean(column, [r for r in part if r["spec"]["seed"] in seeds]) for part in (runs, dense)
-    )
+    if not any(is_reference(run) for run in runs):
+        runs, dense = ([r for r in part if r["spec"]["seed"] in seeds] for part in (runs, dense))
+    own, base = mean(column, runs), mean(column, dense)
     return None if own is None or not base else own / base - 1
+
+
+def levelled(runs: Sequence[Record], dense: Sequence[Record]) -> float | None:
+    """Recall@20 of a row, by its change against dense over the seeds that both have, at dense's mean.
+
+    By it rows of one seed and of several can be put in order. Where no seed is shared, the row's mean.
+    """
+    column = COLUMNS[SELECTION]
+    changed, whole = change(column, runs, dense), mean(column, dense)
+    return mean(column, runs) if changed is None or whole is None else whole * (1 + changed)
 
 
 def promised(kind: CostKind, runs: Sequence[Record], dense: Sequence[Record]) -> float | None:

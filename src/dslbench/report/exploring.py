@@ -90,12 +90,14 @@ _NOTES = (
     "scales, bitmaps and maps included.",
     f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32 of the same setting, over seeds that "
     "both have. p: two-sided paired t-tests against it, Holm-corrected over the rows of a setting. "
-    "95% low, high: Student's interval of that change over three seeds or more.",
+    "95% low, high: Student's interval of that change over three seeds or more, of each row by itself.",
     "Costs of training are those of the whole run, all phases and its teacher included; rounding "
     "afterwards adds none. Serving was timed, and its MACs counted, of the model as it was "
     "trained: not of rounded ones.",
     "Front: no other row of what is shown is as cheap and as good, and better in one of the two. Differences "
-    "within the spread of seeds can move it.",
+    "within the spread of seeds can move it. Rows have different numbers of seeds: compare their change, "
+    "which is against dense of the same seeds, and not their means.",
+    "Times are of the machine of each run and of what else ran on it, and hold for nothing else.",
 )
 
 

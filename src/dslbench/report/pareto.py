@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dslbench.evaluation.metrics import SELECTION, in_group
+from dslbench.evaluation.metrics import in_group
 from dslbench.report.columns import COLUMNS, Column, Record
-from dslbench.report.comparable import footer, label, rows, setting
-from dslbench.report.costs import STORED
+from dslbench.report.comparable import dense_of, footer, label, rows, setting
+from dslbench.report.costs import STORED, levelled
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import MISSING, Cell, TableModel, group, mean
 
@@ -39,10 +39,11 @@ def pareto(records: Sequence[Record]) -> list[TableModel]:
 
 
 def points(of_rows: Sequence[Sequence[Record]], column: Column) -> list[tuple[float, float] | None]:
-    """(cost, Recall@20) of each row; None where the cost is not known."""
+    """(cost, Recall@20 at the level of dense's seeds) of each row; None where the cost is not known."""
     found: list[tuple[float, float] | None] = []
+    dense = dense_of([run for runs in of_rows for run in runs])
     for runs in of_rows:
-        price, quality = mean(column, runs), mean(COLUMNS[SELECTION], runs)
+        price, quality = mean(column, runs), levelled(runs, dense)
         found.append(None if price is None or quality is None else (price, quality))
     return found
 
@@ -81,6 +82,7 @@ def _pareto(records: list[Record]) -> TableModel:
         records,
         "Marked are the rows on the front of a cost and Recall@20: no other row is as cheap and as good "
         "and better in one of the two. Front: of how many of the costs. Means over seeds; differences "
-        "within their spread can move it.",
+        "within their spread can move it. A row of other seeds than dense's counts by its change against "
+        "dense of the same seeds.",
     )
     return table

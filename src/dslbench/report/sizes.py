@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from dslbench.errors import UsageError
 from dslbench.evaluation.metrics import METRICS, SELECTION, in_group
 from dslbench.report.columns import COLUMNS, Record, size
 from dslbench.report.comparable import dense_of, footer, label, reduced, rising, rows, setting
-from dslbench.report.costs import STATE, change
+from dslbench.report.costs import STATE, change, levelled, shared_seeds
 from dslbench.report.figures import FigureModel, Panel, Series
 from dslbench.report.pareto import front
 from dslbench.report.relative import setting_of
@@ -25,6 +25,7 @@ FEW_METHODS = 6  # whose points a figure tells apart by their marks
 Precisions = Mapping[str, Sequence[str]]
 
 
+LEVELLED = "Rows of fewer seeds than dense stand by their change against dense of the same seeds."
 WORTH_DRAWING = 0.85  # of the best quality: what lies below would press the others together
 
 
@@ -37,18 +38,20 @@ class Point:
         precision: how the tables' values are kept.
         runs: records with the quality and the bytes of that stored model in place of the run's.
         p: of the paired test over users against dense at fp32, Holm-corrected; None where there is none.
+        level: its quality, at the level of all of dense's seeds.
     """
 
     name: str
     precision: str
     runs: list[Record]
     p: float | None = None
+    level: float | None = None
 
     @property
     def place(self) -> tuple[float, float] | None:
-        """(bytes, quality), means over seeds."""
-        price, quality = mean(BYTES, self.runs), mean(COLUMNS[SELECTION], self.runs)
-        return None if price is None or quality is None else (price, quality)
+        """(bytes, quality) by which points are put in order."""
+        price = mean(BYTES, self.runs)
+        return None if price is None or self.level is None else (price, self.level)
 
 
 def at_precision(record: Record, precision: str) -> Record | None:
@@ -76,13 +79,11 @@ def points(records: Sequence[Record], only: Precisions | None = None) -> list[Po
             kept = [run for run in at if run is not None]
             if len(kept) == len(runs):
                 found.append(Point(f"{label(runs)}, {precision}", precision, kept))
-    found = [point for point in found if point.place is not None]
     dense = dense_of(records)
+    found = [replace(point, level=levelled(point.runs, dense)) for point in found]
+    found = [point for point in found if point.place is not None]
     corrected = holm([_p_value(point, dense) for point in found])
-    found = [
-        Point(point.name, point.precision, point.runs, p)
-        for point, p in zip(found, corrected, strict=True)
-    ]
+    found = [replace(point, p=p) for point, p in zip(found, corrected, strict=True)]
     return sorted(found, key=_by_size)
 
 
@@ -161,8 +162,8 @@ def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
         "int2: so many bits a value and one scale of 16 bits a row. Other weights stay float32.",
         f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32, over the seeds that both have. "
         "p: paired t-test over users, Holm-corrected over the rows. Front: no other row is as small and "
-        "as good, and better in one of the two. Training state: tables and optimiser at the end of "
-        "the run's training that needs most; a teacher's are its own run's.",
+        "as good, relative to dense, and better in one of the two. Training state: tables and optimiser at "
+        "the end of the run's training that needs most; a teacher's are its own run's.",
     )
     return table
 
@@ -191,7 +192,7 @@ def answer(found: Sequence[Point], dense: Sequence[Record]) -> str:
 def _certainty(point: Point, dense: Sequence[Record]) -> str:
     """How far a change can be trusted: its interval over seeds, and whether users can tell."""
     between = change_over_seeds(point.runs, dense, COLUMNS[SELECTION])
-    seeds = number(len(point.runs), "seed")
+    seeds = number(len(shared_seeds(point.runs, dense)), "seed")
     if between is not None:
         seeds = f"over {seeds} {between[0]:+.1%} to {between[1]:+.1%}"
     if point.p is None:
@@ -212,6 +213,8 @@ def figure(records: Sequence[Record]) -> list[FigureModel]:
         said = answer(found, dense_of(part))
         if poor := len(found) - len(drawn):
             said += f" Not drawn: {number(poor, 'row')} below {percent(WORTH_DRAWING)} of the best."
+        if len({frozenset(run["spec"]["seed"] for run in point.runs) for point in drawn}) > 1:
+            said += f" {LEVELLED}"
         title = f"What a byte buys: {setting(part[0])}"
         figures.append(FigureModel(title, [panel], footer(part, said)))
     if not figures:

@@ -13,6 +13,7 @@ from dslbench.evaluation.metrics import in_group
 from dslbench.report import beside
 from dslbench.report.columns import COLUMNS, Column, Record
 from dslbench.report.comparable import footer, label, rows, setting
+from dslbench.report.costs import change, shared_seeds
 from dslbench.report.relative import setting_of
 from dslbench.report.tables import MISSING, NOT_APPLICABLE, Cell, TableModel, group, heading, mean
 
@@ -117,7 +118,7 @@ class Comparison:
 
 def compare(runs: Sequence[Record], other: Sequence[Record], column: Column) -> Comparison:
     """Paired tests of two rows over the seeds they share, and over users (means over those seeds)."""
-    shared, of_seeds = _shared_seeds(runs, other), over_seeds(runs, other, column)
+    shared, of_seeds = sorted(shared_seeds(runs, other)), over_seeds(runs, other, column)
     metric = column.path[-1]
     if not shared:
         return Comparison(None, None, None)
@@ -151,7 +152,7 @@ def _pairs(runs: Sequence[Record], other: Sequence[Record], column: Column) -> F
     """Both rows' values, n x 2, of the seeds for which both have one."""
     own = {r["spec"]["seed"]: column.value(r) for r in runs}
     theirs = {r["spec"]["seed"]: column.value(r) for r in other}
-    both = ((own[s], theirs[s]) for s in _shared_seeds(runs, other))
+    both = ((own[s], theirs[s]) for s in sorted(shared_seeds(runs, other)))
     known = [pair for pair in both if None not in pair]
     return np.array(known, dtype=np.float64).reshape(-1, 2)
 
@@ -170,7 +171,8 @@ def _table(records: list[Record]) -> TableModel:
         headers=[
             "Metric", "Method", "Seeds", "Mean", "95% low", "95% high",
             *(f"{against} {what}" for against in ("dense:", "best:")
-              for what in ("diff.", "95% interval", "p(seeds)", "p(users,t)", "p(users,W)")),
+              for what in (("diff.",) if against == "best:" else ("diff.", "95% low", "95% high"))
+              + ("p(seeds)", "p(users,t)", "p(users,W)")),
         ],
         rows=[],
         left_columns=2,
@@ -181,10 +183,12 @@ def _table(records: list[Record]) -> TableModel:
         found.rules.append(len(found.rows) - 1)
     found.rules = found.rules[:-1]
     notes = [
-        "diff.: relative to dense, or to the best row that is not dense, over the shared seeds. p: two-sided "
+        "diff.: relative to dense, or to the best row of the most seeds that is not dense, over the shared "
+        "seeds; a reference's, which has no seed, over all. p: two-sided "
         "paired tests, Holm-corrected over the rows; t: t-test; W: Wilcoxon's signed ranks; users: "
         "values per user, averaged over the shared seeds.",
-        "95% low, high, interval: Student's t over seeds; of the mean, and of the paired difference.",
+        "95% low, high: Student's t interval over seeds, of the mean and of the paired difference, of each "
+        "row by itself (p is corrected for their number).",
     ]
     if max(len(runs) for runs in of_rows) < FEWEST_SEEDS:
         notes.append(f"Fewer than {FEWEST_SEEDS} seeds: nothing can be tested over seeds.")
@@ -196,8 +200,11 @@ def _rows_of_metric(column: Column, of_rows: Sequence[Sequence[Record]]) -> list
     means = [mean(column, runs) for runs in of_rows]
     dense = next((n for n, runs in enumerate(of_rows) if _is_dense(runs)), None)
     others = [n for n, m in enumerate(means) if n != dense and m is not None]
-    best = max(others, key=lambda n: means[n] or 0.0, default=None)
-    against = [_against(column, of_rows, reference) for reference in (dense, best)]
+    best = max(others, key=lambda n: (len(of_rows[n]), means[n] or 0.0), default=None)
+    against = [
+        _against(column, of_rows, dense, intervals=True),
+        _against(column, of_rows, best, intervals=False),
+    ]
     cells = []
     for place, runs in enumerate(of_rows):
         values = [v for v in (column.value(r) for r in runs) if v is not None]
@@ -224,10 +231,13 @@ def _against(
     column: Column,
     of_rows: Sequence[Sequence[Record]],
     reference: int | None,
+    *,
+    intervals: bool,
 ) -> list[list[Cell]]:
-    """Five cells per row: relative change to the reference row, its interval, three corrected p values."""
+    """Cells per row: relative change to the reference row, its interval, three corrected p values."""
+    count = 6 if intervals else 4
     if reference is None:
-        return [[Cell(MISSING)] * 5 for _ in of_rows]
+        return [[Cell(MISSING)] * count for _ in of_rows]
     tests = [
         None if place == reference else compare(runs, of_rows[reference], column)
         for place, runs in enumerate(of_rows)
@@ -239,26 +249,16 @@ def _against(
     cells = []
     for place in range(len(of_rows)):
         if place == reference:
-            cells.append([Cell(NOT_APPLICABLE)] * 5)
+            cells.append([Cell(NOT_APPLICABLE)] * count)
             continue
-        shared = _shared_seeds(of_rows[place], of_rows[reference])
-        mine, theirs = (
-            mean(column, [r for r in runs if r["spec"]["seed"] in shared])
-            for runs in (of_rows[place], of_rows[reference])
-        )
-        change = None if mine is None or not theirs else mine / theirs - 1
-        shown = Cell(MISSING) if change is None else Cell(f"{change:+.1%}", value=change)
-        interval = change_over_seeds(of_rows[place], of_rows[reference], column)
-        between = MISSING
-        if interval is not None:
-            low, high = interval
-            between = f"{100 * low:+.1f} to {high:+.1%}"
-        cells.append([shown, Cell(between), *(p_cell(p[place]) for p in corrected)])
+        changed = change(column, of_rows[place], of_rows[reference])
+        interval = change_over_seeds(of_rows[place], of_rows[reference], column) or (None, None)
+        shown = [
+            Cell(MISSING) if value is None else Cell(f"{value:+.1%}", value=value)
+            for value in (changed, *(interval if intervals else ()))
+        ]
+        cells.append([*shown, *(p_cell(p[place]) for p in corrected)])
     return cells
-
-
-def _shared_seeds(runs: Sequence[Record], other: Sequence[Record]) -> list[int]:
-    return sorted({r["spec"]["seed"] for r in runs} & {r["spec"]["seed"] for r in other})
 
 
 def p_cell(p: float | None) -> Cell:

@@ -13,6 +13,7 @@ const FAMILIES = [...new Set(DATA.rows.map((row) => row.family))].sort((a, b) =>
 const RADIUS = 5;
 const APART = 11; // centres of marks that can be told apart, in pixels
 const MOST = 60;
+const MUCH = 8; // of dense's bytes: what takes more presses all others together
 
 function shape(family, r = RADIUS) {
   const mark = SHAPES[FAMILIES.indexOf(family) % SHAPES.length](r);
@@ -32,6 +33,17 @@ const AXES = {
   ])),
 };
 
+/** What can stand upwards; the change is against dense of the same seeds, so that rows of other seeds can stand beside. */
+const QUALITIES = [
+  {
+    label: `${DATA.quality[0].label}, vs dense`, of: (p) => (p.lost === undefined ? undefined : 1 + p.lost),
+    show: (value) => shown(value - 1, "change"), tick: (value) => (Math.abs(value - 1) < 1e-9 ? "dense" : shown(value - 1, "change").replace(".0%", "%")),
+  },
+  ...DATA.quality.map((metric, n) => ({
+    label: metric.label, of: (p) => p.quality[n], show: (value) => shown(value, "quality"), tick: (value) => shown(value, "quality").replace(/0$/, ""),
+  })),
+].filter((quality) => POINTS.some((p) => quality.of(p) !== undefined));
+
 /** Which points no other beats: none is as cheap and as good, and better in one. */
 function frontOf(points, x, y) {
   const known = points.filter((p) => x(p) !== undefined && y(p) !== undefined);
@@ -46,6 +58,12 @@ function frontOf(points, x, y) {
     }
   }
   return found;
+}
+
+/** Round numbers in the unit that they are shown in: MiB, minutes. */
+function unitOf(axis, high) {
+  const sizes = { B: [2 ** 30, 2 ** 20, 2 ** 10], s: [3600, 60] }[axis.unit] || [];
+  return sizes.find((size) => high >= 1.67 * size) || 1;
 }
 
 function ticks(low, high, log) {
@@ -77,7 +95,8 @@ function byteTicks(low, high) {
 function drawChart(points, xKey, yIndex, open) {
   const axis = AXES[xKey];
   const x = axis.of;
-  const y = (p) => p.quality[yIndex];
+  const quality = QUALITIES.slice(yIndex).find(({ of }) => points.some((p) => of(p) !== undefined)) || QUALITIES[yIndex];
+  const y = quality.of;
   const known = points.filter((p) => x(p) > 0 && y(p) !== undefined);
   const front = frontOf(known, x, y);
   const chart = $("chart");
@@ -94,7 +113,8 @@ function drawChart(points, xKey, yIndex, open) {
     return front;
   }
   const best = Math.max(...known.map(y));
-  const worth = known.filter((p) => y(p) >= DATA.worth * best);
+  const small = (p) => xKey !== "bytes" && xKey !== "share" || !(p.share > MUCH);
+  const worth = known.filter((p) => y(p) >= DATA.worth * best && (front.has(p) || small(p)));
   const box = { left: 52, right: width - 16, top: 16, bottom: height - 42 };
   const [xLow, xHigh] = widened(worth.map(x), axis.unit !== "share" || spans(worth.map(x)));
   const log = axis.unit !== "share" || spans(worth.map(x));
@@ -116,23 +136,22 @@ function drawChart(points, xKey, yIndex, open) {
     }
     if (look === 0) yRange = widened(marks.map((mark) => y(mark.point)), false);
   }
-  drawAxes(chart, box, axis, [xLow, xHigh, log, to], yRange, DATA.quality[yIndex].label);
+  drawAxes(chart, box, axis, [xLow, xHigh, log, to], yRange, quality);
   const line = worth.filter((p) => front.has(p)).sort((a, b) => x(a) - x(b)).map(place);
   chart.append(drawn("path", { class: "front", d: `M${line.map((spot) => spot.join(" ")).join("L")}` }));
   marks.sort((a, b) => a.left - b.left);
   const labels = drawn("g", { "aria-hidden": "true" });
   chart.append(labels);
-  drawMarks(chart, marks, (point) => describe(point, axis, yIndex, front.has(point)), open);
+  drawMarks(chart, marks, (point) => describe(point, axis, quality, front.has(point)), open);
   drawLegend(marks.map((mark) => mark.point));
   drawLabels(labels, marks, [...along(line).map(around), ...[...chart.querySelectorAll(".tick")].map(boxOf)], box, width);
-  const hidden = worth.length - marks.length;
-  const poor = known.length - worth.length;
+  const hidden = known.length - marks.length;
   const missing = points.length - known.length;
   $("chart-note").textContent = [
     "Filled and joined: on the front, nothing shown is as cheap and as good. Arrow keys go from mark to mark.",
-    hidden ? `${hidden} more would lie on others or below, and are in the table only.` : "",
-    poor ? `So are ${poor} that come to less than ${100 * DATA.worth} % of the best.` : "",
+    hidden ? `${hidden} more are in the table only: they would lie on others, come to less than ${100 * DATA.worth} % of the best, or take more than ${MUCH} times dense's bytes.` : "",
     axis.trained ? "Of each row the model as trained: rounding it afterwards costs no training, and its serving was not timed." : "",
+    axis.unit === "s" ? "Times are of the machine and of what else ran on it." : "",
     missing && !axis.trained ? `${missing} rows lack one of the two numbers.` : "",
   ].filter(Boolean).join(" ");
   return front;
@@ -152,8 +171,11 @@ function widened(values, log) {
 
 function drawAxes(chart, box, axis, [xLow, xHigh, log, to], [yLow, yHigh], quality) {
   const made = drawn("g", { "aria-hidden": "true" });
-  let across = axis.unit === "B" ? byteTicks(xLow, xHigh) : ticks(xLow, xHigh, log);
-  if (across.length < 2) across = ticks(xLow, xHigh, false);
+  let across = axis.unit === "B" && log ? byteTicks(xLow, xHigh) : ticks(xLow, xHigh, log);
+  if (across.length < 2 || axis.unit === "s") {
+    const unit = unitOf(axis, xHigh);
+    across = ticks(xLow / unit, xHigh / unit, log && across.length >= 2).map((value) => value * unit);
+  }
   const most = Math.max(2, Math.floor((box.right - box.left) / 75));
   if (across.length > most) across = across.filter((_, n) => n % Math.ceil(across.length / most) === 0);
   for (const value of across) {
@@ -164,10 +186,10 @@ function drawAxes(chart, box, axis, [xLow, xHigh, log, to], [yLow, yHigh], quali
   for (const value of ticks(yLow, yHigh, false)) {
     const top = box.bottom - ((value - yLow) / (yHigh - yLow)) * (box.bottom - box.top);
     made.append(drawn("line", { class: "grid", x1: box.left, x2: box.right, y1: top, y2: top }));
-    made.append(drawn("text", { class: "tick", x: box.left - 6, y: top + 4, "text-anchor": "end" }, shown(value, "quality").replace(/0$/, "")));
+    made.append(drawn("text", { class: "tick", x: box.left - 6, y: top + 4, "text-anchor": "end" }, quality.tick(value)));
   }
   made.append(drawn("text", { class: "axis", x: box.right, y: box.bottom + 34, "text-anchor": "end" }, `${axis.title}${log ? " (log)" : ""} →`));
-  made.append(drawn("text", { class: "axis", x: 8, y: 12 }, `↑ ${quality}`));
+  made.append(drawn("text", { class: "axis", x: 8, y: 12 }, `↑ ${quality.label}`));
   chart.append(made);
 }
 
@@ -255,10 +277,12 @@ function drawLabels(labels, marks, drawnAlready, box, width) {
   }
 }
 
-function describe(point, axis, yIndex, on) {
+function describe(point, axis, quality, on) {
+  const seeds = point.row.seeds.length;
   const parts = [
-    `${DATA.quality[yIndex].label} ${shown(point.quality[yIndex], "quality")}`,
-    point.lost === undefined ? "" : `${shown(point.lost, "change")} against dense`,
+    quality === QUALITIES[0] ? "" : `${quality.label} ${quality.show(quality.of(point))}`,
+    `${DATA.quality[0].label} ${shown(point.quality[0], "quality")}${point.lost === undefined ? "" : `, ${shown(point.lost, "change")} against dense of the same seeds`}`,
+    seeds === 1 ? "one seed" : `${seeds} seeds`,
     `${shown(point.bytes, "B")}${point.share === undefined ? "" : ` (${shown(point.share, "share")} of dense)`}`,
     axis.trained ? `${axis.title.toLowerCase()} ${shown(axis.of(point), axis.unit)}` : "",
     point.row.training === "rising" ? "still rising" : "",

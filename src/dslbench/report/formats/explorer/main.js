@@ -1,6 +1,7 @@
 // What is chosen, and everything drawn anew when that changes.
 
 const ANY = "";
+const ALL = "all"; // of the settings
 const FILTERS = {
   dataset: { any: "all data sets", of: (p) => p.setting.dataset },
   backbone: { any: "all backbones", of: (p) => p.setting.backbone },
@@ -27,9 +28,9 @@ function fillFilters() {
     );
     $(`f-${name}`).addEventListener("change", () => draw(name === "dataset" || name === "backbone"));
   }
-  $("a-y").replaceChildren(...DATA.quality.map((metric, n) => option(n, metric.label, n === 0)));
+  $("a-y").replaceChildren(...QUALITIES.map((quality, n) => option(n, quality.label, n === 0)));
   const axes = Object.entries(AXES).filter(([, axis]) => POINTS.some((p) => axis.of(p) > 0));
-  $("a-x").replaceChildren(...axes.map(([key, axis]) => option(key, axis.title.toLowerCase(), key === "bytes")));
+  $("a-x").replaceChildren(...axes.map(([key, axis]) => option(key, axis.title, key === "bytes")));
   for (const id of ["a-y", "a-x", "f-setting"]) $(id).addEventListener("change", () => draw());
 }
 
@@ -41,22 +42,24 @@ function chooseSetting(points, anew) {
   const numbers = [...new Set(points.map((p) => p.row.setting))];
   const size = (n) => points.filter((p) => p.row.setting === n).length;
   const best = numbers.includes(DATA.start) ? DATA.start : [...numbers].sort((a, b) => size(b) - size(a) || a - b)[0];
-  const known = (value) => value === ANY || numbers.includes(Number(value));
-  const start = chosen("dataset") === ANY || chosen("backbone") === ANY ? ANY : String(best);
-  const now = anew || !known(chosen("setting")) ? start : chosen("setting");
+  const start = chosen("dataset") === ANY || chosen("backbone") === ANY ? ALL : String(best);
+  const before = chosen("setting");
+  const now = !anew && (before === ALL || numbers.includes(Number(before || NaN))) ? before : start;
   $("f-setting").replaceChildren(
     ...numbers.map((n) => option(n, DATA.settings[n].text, String(n) === now)),
-    option(ANY, "all of these", now === ANY),
+    option(ALL, "all of these", now === ALL),
   );
   $("l-setting").hidden = numbers.length < 2;
-  return now === ANY ? [best, points] : [Number(now), points.filter((p) => String(p.row.setting) === now)];
+  return now === ALL ? [best, points] : [best === undefined ? best : Number(now), points.filter((p) => String(p.row.setting) === now)];
 }
 
 function draw(anew = false) {
   const fitting = POINTS.filter((p) => Object.entries(FILTERS).every(([name, filter]) => chosen(name) === ANY || filter.of(p) === chosen(name)));
   const [number, points] = chooseSetting(fitting, anew);
   const setting = DATA.settings[number];
-  $("answer").textContent = setting ? setting.answer || "No dense run to compare with." : "Nothing fits these filters.";
+  const narrowed = ["training", "family", "precision"].some((name) => chosen(name) !== ANY);
+  const answer = setting?.answer || "No dense run to compare with.";
+  $("answer").textContent = setting ? `${narrowed ? "Among all rows, whatever the filters: " : ""}${answer}` : "Nothing fits these filters.";
   $("about").textContent = setting ? setting.text : "";
   const own = points.filter((p) => p.row.setting === number);
   const front = drawChart(own, $("a-x").value, Number($("a-y").value), open);

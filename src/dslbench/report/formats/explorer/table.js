@@ -34,13 +34,14 @@ function serving(key) {
 const TRAINING = { levelled: "levelled off", rising: "still rising", full: "all epochs", reduced: "reduced" };
 
 function trainingOf({ setting, row }) {
+  if (row.family === "Reference") return "fitted";
   const epochs = setting.training === "full" ? `${setting.epochs} epochs` : `${setting.epochs} of ${setting.full_epochs} epochs`;
   return row.training === "levelled" || row.training === "rising" ? `${epochs}, ${TRAINING[row.training]}` : epochs;
 }
 
 const UNSEEN = ["hr@20", "low", "high", "p_seeds", "memory", "latency_1024", "infer_macs", "energy", "macs_of_dense", "family", "dataset", "backbone", "setting"];
 const TELLING = ["dataset", "setting"]; // shown by themselves where rows differ in them
-const FIRST = COLUMNS.find((column) => column.unit === "quality") || COLUMNS[0];
+const FIRST = COLUMNS.find((column) => column.key === "lost") || COLUMNS.find((column) => column.unit === "quality") || COLUMNS[0];
 const look = {
   hidden: new Set(UNSEEN),
   asked: new Set(), // columns that somebody chose to show or hide
@@ -68,6 +69,7 @@ function sorted(points) {
 function drawTable(points, front, again) {
   const differ = ({ key, of }) => TELLING.includes(key) && !look.asked.has(key) && new Set(points.map(of)).size > 1;
   const columns = COLUMNS.filter((column) => !look.hidden.has(column.key) || differ(column));
+  for (const box of $("column-boxes").querySelectorAll("input")) box.checked = columns.some(({ key }) => key === box.dataset.key);
   const heads = columns.map((column) => {
     const here = column.key === look.sort;
     const press = () => {
