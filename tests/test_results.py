@@ -350,6 +350,8 @@ def test_more_parameters_than_asked_for(results: Path) -> None:
             {"quality": {"recall@20": 1e11}},
             "recall@20 100000000000.0 at int4 is not between 0 and 1",
         ),
+        ({"quality": {"coverage@20": -5.5}}, "coverage@20 -5.5 at int4 is not between 0 and 1"),
+        ({"precision": ""}, "a precision has no name"),
     ],
 )
 def test_rounded_rows_are_possible_ones(results: Path, change: dict[str, Any], reason: str) -> None:
@@ -361,6 +363,27 @@ def test_rounded_rows_are_possible_ones(results: Path, change: dict[str, Any], r
 
     spoil(results, spoiled)
     assert reason in reasons(results)[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "reason"),
+    [
+        ("budget", "total_params", 0, "more parameters than the whole model"),
+        ("budget", "empty_rows", 10**18, "empty_rows 1,000,000,000,000,000,000, where there are"),
+        ("selection", "epoch", 10**18, "epoch 1,000,000,000,000,000,000, where there are"),
+        ("data", "train_pairs", 0, "it has no training pairs"),
+    ],
+)
+def test_numbers_that_cannot_be(
+    results: Path, part: str, key: str, value: int, reason: str
+) -> None:
+    spoil(results, lambda found: found["record"][part].update({key: value}))
+    assert reason in reasons(results)[0]
+
+
+def test_a_quality_without_its_metrics(results: Path) -> None:
+    spoil(results, lambda found: found["record"]["stored"][1].update(quality={}))
+    assert "lacks" in reasons(results)[0]
 
 
 def test_a_width_that_is_no_number_is_named(results: Path) -> None:

@@ -140,7 +140,7 @@ class Recommender:
                 what = "what users have seen" if needed else "ids"
                 raise DataError(
                     f"{self._packed.name} lacks {what}, and its data set is not here: {error.message}",
-                    "write it with what it needs: dslbench train ... --export FILE --with-seen",
+                    "name the data by --dataset, or write the model with --with-seen",
                 ) from None
         return known.data(name, protocol), False, "nowhere"
 

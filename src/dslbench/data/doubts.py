@@ -128,15 +128,15 @@ def refuse_no(
             int(np.argmax(no)),
             f"rating {ratings[int(np.argmax(no))]:g} ({where}), as in {count:,} of"
             f" {len(used):,} rows: do these count as interactions?",
-            f"write {toml}: [filters] min_rating = {smallest:g} leaves them out,"
-            f" min_rating = {least:g} counts all",
+            f"write {toml}: filters.min_rating = {smallest:g} leaves them out,"
+            f" filters.min_rating = {least:g} counts all",
         )
     if not count and len(used) and used.max() <= 1 and (used != 1).any():
         raise DataError(
             f"{table.name}: {where} holds shares from {least:g} to {used.max():g}: is any of"
             " them an interaction?",
-            hint=f"write {toml}: [filters] min_rating = 0.5 (the least that counts);"
-            f" min_rating = {least:g} counts all",
+            hint=f"write {toml}: filters.min_rating = 0.5 (the least that counts);"
+            f" filters.min_rating = {least:g} counts all",
         )
 
 

@@ -37,6 +37,8 @@ def sentence(found: Answer, tested: Tested | None = None) -> str:
         f"{chosen.name}: {size(chosen.nbytes)} in place of {size(found.dense.nbytes)} ({share:.3f}), "
         f"{_change(chosen)} of dense's {METRICS[SELECTION].label} on validation"
     )
+    if goal.within is None:
+        said = f"The best {wanted}: {said}"
     if tested and (on_test := _change_on_test(found, tested)) is not None:
         said += f", {on_test:+.1%} on test"
     if found.certain is False:
@@ -164,7 +166,8 @@ def _commands(found: Answer) -> dict[str, str | None]:
 
 def _change(one: Tried) -> str:
     low, high = one.interval
-    return f"{-one.loss:+.1%} ({-high:+.1%} to {-low:+.1%})"
+    lost, least, most = (0 - value for value in (one.loss, high, low))  # and not -0.0
+    return f"{lost:+.1%} ({least:+.1%} to {most:+.1%})"
 
 
 def _sizes(one: Tried, found: Answer) -> list[Cell]:

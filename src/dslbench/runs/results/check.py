@@ -136,6 +136,8 @@ def _check_data(record: Found) -> None:
     for part in _PARTS:
         if part in pinned and data[f"{part}_digest"] != pinned[part]:
             raise ValueError(f"the digest of {part} is not that of the catalogue's {name}")
+    if data["train_pairs"] < 1:
+        raise ValueError("it has no training pairs")
     for what in ("users", "items"):
         expected = getattr(entry.expect, what)
         if expected is not None and data[what] != expected:
@@ -163,8 +165,13 @@ def _check_row(row: Found, parameters: int) -> None:
     least = parameters * BITS[precision] / 8 if precision in BITS else 1
     if nbytes is not None and nbytes < least:
         raise ValueError(f"{nbytes:,} bytes at {precision} are fewer than its values take")
-    for name in in_group("quality"):
-        value = (row["quality"] or {}).get(name)
+    if not precision:
+        raise ValueError("a precision has no name")
+    quality = row["quality"]
+    if quality is not None and (lacking := sorted({*in_group("quality")} - {*quality})):
+        raise ValueError(f"its quality at {precision} lacks {lacking[0]}")
+    for name in sorted({*METRICS} & {*(quality or {})}):
+        value = quality[name]
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name} {value!r} at {precision} is not between 0 and 1")
 
@@ -179,8 +186,10 @@ def _check_stored(record: Found) -> None:
     _same("parameters of its tables", sum(t["parameters"] for t in own), budget["table_params"])
     _same("bytes of its tables", sum(t["bytes"] for t in own), budget["table_bytes"])
     _same("bytes as trained", stored[0]["bytes"], budget["table_bytes"])
-    if sum(t["parameters"] for t in tables) > (budget.get("total_params") or math.inf):
+    whole = budget.get("total_params")
+    if whole is not None and sum(t["parameters"] for t in tables) > whole:
         raise ValueError("its tables have more parameters than the whole model")
+    _within("empty_rows", budget.get("empty_rows"), budget.get("rows"))
     if stored[0]["quality"] != record["quality"]:
         raise ValueError("the quality of the model as trained is not that of its record")
     if len({row["precision"] for row in stored}) < len(stored):
@@ -214,6 +223,7 @@ def _check_budget(record: Found, spec: RunSpec) -> None:
         raise ValueError("its budget lacks the size of dense: an older version made it")
     _same("bytes of dense tables", 4 * dense, budget.get("dense_table_bytes"))
     _same("sparsity", 1 - budget["table_params"] / dense, budget["achieved_sparsity"])
+    _within("epoch", record["selection"]["epoch"], spec.epochs)
     width = spec.hyper.get("embedding_size", 0)
     if not isinstance(width, int):
         raise ValueError(f"embedding_size {width!r} is no whole number")
@@ -248,6 +258,11 @@ def _sum(phases: Sequence[Found], key: str) -> float | None:
 def _same(what: str, found: float | None, said: float | None) -> None:
     if found is None or said is None or not math.isclose(found, said, rel_tol=1e-9, abs_tol=1e-12):
         raise ValueError(f"{what}: {found} in all, but its record says {said}")
+
+
+def _within(what: str, value: int | None, most: int | None) -> None:
+    if value is not None and most is not None and not 0 <= value <= most:
+        raise ValueError(f"{what} {value:,}, where there are {most:,}")
 
 
 def _differing(asked: Found, made: Found) -> str | None:
