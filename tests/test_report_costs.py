@@ -309,4 +309,4 @@ def test_an_older_run_of_the_same_settings_is_left_out() -> None:
     warnings: list[str] = []
     kept = latest([older, *RUNS], warnings.append)
     assert [r["id"] for r in kept].count("older") == 0 and len(kept) == len(RUNS)
-    assert "1 older runs" in warnings[0]
+    assert "1 older or repeated runs" in warnings[0]

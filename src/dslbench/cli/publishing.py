@@ -35,7 +35,9 @@ def check(folder: Path) -> None:
             "dslbench results add RUN_ID --to FOLDER writes a record and the index anew",
         )
     if not good:
-        raise DataError(f"no records in {folder}", f"dslbench results add --to {folder}")
+        raise DataError(
+            f"no records in {folder}", f"dslbench results add --dataset toy --to {folder}"
+        )
     old = sum(bool(other_versions(found["record"])) for found in good)
     said = f" ({old} made by earlier versions of the code)" if old else ""
     result(f"{number(len(good), 'record')} checked, all good{said}")

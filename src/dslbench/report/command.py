@@ -75,7 +75,9 @@ def report(
                 f"{asked[0]} cannot be combined with {unused[0]}", "use --dataset or --backbone"
             )
         if source is not None and not published:
-            raise UsageError(f"{asked[0]} shows no runs", "leave --records out")
+            raise UsageError(
+                f"{asked[0]} {table or ''}".rstrip() + " shows no runs", "leave --records out"
+            )
         runs = latest(stored(source, warn), warn) if published else []
         text = literature(runs, published, chosen, wanted["dataset"], wanted["backbone"], output)
         deliver(text, output)

@@ -51,9 +51,7 @@ def latest(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
     for record in sorted(records, key=lambda r: not other_versions(r)):
         newest[setting_of(record), row_key(record), record["spec"]["seed"]] = record
     if left := len(records) - len(newest):
-        warn(
-            f"{left} older runs of the same settings, made by other versions of the code, left out"
-        )
+        warn(f"{left} older or repeated runs of the same settings and seeds left out")
     return list(newest.values())
 
 

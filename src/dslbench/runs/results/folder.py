@@ -35,7 +35,9 @@ def files(folder: Path) -> list[str]:
     Raises `DataError` where it is no folder.
     """
     if paths.kind(folder) != "folder":
-        raise DataError(f"{folder} is no folder of records", "dslbench results add --to results")
+        raise DataError(
+            f"{folder} is no folder of records", "dslbench results add --dataset toy --to results"
+        )
     found = (path.relative_to(folder) for path in folder.rglob("*.json"))
     kept = [path for path in found if not any(part.startswith(".") for part in path.parts)]
     return sorted(path.as_posix() for path in kept if path.as_posix() != INDEX)
@@ -92,7 +94,9 @@ def records(folder: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
     """
     found = list(_readable(folder, warn))
     if not found:
-        raise DataError(f"no records in {folder}", f"dslbench results add --to {folder}")
+        raise DataError(
+            f"no records in {folder}", f"dslbench results add --dataset toy --to {folder}"
+        )
     return sorted(found, key=lambda record: (str(record.get("finished")), str(record["id"])))
 
 
