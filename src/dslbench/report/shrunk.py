@@ -121,7 +121,7 @@ def tables(found: Answer, tested: Tested) -> list[TableModel]:
         "vs dense: relative to dense at fp32, with the 95 % interval of the paired difference over users. "
         "Training: measured, with all that a method needs before it.",
         *(f"Left out: {line}." for line in found.left_out),
-        "Each training again, and `dslbench compare ... --precision` judges it at others:",
+        "What makes each training again; dslbench compare with --precision judges it at other precisions:",
         *filter(None, _commands(found).values()),
     ]
     return [head, body]
