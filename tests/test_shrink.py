@@ -142,6 +142,14 @@ def test_too_few_users_and_too_little_time(monkeypatch: pytest.MonkeyPatch) -> N
         made.found(Goal(within=0.01))
 
 
+def test_too_few_users_are_known_before_any_training(tmp_path: Path) -> None:
+    data = tmp_path / "few.csv"
+    pairs = (f"u{user},i{(7 * user + step) % 300}" for user in range(8) for step in range(60))
+    data.write_text("\n".join(["user,item", *pairs]) + "\n")
+    code, _, err = run("shrink", "--dataset", str(data), "--backbone", "lightgcn")
+    assert code == 3 and "validation has 8 users, too few" in err and "timing" not in err
+
+
 def test_the_time_bounds_what_an_epoch_takes_and_not_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 
 from dslbench.cli.exporting import exported
 from dslbench.cli.runner import Where, dataset_or_default, judge_missing, make
+from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError
 from dslbench.output import deliver, say, warn, write
 from dslbench.report import command, shrunk
@@ -22,7 +24,7 @@ from dslbench.report.formats import render
 from dslbench.runs import durations, equal_bytes, local, stock, store
 from dslbench.runs.assemble import check_has_validation
 from dslbench.runs.progress import Part
-from dslbench.runs.shrinking import Answer, Goal, search
+from dslbench.runs.shrinking import Answer, Goal, check_users, search
 from dslbench.spec import RunSpec, resolve
 from dslbench.words import number
 
@@ -148,7 +150,7 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     dataset = dataset_or_default(wish.dataset)
     whole = spec(wish.epochs)
     digests: stock.Digests = {}
-    stored = stock.take_stock([whole], False, warn, check_has_validation, digests)[-1].done
+    stored = stock.take_stock([whole], False, warn, _check, digests)[-1].done
     if wish.epochs is not None and stored:
         return whole
     say("timing a few steps ...")
@@ -175,6 +177,11 @@ def dense_of(wish: Wish, where: Where) -> RunSpec:
     if wish.epochs is not None or takes(whole.epochs) <= _DENSE_SHARE * wish.seconds:
         return whole
     return spec(max(1, possible(_DENSE_SHARE * wish.seconds)))
+
+
+def _check(data: Interactions) -> None:
+    check_has_validation(data)
+    check_users(int(np.count_nonzero(np.diff(data.valid.indptr))))
 
 
 def made(spec: RunSpec, where: Where, digests: stock.Digests) -> dict[str, Any]:

@@ -146,6 +146,15 @@ class Answer:
         return max(fitting, key=lambda one: (one.quality, -one.nbytes))
 
 
+def check_users(count: int) -> None:
+    """Raise `DataError` where so many users of validation can tell nothing."""
+    if count < LEAST_USERS:
+        raise DataError(
+            f"validation has {number(count, 'user')}, too few to tell what a model loses",
+            "data with more users, or a protocol with more of them in validation",
+        )
+
+
 def search(
     dense: RunSpec, goal: Goal, make: Make, validate: Validate, *, seconds: float,
     say: Callable[[str], None], answer: Callable[[Answer], None],
@@ -170,11 +179,7 @@ def search(
         )
     models = validate(record, [*BITS])
     whole = np.array(next(m for m in models if m["precision"] == "fp32")["values"])
-    if len(whole) < LEAST_USERS:
-        raise DataError(
-            f"validation has {number(len(whole), 'user')}, too few to tell what a model loses",
-            "data with more users, or a protocol with more of them in validation",
-        )
+    check_users(len(whole))
     if not whole.any():
         raise RunError("the dense model has found nothing on validation", "more --epochs")
     tried = [_tried(dense, record, model, whole) for model in models]
