@@ -165,7 +165,7 @@ def test_caveats_stand_once() -> None:
     lines = [*data["notes"], *(line for s in data["settings"] for line in s["notes"])]
     assert len(data["settings"]) == 2 and sum(line.startswith("Machine: ") for line in lines) == 1
     assert sum(line.startswith("Reduced settings") for line in lines) == 2
-    assert data["settings"][data["start"]]["epochs"] == 10  # that with the most rows
+    assert data["settings"][data["order"][0]]["epochs"] == 10  # that with the most rows
 
 
 def test_rows_say_whether_they_had_levelled_off() -> None:
@@ -179,7 +179,7 @@ def test_rows_say_whether_they_had_levelled_off() -> None:
 def test_full_trainings_come_first() -> None:
     full = [record(m, 0.1, epochs=1000) | {"id": f"full{m}"} for m in ("dense", "rp")]
     data = Page(page([*RUNS, *full])).data
-    assert data["settings"][data["start"]]["training"] == "full"
+    assert data["settings"][data["order"][0]]["training"] == "full"
 
 
 def test_records_of_older_versions_are_rows_as_trained() -> None:

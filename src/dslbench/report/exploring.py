@@ -80,7 +80,7 @@ def content(records: Sequence[Record]) -> dict[str, Any]:
         "rows": [row for one in found for row in one.rows],
         "notes": [*_NOTES, *shared],
         "worth": sizes.WORTH_DRAWING,
-        "start": max(range(len(found)), key=lambda n: (found[n].weight, -n)),
+        "order": sorted(range(len(found)), key=lambda n: (found[n].weight, -n), reverse=True),
     }
 
 

@@ -22,7 +22,7 @@ def page(content: Mapping[str, Any]) -> str:
     """
     style, body = _read("page.css"), _read("page.html")
     script = '"use strict";\n(() => {\n' + "".join(map(_read, _SCRIPTS)) + "})();\n"
-    start = content["settings"][content["start"]]
+    start = content["settings"][content["order"][0]]
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"

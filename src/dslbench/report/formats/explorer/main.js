@@ -18,7 +18,7 @@ function option(value, text, selected) {
 }
 
 function fillFilters() {
-  const start = DATA.settings[DATA.start];
+  const start = DATA.settings[DATA.order[0]];
   for (const [name, filter] of Object.entries(FILTERS)) {
     const values = [...new Set(POINTS.map(filter.of))].sort();
     const first = name === "dataset" || name === "backbone" ? start[name] : ANY;
@@ -40,8 +40,7 @@ function fillFilters() {
  */
 function chooseSetting(points, anew) {
   const numbers = [...new Set(points.map((p) => p.row.setting))];
-  const size = (n) => points.filter((p) => p.row.setting === n).length;
-  const best = numbers.includes(DATA.start) ? DATA.start : [...numbers].sort((a, b) => size(b) - size(a) || a - b)[0];
+  const best = DATA.order.find((n) => numbers.includes(n));
   const start = chosen("dataset") === ANY || chosen("backbone") === ANY ? ALL : String(best);
   const before = chosen("setting");
   const now = !anew && (before === ALL || numbers.includes(Number(before || NaN))) ? before : start;
