@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from dslbench.report.figures import FigureModel, Panel
 MARKERS = "o^sDvPX<>*h"
 # Where a name may stand, in points from its own: near before far, left before right, above before below.
 _OFFSETS = [
-    (side * 4, up) for step in range(12) for up in (4 + 8 * step, -4 - 8 * step) for side in (-1, 1)
+    (across, up)
+    for step in range(12)
+    for up in (4 + 8 * step, -4 - 8 * step)
+    for across in (-4, 4, -8 * step, 8 * step)
 ]
+_ROOM = 0.12  # of the axes, around points that have names
 
 
 def draw(figure: FigureModel, format_name: str) -> bytes:
@@ -94,7 +99,7 @@ def _panel(axes: object, panel: Panel, names: list[str]) -> None:
 
 
 def label_points(axes: object, panel: Panel) -> list[object]:
-    """Write the names of points beside them, where no other name, point or end of the axes is in the way.
+    """Write the names of points beside them, off other names, points, their line and the ends of the axes.
 
     Above and to the left first: there is nothing above the front of what is small and good. A name that finds
     no place within some lines' distance is left out. Returns the names' texts.
@@ -113,6 +118,7 @@ def label_points(axes: object, panel: Panel) -> list[object]:
     ]
     if not named:
         return []
+    axes.margins(_ROOM)
     page = axes.get_figure(root=True)
     assert page is not None and isinstance(page.canvas, FigureCanvasAgg)
     page.draw_without_rendering()  # only then is it known where things are
@@ -124,6 +130,13 @@ def label_points(axes: object, panel: Panel) -> list[object]:
         Bbox.from_extents(x - 3 * pixels, y - 3 * pixels, x + 3 * pixels, y + 3 * pixels)
         for x, y in centres
     ]
+    for series in panel.series:
+        if series.labels:
+            line = axes.transData.transform(list(zip(series.x, series.y, strict=True)))
+            for start, end in pairwise(line):
+                count = int(np.hypot(*(end - start)) / (4 * pixels)) + 1
+                for x, y in np.linspace(start, end, count):
+                    taken.append(Bbox.from_extents(x - pixels, y - pixels, x + pixels, y + pixels))
     inside, written = axes.get_window_extent(), []
     for x, y, name in named:
         text = axes.annotate(
