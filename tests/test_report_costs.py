@@ -310,3 +310,17 @@ def test_an_older_run_of_the_same_settings_is_left_out() -> None:
     kept = latest([older, *RUNS], warnings.append)
     assert [r["id"] for r in kept].count("older") == 0 and len(kept) == len(RUNS)
     assert "1 older or repeated runs" in warnings[0]
+
+
+def test_rows_of_other_seeds_stand_by_their_change_against_dense_of_the_same() -> None:
+    dense = [record("dense", 0.12), record("dense", 0.10, seed=1)]
+    column = costs.COLUMNS["recall@20"]
+    lucky, other = [record("dsl", 0.114)], [record("dsl", 0.09, seed=7)]
+    assert costs.change(column, lucky, dense) == pytest.approx(-0.05)
+    assert costs.levelled(lucky, dense) == pytest.approx(0.95 * 0.11)  # though .114 is above .11
+    assert costs.change(column, other, dense) is None and costs.levelled(other, dense) == 0.09
+    fitted = [record("ease", 0.11)]  # depends on no seed: beside the mean of all
+    assert costs.change(column, fitted, dense) == pytest.approx(0)
+    assert costs.levelled(fitted, dense) == pytest.approx(0.11)
+    places = pareto.points([dense, lucky], costs.COLUMNS["memory"])
+    assert [place[1] for place in places if place] == pytest.approx([0.11, 0.1045])
