@@ -167,12 +167,8 @@ def _points(part: Sequence[Record]) -> list[Point]:
     return found + [Point(label(runs), "", list(runs)) for runs in others]
 
 
-def _is_dense(point: Point) -> bool:
-    return point.precision == "fp32" and bool(point.runs[0]["spec"]["method"] == "dense")
-
-
 def _p_seeds(point: Point, dense: Sequence[Record]) -> float | None:
-    return None if _is_dense(point) else over_seeds(point.runs, dense, COLUMNS[SELECTION])
+    return None if point.is_dense else over_seeds(point.runs, dense, COLUMNS[SELECTION])
 
 
 def _row(
@@ -220,7 +216,7 @@ def _training(runs: Sequence[Record]) -> str:
 def _point(point: Point, dense: Sequence[Record], p_seeds: float | None) -> dict[str, Any]:
     quality = [mean(COLUMNS[name], point.runs) for name in QUALITY]
     spread = [_spread(COLUMNS[name], point.runs) for name in QUALITY]
-    between = None if _is_dense(point) else change_over_seeds(point.runs, dense, COLUMNS[SELECTION])
+    between = None if point.is_dense else change_over_seeds(point.runs, dense, COLUMNS[SELECTION])
     low, high = between or (None, None)
     trained = (point.runs[0].get("stored") or [{"precision": point.precision}])[0]["precision"]
     return _filled({

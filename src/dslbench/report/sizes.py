@@ -48,6 +48,11 @@ class Point:
     level: float | None = None
 
     @property
+    def is_dense(self) -> bool:
+        """Whether it is what the others are compared with: dense at 32 bits."""
+        return bool(self.precision == "fp32" and self.runs[0]["spec"]["method"] == "dense")
+
+    @property
     def place(self) -> tuple[float, float] | None:
         """(bytes, quality) by which points are put in order."""
         price = mean(BYTES, self.runs)
@@ -95,8 +100,8 @@ def _by_size(point: Point) -> tuple[float, float]:
 
 def _p_value(point: Point, dense: Sequence[Record]) -> float | None:
     """Of the paired t-test over users against dense at fp32, values averaged over shared seeds."""
-    seeds = sorted({r["spec"]["seed"] for r in point.runs} & {r["spec"]["seed"] for r in dense})
-    if not seeds or (point.precision == "fp32" and point.runs[0]["spec"]["method"] == "dense"):
+    seeds = sorted(shared_seeds(point.runs, dense))
+    if not seeds or point.is_dense:
         return None
     as_trained = point.runs[0]["stored"][0]["precision"]
     metric = SELECTION if point.precision == as_trained else f"{SELECTION}|{point.precision}"
@@ -137,7 +142,6 @@ def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
     for point, on in zip(found, on_front, strict=True):
         price = mean(BYTES, point.runs)
         lost = change(COLUMNS[SELECTION], point.runs, dense)
-        is_dense = point.runs[0]["spec"]["method"] == "dense" and point.precision == "fp32"
         table.rows.append(
             [
                 Cell(point.name + rising(point.runs)),
@@ -147,9 +151,9 @@ def _table(records: Sequence[Record], found: Sequence[Point]) -> TableModel:
                 else Cell(MISSING),
                 *(cell(column, point.runs) for column in quality),
                 Cell(NOT_APPLICABLE)
-                if is_dense
+                if point.is_dense
                 else Cell(MISSING if lost is None else f"{lost:+.1%}", value=lost),
-                Cell(NOT_APPLICABLE) if is_dense else p_cell(point.p),
+                Cell(NOT_APPLICABLE) if point.is_dense else p_cell(point.p),
                 Cell("yes" if on else ""),
                 cell(STATE, point.runs),
             ]
