@@ -408,6 +408,8 @@ def test_on_a_phone_in_the_dark(opened: Browser, tmp_path: Path) -> None:
     opened.open(tmp_path / "page.html")
     assert opened.js("document.documentElement.scrollWidth") == 390
     assert opened.js("document.getElementById('chart').getBoundingClientRect().bottom") < 844
+    edges = "[...document.querySelectorAll('select')].map(e => e.getBoundingClientRect().right)"
+    assert opened.js(f"Math.max(...{edges})") <= 390 - 10  # nothing stands over the margin
     assert opened.js("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     opened.js("document.querySelector('#rows tbody tr button').click()")
     assert opened.js("document.documentElement.scrollWidth") == 390

@@ -101,7 +101,8 @@ function drawChart(points, xKey, yIndex, open) {
   const front = frontOf(known, x, y);
   const chart = $("chart");
   const width = Math.max(280, chart.clientWidth || 800);
-  const height = width < 600 ? 330 : 400;
+  const narrow = width < 600; // a phone: names of the front find no room but above it
+  const height = narrow ? 390 : 400;
   chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
   chart.setAttribute("height", height);
   chart.replaceChildren();
@@ -115,7 +116,7 @@ function drawChart(points, xKey, yIndex, open) {
   const best = Math.max(...known.map(y));
   const small = (p) => xKey !== "bytes" && xKey !== "share" || !(p.share > MUCH);
   const worth = known.filter((p) => y(p) >= DATA.worth * best && (front.has(p) || small(p)));
-  const box = { left: 52, right: width - 16, top: 16, bottom: height - 42 };
+  const box = { left: 52, right: width - 16, top: narrow ? 76 : 16, bottom: height - 42 };
   const [xLow, xHigh] = widened(worth.map(x), axis.unit !== "share" || spans(worth.map(x)));
   const log = axis.unit !== "share" || spans(worth.map(x));
   const to = log ? Math.log : (value) => value;
