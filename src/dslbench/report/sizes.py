@@ -34,18 +34,23 @@ class Point:
     """One row of runs at one precision.
 
     Attributes:
-        name: of the row, with the precision.
-        precision: how the tables' values are kept.
+        row: the row's name.
+        precision: how the tables' values are kept; empty: at one only.
         runs: records with the quality and the bytes of that stored model in place of the run's.
         p: of the paired test over users against dense at fp32, Holm-corrected; None where there is none.
         level: its quality, at the level of all of dense's seeds.
     """
 
-    name: str
+    row: str
     precision: str
     runs: list[Record]
     p: float | None = None
     level: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the row, with the precision."""
+        return f"{self.row}, {self.precision}" if self.precision else self.row
 
     @property
     def is_dense(self) -> bool:
@@ -83,7 +88,7 @@ def points(records: Sequence[Record], only: Precisions | None = None) -> list[Po
             at = [at_precision(run, precision) for run in runs]
             kept = [run for run in at if run is not None]
             if len(kept) == len(runs):
-                found.append(Point(f"{label(runs)}, {precision}", precision, kept))
+                found.append(Point(label(runs), precision, kept))
     dense = dense_of(records)
     found = [replace(point, level=levelled(point.runs, dense)) for point in found]
     found = [point for point in found if point.place is not None]
@@ -238,13 +243,9 @@ def _panel(found: Sequence[Point], on_front: Sequence[bool]) -> Panel:
     others: dict[str, list[tuple[float, float]]] = {}
     for point, (x, y), on in placed:
         if not on:
-            others.setdefault(point.name.rpartition(", ")[0], []).append((x / unit, y))
+            others.setdefault(point.row, []).append((x / unit, y))
     if len(others) > FEW_METHODS:
-        dense = {
-            point.name.rpartition(", ")[0]
-            for point in found
-            if point.runs[0]["spec"]["method"] == "dense"
-        }
+        dense = {point.row for point in found if point.runs[0]["spec"]["method"] == "dense"}
         rest = [place for name, of in others.items() if name not in dense for place in of]
         others = {"beaten by these": rest} | {n: of for n, of in others.items() if n in dense}
     lines = [

@@ -100,7 +100,7 @@ function budgetOf(row) {
       ["whole model", budget.total_params === undefined ? "" : `${shown(budget.total_params, "count")} parameters`],
       ["empty rows", budget.empty_rows ? `${shown(budget.empty_rows, "count")} of ${shown(budget.rows, "count")}` : ""],
     ]),
-    budget.tables ? grid(["table", "form", "parameters", "bytes"], budget.tables.map(([name, form, n, size]) => [name, form, shown(n, "count"), shown(size, "B")])) : null,
+    budget.tables ? grid(["table", "form", "parameters", "bytes as trained"], budget.tables.map(([name, form, n, size]) => [name, form, shown(n, "count"), shown(size, "B")])) : null,
   );
 }
 
