@@ -13,15 +13,17 @@ import pytest
 import typer
 
 from cli_helpers import run
-from dslbench import artefact
+from dslbench import artefact, registry
+from dslbench import data as datasets
 from dslbench.cli import shrinking as command
 from dslbench.cli.runner import Where
 from dslbench.errors import DataError, RunError, UsageError
 from dslbench.report import shrunk
-from dslbench.runs import store
+from dslbench.runs import shrinking, store
 from dslbench.runs.durations import Pace
 from dslbench.runs.equal_bytes import tables_of
-from dslbench.runs.shrinking import WAYS, Answer, Goal, _sizes, like, search
+from dslbench.runs.shrinking import FITS, WAYS, _sizes, like, search
+from dslbench.runs.smallest import Answer, Goal
 from dslbench.spec import RunSpec, resolve
 
 SMALL = ["--dataset", "toy", "--backbone", "lightgcn", "--epochs", "1", "--set", "embedding_size=8"]
@@ -59,7 +61,10 @@ class Made:
         return {
             "id": f"{spec.method}{spec.sparsity}{own}", "spec": spec.model_dump(), "kept": kept,
             "data": {"valid_pairs": 0 if spec.protocol == "paper" else 9}, "stored": [{"precision": own}],
-            "cost": {"measured": {"train_seconds": 10.0, "phases": [{"train_seconds": 10.0}]}},
+            "cost": {
+                "measured": {"train_seconds": 10.0, "phases": [{"train_seconds": 10.0}]},
+                "counted": {"exact": {"train_macs": 10**9}},
+            },
         }  # fmt: skip
 
     def validate(self, record: dict[str, Any], precisions: Sequence[str]) -> list[dict[str, Any]]:
@@ -99,9 +104,9 @@ def test_the_best_within_a_size_is_chosen() -> None:
     assert found.chosen.nbytes <= 0.1 * found.dense.nbytes
     assert found.chosen.quality == max(t.quality for t in found.tried if t.nbytes <= 46_080)
     made = Made(dense=1.0)
-    with pytest.raises(UsageError, match="the least is about 10,800 ") as caught:
+    with pytest.raises(UsageError, match=r"the least is about 8,000 \(iALS") as caught:
         made.found(Goal(most=5000.0))
-    assert made.asked == [] and "--to 10800" in (caught.value.hint or "")
+    assert made.asked == [] and "--to 8000" in (caught.value.hint or "")
 
 
 def test_what_cannot_be_told_is_said_and_not_taken_by_the_confident() -> None:
@@ -199,7 +204,7 @@ def test_what_lost_too_much_where_it_was_larger_is_not_trained() -> None:
     sizes: dict[str, list[int]] = {}
     for method, sparsity, settings in WAYS:
         spec = like(DENSE, method, sparsity, settings)
-        sizes.setdefault(method, []).append(max(_sizes(spec, tables_of(spec)).values()))
+        sizes.setdefault(method, []).append(max(_sizes(spec, tables_of(DENSE)).values()))
     assert all(found == sorted(found, reverse=True) for found in sizes.values())
 
 
@@ -227,6 +232,54 @@ def test_what_only_a_dear_rounding_makes_smaller_is_not_trained(
     )
     assert (said in found.left_out) is not tried
     assert "lsq" in made.asked  # it learns to be rounded
+
+
+def test_a_reference_takes_part() -> None:
+    """800 items; its fits are expected to run at the rate of dense's MACs."""
+    sizes = _sizes(like(DENSE, "ials", 0.0, ["ials.d=16"]), tables_of(DENSE))
+    assert sizes == {"fp32": 51_200, "fp16": 25_600, "int8": 14_400, "int4": 8_000}
+    made = Made(dense=1.0, ials=1.04)
+    found = made.found(Goal(within=0.01))
+    assert made.asked.count("ials") == 3
+    kind = registry.reference("ials")
+    train = datasets.load("toy").train
+    macs = kind.train_macs(train, kind.filled(kind.options_type()))
+    assert macs is not None
+    expected = 10.0 * FITS * macs / 1e9
+    found = made.found(Goal(within=0.01), seconds=expected - 1)
+    assert (
+        f"iALS: it takes about {expected:.0f} s, and {expected - 1:.0f} s are left"
+        in found.left_out
+    )
+
+
+def test_a_reference_that_is_the_answer_is_written_and_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs_in_this_process: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shrinking, "WAYS", (("ials", 0.0, ()),))
+    args = [
+        *SMALL[:-1],
+        "embedding_size=64",
+        "--with-seen",
+        "--json",
+    ]  # after one epoch dense is poor
+    code, out, err = run("shrink", *args)
+    assert code == 0 and "recall@20 0." not in err, err
+    answer = json.loads(out)
+    chosen = answer["chosen"]
+    assert (chosen["method"], chosen["precision"], chosen["bytes"]) == ("ials", "int4", 800 * 34)
+    assert chosen["validation"]["loss"] < 0 < chosen["quality"]["recall@20"]
+    assert chosen["top_k_latency"]["1"]["p50_seconds"] > 0
+    record = store.read(chosen["run"])
+    (at_int4,) = (row for row in record["stored"] if row["precision"] == "int4")
+    assert at_int4["quality"]["recall@20"] == chosen["quality"]["recall@20"]
+    page = Path("shrunk.md").read_text()
+    assert "iALS, int4" in page and "keeps no rows of users" in page
+    code, out, err = run(*shlex.split(chosen["command"])[1:], "--json")
+    assert code == 0 and json.loads(out)["id"] == chosen["run"], err
+    code, out, _ = run("recommend", "--model", "shrunk.safetensors", "--user", "5", "--k", "3")
+    assert code == 0 and len(out.splitlines()) == 4
 
 
 def test_time_failures_and_protocols() -> None:

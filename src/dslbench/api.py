@@ -43,7 +43,7 @@ from dslbench.report.columns import COLUMNS, Record
 from dslbench.report.tables import TableModel
 from dslbench.runs import fitted, plan, store
 from dslbench.runs.assemble import data_of_record, rebuild, trained_on
-from dslbench.runs.shrinking import Answer, Tried
+from dslbench.runs.smallest import Answer, Tried
 from dslbench.serving import Id, LeaveOut, Recommender
 from dslbench.spec import RunSpec, check_length, check_used, resolve
 

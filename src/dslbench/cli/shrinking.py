@@ -24,7 +24,8 @@ from dslbench.report.formats import render
 from dslbench.runs import durations, equal_bytes, local, stock, store
 from dslbench.runs.assemble import check_has_validation
 from dslbench.runs.progress import Part
-from dslbench.runs.shrinking import Answer, Goal, check_users, search
+from dslbench.runs.shrinking import check_users, search
+from dslbench.runs.smallest import Answer, Goal
 from dslbench.spec import RunSpec, resolve
 from dslbench.words import number
 

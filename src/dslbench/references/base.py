@@ -144,6 +144,11 @@ class Reference(ABC):
         return None
 
     @classmethod
+    def stored_size(cls, n_items: int, options: Any, precision: str) -> int | None:
+        """Bytes of the model of so many items at a precision; None where the data decide."""
+        return None
+
+    @classmethod
     def searched(cls, options: Any) -> dict[str, tuple[Any, ...]]:
         """The part of the grid that the user left open."""
         return {key: cls.grid[key] for key in cls.grid if getattr(options, key) is None}

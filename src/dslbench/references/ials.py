@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 from scipy import sparse
 
@@ -18,6 +19,7 @@ from dslbench.references.base import Float32, Model, Options, Reference
 from dslbench.seeds import Streams
 from dslbench.tables.base import Parts
 from dslbench.tables.stored import Values
+from dslbench.tables.stored.values import values_bytes
 
 
 class IALSOptions(Options):
@@ -53,7 +55,7 @@ class ItemFactors(Valued):
 
     @classmethod
     def read(cls, shape: tuple[int, int], about: Mapping[str, Any], parts: Parts) -> Self:
-        lengths = np.full(shape[1], at_least(about, "d", 1), dtype=np.int64)
+        lengths = _lengths(shape[1], at_least(about, "d", 1))
         alpha, reg, nu = (finite(about, key) for key in ("alpha", "reg", "nu"))
         if not (alpha > 0 and reg > 0 and 0 <= nu <= 1):
             raise ValueError(f"alpha {alpha}, reg {reg}, nu {nu}")
@@ -77,6 +79,11 @@ class ItemFactors(Valued):
         d, users = items.shape[1], int(known.shape[0])
         total: int = int(known.nnz) * d * d + users * (d**3 // 6 + d * d + len(items) * d)
         return total
+
+
+def _lengths(n_items: int, d: int) -> npt.NDArray[np.int64]:
+    """Values of each row of H."""
+    return np.full(n_items, d, dtype=np.int64)
 
 
 def penalty(sizes: Any, others: int, alpha: float, reg: float, nu: float) -> Float32:
@@ -131,9 +138,13 @@ class IALS(Reference):
         return options.epochs * epoch
 
     @classmethod
+    def stored_size(cls, n_items: int, options: IALSOptions, precision: str) -> int:
+        return values_bytes(_lengths(n_items, options.d), precision)
+
+    @classmethod
     def fit(cls, train: sparse.csr_matrix, options: IALSOptions, seed: int) -> Model:
         _, items = alternate(train, options, seed)
-        lengths = np.full(items.shape[0], items.shape[1], dtype=np.int64)
+        lengths = _lengths(*items.shape)
         return ItemFactors(
             Values.of(items, lengths), options.alpha or 0.0, options.reg or 0.0, options.nu
         )

@@ -12,12 +12,16 @@ from dslbench.report.comparable import footer, setting
 from dslbench.report.costs import short_time
 from dslbench.report.sizes import at_precision
 from dslbench.report.tables import MISSING, Cell, TableModel
-from dslbench.runs.shrinking import Answer, Tried
+from dslbench.runs.smallest import Answer, Tried
 from dslbench.words import percent
 
 Latency = Mapping[str, Mapping[str, float] | None] | None
 Tested = Mapping[tuple[str, str], tuple[Record, Latency]]
 
+NO_USERS = (
+    "What was chosen is no model of that backbone, and keeps no rows of users: it scores a user from the "
+    "items that they have, which must be there when it serves (--with-seen, or the data set)."
+)
 INTERRUPTED = "The search was interrupted: not all was tried; the same command goes on."
 
 
@@ -101,6 +105,7 @@ def tables(found: Answer, tested: Tested) -> list[TableModel]:
         records,
         sentence(found, tested),
         *(() if found.ended else (INTERRUPTED,)),
+        *(() if chosen is None or not chosen.spec.is_reference else (NO_USERS,)),
         "Test was looked at once, for these rows; all choices were made on validation, where what is chosen "
         f"out of many looks better than it is. vs dense: {METRICS[SELECTION].label}, relative to dense. "
         "Bytes are counted, of the tables of users and items on disk; quality and times are measured, of the "

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from dslbench import artefact, registry
 from dslbench.artefact import StoredModel
+from dslbench.data.interactions import Interactions
 from dslbench.errors import RunError, UsageError, reason_of
 from dslbench.references.base import Model
 from dslbench.runs import store
@@ -49,11 +50,10 @@ def _rounding(precision: str) -> Iterator[None]:
         raise RunError(f"the model cannot be kept at {precision}: {error}") from None
 
 
-def fit_again(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel:
-    """The model of a reference's run, at the options that the run chose.
+def fitted(record: Mapping[str, Any]) -> tuple[Model, Any, Interactions]:
+    """A reference fitted again at the options that its run chose; these, and the data.
 
-    Raises `RunError` where the data are others by now, it does not fit into memory, or its values cannot
-    be rounded, `UsageError` where its form has no file or no such precision.
+    Raises `RunError` where the data are others by now, or it does not fit into memory.
     """
     spec = RunSpec.of_record(record["spec"])
     kind, data = registry.reference(spec.method), data_of(spec)
@@ -63,7 +63,18 @@ def fit_again(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel
         )
     check_fits(spec, data.train)
     options = kind.filled(spec.method_options, record["diagnostics"]["chosen"])
-    model = kind.fit(data.train, options, spec.seed)
+    return kind.fit(data.train, options, spec.seed), options, data
+
+
+def fit_again(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel:
+    """The model of a reference's run, at the options that the run chose.
+
+    Raises `RunError` where its values cannot be rounded, `UsageError` where its form has no file or no such
+    precision, and as `fitted` does.
+    """
+    model, options, data = fitted(record)
+    spec = RunSpec.of_record(record["spec"])
+    kind = registry.reference(spec.method)
     if type(model) not in kind.models:
         raise UsageError(f"form '{model.form}' of {kind.label} is not kept in files")
     if precision != "fp32":

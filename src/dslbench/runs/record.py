@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 FORMAT = 3  # of run.json; raised when a reader of older records would misread newer ones
+# Precisions that a run is judged at beside its own, where that is cheap, and a reference always.
+USUAL = ("fp16", "int8", "int4")
 
 Count = Annotated[StrictInt, Field(ge=0)]
 Number = StrictInt | StrictFloat  # whole numbers stay whole: MACs are beyond what a float counts

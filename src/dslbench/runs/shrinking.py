@@ -1,10 +1,11 @@
 """The smallest stored model that is as good as dense, or the best within so many bytes.
 
 Everything is chosen on validation. The dense run comes first; then what costs a ranking and no training (its
-rounding, factors, codes, pruning), then trainings, in order of promise, as far as the time goes. Each way is
-tried at every precision, and left out where it is not expected to be the answer: where its smallest form is
-not clearly smaller than what has been found, where the same method surely lost too much where it was larger,
-or where it would be smaller only at a precision whose rounding cost every model that fits without too much.
+rounding, factors, codes, pruning), then a reference that is small by itself and other trainings, in order of
+promise, as far as the time goes. Each way is tried at every precision, and left out where it is not expected
+to be the answer: where its smallest form is not clearly smaller than what has been found, where the same
+method surely lost too much where it was larger, or where it would be smaller only at a precision whose
+rounding cost every model that fits without too much.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dslbench import data as datasets
 from dslbench import registry
 from dslbench.errors import DataError, DslbenchError, RunError, UnsuitableError, UsageError
 from dslbench.runs.assemble import full_hyper
 from dslbench.runs.equal_bytes import tables_of
+from dslbench.runs.record import USUAL
+from dslbench.runs.smallest import Answer, Goal, Tried, name_of, named
 from dslbench.spec import RunSpec, resolve
 from dslbench.tables import TableSpec
 from dslbench.tables.stored import BITS
-from dslbench.words import number, percent
+from dslbench.words import number
 
 Record = dict[str, Any]
 Make = Callable[[RunSpec], Record]
@@ -33,10 +37,11 @@ Validate = Callable[[Record, Sequence[str]], list[dict[str, Any]]]
 
 Way = tuple[str, float, tuple[str, ...]]
 
-# Methods with their sparsity and settings, the cheap and promising first, those of several trainings last;
-# of one method, the larger first.
+# Methods and references with their sparsity and settings, the cheap and promising first, those of several
+# trainings last; of one method, the larger first.
 WAYS: tuple[Way, ...] = (
     ("pq", 0.0, ()), ("svd", 0.5, ()), ("magprune", 0.5, ()), ("svd", 0.75, ()),
+    ("ials", 0.0, ()), ("ials", 0.0, ("ials.d=32",)), ("ials", 0.0, ("ials.d=16",)),
     ("omp", 0.5, ()), ("lsq", 0.0, ("lsq.precision=int3",)), ("mde", 0.5, ()), ("narrow", 0.5, ()),
     ("dsl", 0.5, ()), ("omp", 0.8, ()), ("lsq", 0.0, ("lsq.precision=int2",)), ("mde", 0.75, ()),
     ("narrow", 0.75, ()), ("dsl", 0.8, ()), ("lth_mrs", 0.5, ()), ("wr", 0.5, ()),
@@ -44,106 +49,12 @@ WAYS: tuple[Way, ...] = (
 # What a model that was not tried may be better than dense before it is rounded, as a share, where none that
 # was tried is: of the converged models in docs/results.md none is by more.
 BETTER = 0.01
+# Fits that the search over a reference's grid comes to: 6 to 10 on four data sets.
+FITS = 9
 # What a way must have of the best's bytes at the most: less is no gain, and its size is an estimate.
 SMALLER = 0.97
 SURE = 1.96  # of a 95 % interval
 LEAST_USERS = 10  # of whom an interval can be made
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is wanted: to lose at most `within` of dense's quality, or to take at most `most` bytes.
-
-    Where `most` is not above 1 it is a share of dense's bytes. `confident`: the whole 95 % interval of what
-    is lost must be within, and not only what was measured.
-    """
-
-    within: float | None = None
-    most: float | None = None
-    confident: bool = False
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A stored model, judged on validation.
-
-    Attributes:
-        spec, run: of the training it comes from.
-        precision: how its tables are kept.
-        nbytes: of the tables of users and items.
-        quality: mean over users of the metric that chooses.
-        loss: share of dense's quality that is lost, with the ends of its 95 % interval (paired over users).
-        seconds: of its training, with all that it needs before it: of what is made of dense, dense's.
-    """
-
-    spec: RunSpec
-    run: str
-    precision: str
-    nbytes: int
-    quality: float
-    loss: float
-    interval: tuple[float, float]
-    seconds: float
-
-    @property
-    def name(self) -> str:
-        """Method, sparsity and options, and precision."""
-        return f"{name_of(self.spec)}, {self.precision}"
-
-
-@dataclass
-class Answer:
-    """What a search came to.
-
-    Attributes:
-        left_out: what was not tried, and why.
-        ended: whether the search came to its end, and was not interrupted.
-    """
-
-    dense: Tried
-    goal: Goal
-    tried: list[Tried] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    ended: bool = False
-
-    def fits(self, one: Tried) -> bool:
-        """Whether a model is what was asked for."""
-        if self.goal.within is not None:
-            return self.lost(one) <= self.goal.within
-        return one.nbytes <= self.most
-
-    def lost(self, one: Tried) -> float:
-        """What of dense's quality a model counts as having lost, as a share."""
-        return one.interval[1] if self.goal.confident else one.loss
-
-    def surely_lost(self, one: Tried) -> float:
-        """What of dense's quality it lost at the least, so that one that loses more need not be tried."""
-        return one.loss if self.goal.confident else one.interval[0]
-
-    @property
-    def certain(self) -> bool | None:
-        """Whether the users of one run tell that what was chosen loses no more than was asked for.
-
-        None where nothing was chosen, or nothing was asked for but bytes.
-        """
-        chosen, within = self.chosen, self.goal.within
-        return None if chosen is None or within is None else chosen.interval[1] <= within
-
-    @property
-    def most(self) -> float:
-        """Bytes that are allowed."""
-        most = self.goal.most or math.inf
-        return most * self.dense.nbytes if most <= 1 else most
-
-    @property
-    def chosen(self) -> Tried | None:
-        """The smallest that fits, and of equal ones the best; or the best that fits. None where none does."""
-        fitting = [one for one in self.tried if self.fits(one)]
-        if not fitting:
-            return None
-        if self.goal.within is not None:
-            return min(fitting, key=lambda one: (one.nbytes, -one.quality))
-        return max(fitting, key=lambda one: (one.quality, -one.nbytes))
 
 
 def check_users(count: int) -> None:
@@ -188,7 +99,8 @@ def search(
     _progress(found, say)
     of_dense = float(record["cost"]["measured"]["train_seconds"])
     beside = max(0.0, time.monotonic() - began - of_dense)
-    race = _Race(found, whole, of_dense, beside, began + seconds, make, validate, say)
+    macs = float(record["cost"]["counted"]["exact"]["train_macs"])
+    race = _Race(found, whole, of_dense, macs, beside, began + seconds, make, validate, say)
     left = list(WAYS)
     try:
         while left:
@@ -207,7 +119,7 @@ class _Race:
 
     Attributes:
         whole: (n,) what dense comes to with each user.
-        of_dense: seconds of dense's training.
+        of_dense, macs: seconds and exact MACs of dense's training.
         beside: seconds that the run took beside it: processes start, and models are judged.
         until: when time is over, of `time.monotonic`.
     """
@@ -215,6 +127,7 @@ class _Race:
     found: Answer
     whole: Any
     of_dense: float
+    macs: float
     beside: float
     until: float
     make: Make
@@ -230,22 +143,31 @@ class _Race:
             return error.message
         if (reason := _hopeless(self.found, spec)) is not None:
             return reason
-        kind = registry.method(method)
-        trainings = kind.relative_time * kind.trainings(spec.method_options, sparsity)
-        training, left = self.of_dense * trainings, self.until - time.monotonic()
+        training, left = self.training_seconds(spec), self.until - time.monotonic()
         if (expected := training + self.beside) > left:
             return f"it takes about {expected:.0f} s, and {max(0, left):.0f} s are left"
         self.say(f"next: {name_of(spec)}, at most about {training:.1f} s of training")
         try:
             record = self.make(spec)
             own = record["stored"][0]["precision"]
-            lower = (p for p in BITS if BITS[p] < BITS.get(own, 0))
+            lower = (p for p in _precisions(spec) if BITS[p] < BITS.get(own, 0))
             models = self.validate(record, [own, *lower])
         except (RunError, UnsuitableError) as error:
             return error.message
         self.found.tried += [_tried(spec, record, model, self.whole) for model in models]
         _progress(self.found, self.say)
         return None
+
+    def training_seconds(self, spec: RunSpec) -> float:
+        """About how long a training takes: relative to dense's, or at the rate of its MACs."""
+        if not spec.is_reference:
+            method = registry.method(spec.method)
+            trainings = method.trainings(spec.method_options, spec.sparsity)
+            return self.of_dense * method.relative_time * trainings
+        kind = registry.reference(spec.method)
+        train = datasets.load(spec.dataset, protocol=spec.protocol).train
+        macs = kind.train_macs(train, kind.filled(spec.method_options))
+        return self.of_dense * (1.0 if macs is None else FITS * macs / self.macs)
 
 
 def check_reachable(dense: RunSpec, goal: Goal) -> None:
@@ -272,6 +194,11 @@ def check_reachable(dense: RunSpec, goal: Goal) -> None:
 
 def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
     """Bytes of a run's tables at each precision that it has; of a form without, under its method's name."""
+    if spec.is_reference:
+        of = registry.reference(spec.method)
+        items = dict(segment for table in tables.values() for segment in table.segments)["item"]
+        found = {p: of.stored_size(items, spec.method_options, p) for p in _precisions(spec)}
+        return {precision: size for precision, size in found.items() if size is not None}
     kind = registry.method(spec.method)
     method, full = kind(spec.method_options, spec.sparsity), full_hyper(spec)
     if not kind.has_precisions:
@@ -284,22 +211,32 @@ def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
     }
 
 
+def _precisions(spec: RunSpec) -> Sequence[str]:
+    """At which a run can be judged on test: a reference's model is not kept, so only those at its fit."""
+    return ("fp32", *USUAL) if spec.is_reference else [*BITS]
+
+
 def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) -> RunSpec:
-    """The run of another method at the setting of a dense run."""
-    own = [f"{key}={json.dumps(value)}" for key, value in dense.changed_hyper.items()]
+    """The run of another method, or of a reference, at the setting of a dense run."""
+    own = [f"preset={dense.preset}"]
+    own += [f"{key}={json.dumps(value)}" for key, value in dense.changed_hyper.items()]
+    if registry.is_reference(method):  # it has no backbone, and so none of its settings
+        own = []
     return resolve(
         dataset=dense.dataset, backbone=dense.backbone, method=method, sparsity=sparsity,
         seed=dense.seed, epochs=dense.epochs, protocol=dense.protocol,
-        settings=[f"preset={dense.preset}", *own, *settings],
+        settings=[*own, *settings],
     )  # fmt: skip
 
 
 def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     """Why a way cannot beat what was found; None where it may."""
     try:
-        sizes = _sizes(spec, tables_of(spec))
+        sizes = _sizes(spec, tables_of(found.dense.spec))
     except DslbenchError as error:
         return error.message
+    if not sizes:
+        return None
     least, within = min(sizes.values()), found.goal.within
     if within is None:
         too_large = f"its least, about {least:,} bytes, is more than {found.most:,.0f}"
@@ -314,7 +251,8 @@ def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     smaller = [name for name, nbytes in sizes.items() if nbytes < SMALLER * best.nbytes]
     if not smaller:
         return f"its least, about {least:,} bytes, is not clearly smaller than what was found"
-    if spec.options.get("precision") in smaller:  # it learns to be rounded
+    # It learns to be rounded; or is no table like those that were.
+    if spec.options.get("precision") in smaller or spec.is_reference:
         return None
     rounding = _rounding(found)
     gain = max([BETTER, *(-one.loss for one in found.tried if one.precision == "fp32")])
@@ -367,17 +305,7 @@ def _progress(found: Answer, say: Callable[[str], None]) -> None:
         )
 
 
-def name_of(spec: RunSpec) -> str:
-    """A method's label with its sparsity and options."""
-    return _named(spec.method, spec.sparsity, [f"{k}={v}" for k, v in spec.changed_options.items()])
-
-
 def _title(way: Way) -> str:
     """The same of a way, which may be none on this backbone."""
     method, sparsity, settings = way
-    return _named(method, sparsity, [one.removeprefix(f"{method}.") for one in settings])
-
-
-def _named(method: str, sparsity: float, special: Sequence[str]) -> str:
-    at = f" {percent(sparsity)}" if sparsity else ""
-    return registry.method(method).label + (f" ({', '.join(special)})" if special else "") + at
+    return named(method, sparsity, [one.removeprefix(f"{method}.") for one in settings])

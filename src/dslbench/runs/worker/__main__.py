@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 from dslbench.errors import DslbenchError
+from dslbench.runs import store
 from dslbench.runs.assemble import choose_device
+from dslbench.runs.worker.fit import validate_reference
 from dslbench.runs.worker.judge import judge_again, validate
 from dslbench.runs.worker.probe import probe
 from dslbench.runs.worker.run import make_run
@@ -45,7 +47,11 @@ def perform(job: dict[str, Any], emit: Emit) -> str | None:
         emit({"event": "probe"} | probe(spec, device))
         return None
     if job["task"] == "validate":
-        found = validate(job["id"], job["precisions"], device, latency=job["latency"])
+        if spec.is_reference:
+            record = store.read(job["id"])
+            found = validate_reference(record, job["precisions"], latency=job["latency"])
+        else:
+            found = validate(job["id"], job["precisions"], device, latency=job["latency"])
         emit({"event": "validated", "models": found})
         return None
     if job["task"] == "judge":

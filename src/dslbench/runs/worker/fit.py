@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,9 +22,10 @@ from dslbench.evaluation.metrics import SELECTION
 from dslbench.references.base import Model, Point, Reference, climb, scorer_over
 from dslbench.runs import store
 from dslbench.runs.assemble import check_parts
+from dslbench.runs.fitted import fitted
 from dslbench.runs.fitting import check_fits, free_memory
-from dslbench.runs.record import FORMAT, written
-from dslbench.runs.worker.judge import USUAL, Rounded, of_users
+from dslbench.runs.record import FORMAT, USUAL, written
+from dslbench.runs.worker.judge import Rounded, of_users
 from dslbench.spec import RunSpec
 
 # Users on whom the MACs of a ranking are counted where there are more, evenly spaced.
@@ -172,6 +173,25 @@ def make_reference(spec: RunSpec, emit: Any) -> dict[str, Any]:
     })  # fmt: skip
     store.save(record, [], {"users": result.users} | result.values | of_users(rounded))
     return record
+
+
+def validate_reference(
+    record: dict[str, Any], precisions: Sequence[str], *, latency: bool
+) -> list[dict[str, Any]]:
+    """A reference, fitted again, at precisions, on validation; as `validate` does for a stored model."""
+    model, _, data = fitted(record)
+    found = []
+    for precision in precisions:
+        try:
+            smaller = model if precision == model.precision else model.rounded(precision)
+        except (ValueError, UsageError):
+            continue
+        ranked = Ranked(smaller, data)
+        values = ranked.evaluate(data, "valid", record["spec"]["seed"]).values[SELECTION]
+        took = measured.top_k_latency(ranked, data.seen_before_test) if latency else None
+        row = {"precision": precision, "bytes": smaller.nbytes, "values": values.tolist()}
+        found.append(row | {"latency": took})
+    return found
 
 
 def edge_note(kind: type[Reference], grid: dict[str, Any], point: Point, key: str) -> str:

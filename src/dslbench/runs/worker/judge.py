@@ -18,12 +18,12 @@ from dslbench.evaluation.evaluate import Evaluation
 from dslbench.evaluation.metrics import SELECTION
 from dslbench.runs import store
 from dslbench.runs.assemble import data_of, make_lab, rounded, served, table_bytes
-from dslbench.runs.record import StoredForm
+from dslbench.runs.record import USUAL, StoredForm
 from dslbench.spec import RunSpec
 from dslbench.training.lab import Lab
 
-# A run is judged at these, too, where that takes at most so many seconds or this share of its training.
-USUAL = ("fp16", "int8", "int4")
+# A run is judged at the usual precisions, too, where that takes so many seconds at most, or this share of its
+# training.
 CHEAP_SECONDS, CHEAP_SHARE = 5.0, 0.1
 
 

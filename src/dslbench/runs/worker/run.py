@@ -13,9 +13,9 @@ import torch
 from dslbench.cost import counted, measured, paper
 from dslbench.runs import store
 from dslbench.runs.assemble import data_of, precision_of
-from dslbench.runs.record import FORMAT, written
+from dslbench.runs.record import FORMAT, USUAL, written
 from dslbench.runs.worker.fit import make_reference
-from dslbench.runs.worker.judge import USUAL, is_cheap, judge, judge_rounded, of_users
+from dslbench.runs.worker.judge import is_cheap, judge, judge_rounded, of_users
 from dslbench.runs.worker.pack import pack
 from dslbench.runs.worker.train import train_on
 from dslbench.spec import RunSpec
