@@ -60,7 +60,8 @@ class Made:
         own = spec.options.get("precision", "fp32")
         return {
             "id": f"{spec.method}{spec.sparsity}{own}", "spec": spec.model_dump(), "kept": kept,
-            "data": {"valid_pairs": 0 if spec.protocol == "paper" else 9}, "stored": [{"precision": own}],
+            "data": {"valid_pairs": 0 if spec.protocol == "paper" else 9},
+            "stored": [{"precision": p, "quality": {}} for p in (own, "int8", "int4")],
             "cost": {
                 "measured": {"train_seconds": 10.0, "phases": [{"train_seconds": 10.0}]},
                 "counted": {"exact": {"train_macs": 10**9}},

@@ -122,7 +122,7 @@ def searched(wish: Wish, where: Where, answer: Callable[[Answer], None]) -> Answ
     dense = dense_of(wish, where)
     say(
         f"dense: {dense.title}, {dense.epochs} of {dense.full_epochs} epochs; then what is "
-        f"made of it, then other trainings, {duration(wish.seconds)} in all"
+        f"made of it, then other trainings, {duration(wish.seconds)} of searching"
     )
     digests: stock.Digests = {}
     return search(

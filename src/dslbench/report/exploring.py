@@ -87,7 +87,10 @@ def content(records: Sequence[Record]) -> dict[str, Any]:
 _NOTES = (
     "Each row was written, read back and ranked as it is stored. fp16, bf16: 16 bits a value; int8 to int2: "
     "so many bits a value and one scale of 16 bits a row. Bytes: of the tables of users and items on disk, "
-    "scales, bitmaps and maps included.",
+    "scales, bitmaps and maps included; of a reference, of all that it keeps: one that scores users from "
+    "what they have needs that as well, which is not counted.",
+    "The sentence at the top takes the smallest of many by their quality on test: chosen so, it looks better "
+    "than it is. dslbench shrink chooses on validation. Curves are of validation.",
     f"vs dense: {METRICS[SELECTION].label} relative to dense at fp32 of the same setting, over seeds that "
     "both have. p: two-sided paired t-tests against it, Holm-corrected over the rows of a setting. "
     "95% low, high: Student's interval of that change over three seeds or more, of each row by itself.",

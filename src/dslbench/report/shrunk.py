@@ -19,8 +19,9 @@ Latency = Mapping[str, Mapping[str, float] | None] | None
 Tested = Mapping[tuple[str, str], tuple[Record, Latency]]
 
 NO_USERS = (
-    "What was chosen is no model of that backbone, and keeps no rows of users: it scores a user from the "
-    "items that they have, which must be there when it serves (--with-seen, or the data set)."
+    "What was chosen is no model of that backbone, and keeps no rows of users: its bytes are of items alone. "
+    "It scores a user from the items that they have, which are not counted and must be there when it serves "
+    "(--with-seen, or the data set). Its settings were searched on validation, dense's were not."
 )
 INTERRUPTED = "The search was interrupted: not all was tried; the same command goes on."
 

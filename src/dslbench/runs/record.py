@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 FORMAT = 3  # of run.json; raised when a reader of older records would misread newer ones
-# Precisions that a run is judged at beside its own, where that is cheap, and a reference always.
+# Precisions that a run is judged at beside its own, where that is cheap; a reference where it is not vast.
 USUAL = ("fp16", "int8", "int4")
 
 Count = Annotated[StrictInt, Field(ge=0)]

@@ -47,7 +47,7 @@ WAYS: tuple[Way, ...] = (
     ("narrow", 0.75, ()), ("dsl", 0.8, ()), ("lth_mrs", 0.5, ()), ("wr", 0.5, ()),
 )  # fmt: skip
 # What a model that was not tried may be better than dense before it is rounded, as a share, where none that
-# was tried is: of the converged models in docs/results.md none is by more.
+# was tried is: of a backbone's own converged models in docs/results.md none is by more.
 BETTER = 0.01
 # Fits that the search over a reference's grid comes to: 6 to 10 on four data sets.
 FITS = 9
@@ -146,11 +146,15 @@ class _Race:
         training, left = self.training_seconds(spec), self.until - time.monotonic()
         if (expected := training + self.beside) > left:
             return f"it takes about {expected:.0f} s, and {max(0, left):.0f} s are left"
-        self.say(f"next: {name_of(spec)}, at most about {training:.1f} s of training")
+        most = "" if spec.is_reference else "at most "
+        self.say(f"next: {name_of(spec)}, {most}about {training:.1f} s of training")
         try:
             record = self.make(spec)
             own = record["stored"][0]["precision"]
-            lower = (p for p in _precisions(spec) if BITS[p] < BITS.get(own, 0))
+            lower = [p for p in BITS if BITS[p] < BITS.get(own, 0)]
+            if spec.is_reference:  # its model is not kept: on test it is what it was at its fit
+                known = {row["precision"] for row in record["stored"] if row["quality"] is not None}
+                lower = [p for p in lower if p in known]
             models = self.validate(record, [own, *lower])
         except (RunError, UnsuitableError) as error:
             return error.message
@@ -196,8 +200,10 @@ def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
     """Bytes of a run's tables at each precision that it has; of a form without, under its method's name."""
     if spec.is_reference:
         of = registry.reference(spec.method)
-        items = dict(segment for table in tables.values() for segment in table.segments)["item"]
-        found = {p: of.stored_size(items, spec.method_options, p) for p in _precisions(spec)}
+        rows = dict(segment for table in tables.values() for segment in table.segments)
+        found = {
+            p: of.stored_size(rows.get("item", 0), spec.method_options, p) for p in ("fp32", *USUAL)
+        }
         return {precision: size for precision, size in found.items() if size is not None}
     kind = registry.method(spec.method)
     method, full = kind(spec.method_options, spec.sparsity), full_hyper(spec)
@@ -209,11 +215,6 @@ def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
         for precision, bits in BITS.items()
         if bits <= own
     }
-
-
-def _precisions(spec: RunSpec) -> Sequence[str]:
-    """At which a run can be judged on test: a reference's model is not kept, so only those at its fit."""
-    return ("fp32", *USUAL) if spec.is_reference else [*BITS]
 
 
 def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) -> RunSpec:
@@ -255,7 +256,7 @@ def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     if spec.options.get("precision") in smaller or spec.is_reference:
         return None
     rounding = _rounding(found)
-    gain = max([BETTER, *(-one.loss for one in found.tried if one.precision == "fp32")])
+    gain = max([BETTER, *(-one.loss for one in _tables(found) if one.precision == "fp32")])
     if all(rounding.get(precision, 0.0) > within + gain for precision in smaller):
         cost = min(rounding[precision] for precision in smaller)
         return (
@@ -265,16 +266,23 @@ def _hopeless(found: Answer, spec: RunSpec) -> str | None:
     return None
 
 
+def _tables(found: Answer) -> list[Tried]:
+    """What was tried of the backbone itself: a reference says nothing of its tables."""
+    return [one for one in found.tried if not one.spec.is_reference]
+
+
 def _rounding(found: Answer) -> dict[str, float]:
     """The least that each precision has cost a model that fits at fp32, as a share of its own quality there.
 
     What has lost much already loses little more by rounding, and says nothing of what can be the answer.
     """
     whole = {
-        one.run: one.quality for one in found.tried if one.precision == "fp32" and found.fits(one)
+        one.run: one.quality
+        for one in _tables(found)
+        if one.precision == "fp32" and found.fits(one)
     }
     least: dict[str, float] = {}
-    for one in found.tried:
+    for one in _tables(found):
         if whole.get(one.run):
             cost = 1 - one.quality / whole[one.run]
             least[one.precision] = min(cost, least.get(one.precision, cost))

@@ -31,7 +31,7 @@ class Tried:
     Attributes:
         spec, run: of the training it comes from.
         precision: how its tables are kept.
-        nbytes: of the tables of users and items.
+        nbytes: of the tables of users and items; of a reference, of all that it keeps.
         quality: mean over users of the metric that chooses.
         loss: share of dense's quality that is lost, with the ends of its 95 % interval (paired over users).
         seconds: of its training, with all that it needs before it: of what is made of dense, dense's.

@@ -113,7 +113,8 @@ function drawChart(points, xKey, yIndex, open) {
     $("chart-note").textContent = "";
     return front;
   }
-  const best = Math.max(...known.map(y));
+  const ownRows = known.filter((p) => p.row.family !== "Reference"); // a far better reference must not empty the picture
+  const best = Math.max(...(ownRows.length ? ownRows : known).map(y));
   const small = (p) => xKey !== "bytes" && xKey !== "share" || !(p.share > MUCH);
   const worth = known.filter((p) => y(p) >= DATA.worth * best && (front.has(p) || small(p)));
   const box = { left: 52, right: width - 16, top: narrow ? 76 : 16, bottom: height - 42 };

@@ -68,7 +68,7 @@ function curveOf(part) {
   };
   const judged = part.quality.filter((value) => value !== null);
   const words = [
-    judged.length ? `${DATA.quality[0].label} ${shown(judged[0], "quality")} to ${shown(judged[judged.length - 1], "quality")}` : "",
+    judged.length ? `${DATA.quality[0].label} while training ${shown(judged[0], "quality")} to ${shown(judged[judged.length - 1], "quality")}` : "",
     `training loss ${part.loss[0]} to ${part.loss[part.loss.length - 1]}`,
   ];
   const picture = drawn(

@@ -5,7 +5,7 @@ const ALL = "all"; // of the settings
 const FILTERS = {
   dataset: { any: "all data sets", of: (p) => p.setting.dataset },
   backbone: { any: "all backbones", of: (p) => p.setting.backbone },
-  training: { any: "any", of: (p) => p.row.training, words: TRAINING },
+  training: { any: "any training", of: (p) => p.row.training, words: TRAINING },
   family: { any: "all families", of: (p) => p.row.family },
   precision: { any: "any precision", of: (p) => (p.trained ? "as trained" : p.precision) },
 };
