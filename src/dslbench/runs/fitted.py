@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -50,8 +50,22 @@ def _rounding(precision: str) -> Iterator[None]:
         raise RunError(f"the model cannot be kept at {precision}: {error}") from None
 
 
-def fitted(record: Mapping[str, Any]) -> tuple[Model, Any, Interactions]:
-    """A reference fitted again at the options that its run chose; these, and the data.
+@dataclass(frozen=True)
+class Fitted:
+    """A reference's model, and what it was fitted by and to.
+
+    Attributes:
+        options: complete.
+    """
+
+    spec: RunSpec
+    options: Any
+    data: Interactions
+    model: Model
+
+
+def refit(record: Mapping[str, Any]) -> Fitted:
+    """A reference fitted again at the options that its run chose.
 
     Raises `RunError` where the data are others by now, or it does not fit into memory.
     """
@@ -63,27 +77,27 @@ def fitted(record: Mapping[str, Any]) -> tuple[Model, Any, Interactions]:
         )
     check_fits(spec, data.train)
     options = kind.filled(spec.method_options, record["diagnostics"]["chosen"])
-    return kind.fit(data.train, options, spec.seed), options, data
+    return Fitted(spec, options, data, kind.fit(data.train, options, spec.seed))
 
 
 def fit_again(record: Mapping[str, Any], precision: str = "fp32") -> StoredModel:
     """The model of a reference's run, at the options that the run chose.
 
     Raises `RunError` where its values cannot be rounded, `UsageError` where its form has no file or no such
-    precision, and as `fitted` does.
+    precision, and as `refit` does.
     """
-    model, options, data = fitted(record)
-    spec = RunSpec.of_record(record["spec"])
-    kind = registry.reference(spec.method)
+    found = refit(record)
+    kind, model = registry.reference(found.spec.method), found.model
     if type(model) not in kind.models:
         raise UsageError(f"form '{model.form}' of {kind.label} is not kept in files")
     if precision != "fp32":
         with _rounding(precision):
             model = model.rounded(precision)
-    about = {"form": model.form, "options": options.model_dump(mode="json")} | model.about()
+    about = {"form": model.form, "options": found.options.model_dump(mode="json")} | model.about()
     return StoredModel(
-        {}, model.arrays(), spec.model_dump(mode="json"), dict(data.digests), reference=about
-    )
+        {}, model.arrays(), found.spec.model_dump(mode="json"), dict(found.data.digests),
+        reference=about,
+    )  # fmt: skip
 
 
 def read(packed: StoredModel, shape: tuple[int, int]) -> Model:

@@ -15,9 +15,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from dslbench import data as datasets
 from dslbench import registry
@@ -162,6 +164,12 @@ class _Race:
         _progress(self.found, self.say)
         return None
 
+    @cached_property
+    def train(self) -> sparse.csr_matrix:
+        """Training pairs (N, M), read when the first reference is expected."""
+        dense = self.found.dense.spec
+        return datasets.load(dense.dataset, protocol=dense.protocol).train
+
     def training_seconds(self, spec: RunSpec) -> float:
         """About how long a training takes: relative to dense's, or at the rate of its MACs."""
         if not spec.is_reference:
@@ -169,8 +177,7 @@ class _Race:
             trainings = method.trainings(spec.method_options, spec.sparsity)
             return self.of_dense * method.relative_time * trainings
         kind = registry.reference(spec.method)
-        train = datasets.load(spec.dataset, protocol=spec.protocol).train
-        macs = kind.train_macs(train, kind.filled(spec.method_options))
+        macs = kind.train_macs(self.train, kind.filled(spec.method_options))
         return self.of_dense * (1.0 if macs is None else FITS * macs / self.macs)
 
 
@@ -185,7 +192,7 @@ def check_reachable(dense: RunSpec, goal: Goal) -> None:
     for method, sparsity, settings in (("dense", 0.0, ()), *WAYS):
         try:
             spec = like(dense, method, sparsity, settings)
-            sizes.append((min(_sizes(spec, tables).values()), name_of(spec)))
+            sizes += [(nbytes, name_of(spec)) for nbytes in _sizes(spec, tables).values()]
         except DslbenchError:  # it makes no sense here
             continue
     least, name = min(sizes)
@@ -197,13 +204,16 @@ def check_reachable(dense: RunSpec, goal: Goal) -> None:
 
 
 def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
-    """Bytes of a run's tables at each precision that it has; of a form without, under its method's name."""
+    """Bytes of a run's tables at each precision that it has; of a form without, under its method's name.
+
+    Empty for a reference whose size is not known before it is fitted.
+    """
     if spec.is_reference:
         of = registry.reference(spec.method)
         rows = dict(segment for table in tables.values() for segment in table.segments)
-        found = {
-            p: of.stored_size(rows.get("item", 0), spec.method_options, p) for p in ("fp32", *USUAL)
-        }
+        if "item" not in rows:
+            return {}
+        found = {p: of.stored_size(rows["item"], spec.method_options, p) for p in ("fp32", *USUAL)}
         return {precision: size for precision, size in found.items() if size is not None}
     kind = registry.method(spec.method)
     method, full = kind(spec.method_options, spec.sparsity), full_hyper(spec)
@@ -219,10 +229,10 @@ def _sizes(spec: RunSpec, tables: dict[str, TableSpec]) -> dict[str, int]:
 
 def like(dense: RunSpec, method: str, sparsity: float, settings: Sequence[str]) -> RunSpec:
     """The run of another method, or of a reference, at the setting of a dense run."""
-    own = [f"preset={dense.preset}"]
-    own += [f"{key}={json.dumps(value)}" for key, value in dense.changed_hyper.items()]
-    if registry.is_reference(method):  # it has no backbone, and so none of its settings
-        own = []
+    own: list[str] = []
+    if not registry.is_reference(method):  # which has no backbone, and so none of its settings
+        own = [f"preset={dense.preset}"]
+        own += [f"{key}={json.dumps(value)}" for key, value in dense.changed_hyper.items()]
     return resolve(
         dataset=dense.dataset, backbone=dense.backbone, method=method, sparsity=sparsity,
         seed=dense.seed, epochs=dense.epochs, protocol=dense.protocol,

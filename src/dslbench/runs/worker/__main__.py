@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from dslbench.errors import DslbenchError
-from dslbench.runs import store
 from dslbench.runs.assemble import choose_device
 from dslbench.runs.worker.fit import validate_reference
 from dslbench.runs.worker.judge import judge_again, validate
@@ -48,8 +47,7 @@ def perform(job: dict[str, Any], emit: Emit) -> str | None:
         return None
     if job["task"] == "validate":
         if spec.is_reference:
-            record = store.read(job["id"])
-            found = validate_reference(record, job["precisions"], latency=job["latency"])
+            found = validate_reference(job["id"], job["precisions"], latency=job["latency"])
         else:
             found = validate(job["id"], job["precisions"], device, latency=job["latency"])
         emit({"event": "validated", "models": found})

@@ -22,7 +22,7 @@ from dslbench.evaluation.metrics import SELECTION
 from dslbench.references.base import Model, Point, Reference, climb, scorer_over
 from dslbench.runs import store
 from dslbench.runs.assemble import check_parts
-from dslbench.runs.fitted import fitted
+from dslbench.runs.fitted import refit
 from dslbench.runs.fitting import check_fits, free_memory
 from dslbench.runs.record import FORMAT, USUAL, written
 from dslbench.runs.worker.judge import Rounded, of_users
@@ -176,10 +176,11 @@ def make_reference(spec: RunSpec, emit: Any) -> dict[str, Any]:
 
 
 def validate_reference(
-    record: dict[str, Any], precisions: Sequence[str], *, latency: bool
+    run_id: str, precisions: Sequence[str], *, latency: bool
 ) -> list[dict[str, Any]]:
     """A reference, fitted again, at precisions, on validation; as `validate` does for a stored model."""
-    model, _, data = fitted(record)
+    again = refit(store.read(run_id))
+    model, data = again.model, again.data
     found = []
     for precision in precisions:
         try:
@@ -187,7 +188,7 @@ def validate_reference(
         except (ValueError, UsageError):
             continue
         ranked = Ranked(smaller, data)
-        values = ranked.evaluate(data, "valid", record["spec"]["seed"]).values[SELECTION]
+        values = ranked.evaluate(data, "valid", again.spec.seed).values[SELECTION]
         took = measured.top_k_latency(ranked, data.seen_before_test) if latency else None
         row = {"precision": precision, "bytes": smaller.nbytes, "values": values.tolist()}
         found.append(row | {"latency": took})
